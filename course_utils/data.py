@@ -1,0 +1,237 @@
+"""Data: scikit-learn's handwritten digits, which need no network, and three torchvision data sets."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from course_utils.errors import positive_integer, unknown_name
+
+NAMES = ("digits", "mnist", "fashion-mnist", "cifar10")
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Turn `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"` into a device that this machine has.
+
+    `"auto"` takes CUDA where it is there, else Apple's MPS, else the CPU.
+
+    Raises:
+        ValueError: the name is no device, or this machine has none of that kind; the message says what is there.
+    """
+    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if str(device) == "auto":
+        return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
+    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), *(["mps"] if has_mps else [])]
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"unknown device {device!r}: this machine has {', '.join(there)}; 'auto' chooses") from error
+    index = resolved.index or 0
+    if resolved.type == "cuda" and (not has_cuda or index >= torch.cuda.device_count()):
+        raise ValueError(f"device {str(device)!r} is not there: this machine has {', '.join(there)}; 'auto' chooses")
+    if resolved.type == "mps" and not has_mps:
+        raise ValueError(f"device {str(device)!r} is not there: this machine has {', '.join(there)}; 'auto' chooses")
+    return resolved
+
+
+def seed_everything(seed: int) -> None:
+    """Seed PyTorch on every device, so that a model made next starts from the same weights each time."""
+    torch.manual_seed(seed)
+
+
+def check_labels(y: Tensor, num_rows: int, num_classes: int | None = None) -> None:
+    """Check class labels: one integer a row, from 0 up to `num_classes` - 1.
+
+    Raises:
+        TypeError: the labels are not int64.
+        ValueError: another count than `num_rows`, not one-dimensional, or out of range.
+    """
+    if y.dtype != torch.int64:
+        raise TypeError(f"labels must be whole numbers of dtype torch.int64, got {y.dtype}: use y.long()")
+    if y.ndim != 1:
+        raise ValueError(f"labels must have one dimension, one class number a row, got shape {tuple(y.shape)}")
+    if len(y) != num_rows:
+        raise ValueError(f"x has {num_rows} rows but y has {len(y)} labels: they must be the same number")
+    if len(y) and int(y.min()) < 0:
+        raise ValueError(f"labels count from 0, got {int(y.min())}")
+    if num_classes is not None and len(y) and int(y.max()) >= num_classes:
+        raise ValueError(f"label {int(y.max())} is out of range: {num_classes} classes are numbered 0 to {num_classes - 1}")
+
+
+class Batches:
+    """Batches of data that lie in memory, cut by index: no Python loop over samples, and on any device.
+
+    Iterating it once is one epoch. The order of epoch `e` depends on `seed` and `e` alone, as in
+    `torch.utils.data.DistributedSampler`; `set_epoch` chooses the epoch, and without it each pass takes the next.
+
+    Args:
+        x: inputs, shape (rows, …). With `transform`, any dtype.
+        y: labels, shape (rows,), int64.
+        batch_size: rows a batch; the last batch holds what is left.
+        shuffle: a new order each epoch, or always the given one.
+        seed: where the orders start.
+        transform: called on each batch of x (for example bytes to floats).
+
+    Raises:
+        ValueError: a bad batch size, no rows, labels that do not fit, or NaN in x.
+        TypeError: labels that are not int64.
+    """
+
+    def __init__(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        batch_size: int = 64,
+        shuffle: bool = True,
+        seed: int = 0,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ):
+        positive_integer("batch_size", batch_size)
+        if len(x) == 0:
+            raise ValueError(f"x has no rows (shape {tuple(x.shape)}): there is nothing to learn from")
+        check_labels(y, len(x))
+        if batch_size > len(x):
+            raise ValueError(f"batch_size {batch_size} is larger than the data ({len(x)} rows): use at most {len(x)}")
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            bad = int((~torch.isfinite(x.flatten(1) if x.ndim > 1 else x[:, None])).any(dim=1).sum())
+            raise ValueError(f"x holds NaN or infinity in {bad} of {len(x)} rows: clean them before training")
+        self.dataset = TensorDataset(x, y)
+        self.batch_size, self.shuffle, self.seed, self.transform = batch_size, shuffle, seed, transform
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        """Batches an epoch, a short last one counted."""
+        return -(-len(self.dataset) // self.batch_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next pass takes."""
+        self.epoch = epoch
+
+    def order(self, epoch: int) -> Tensor:
+        """The rows of epoch `epoch` in their order, shape (rows,), on the data's device."""
+        x, _ = self.dataset.tensors
+        if not self.shuffle:
+            return torch.arange(len(x), device=x.device)
+        # Drawn on the CPU, so that the order is the same wherever the data lives.
+        generator = torch.Generator().manual_seed(self.seed + epoch)
+        return torch.randperm(len(x), generator=generator).to(x.device)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        x, y = self.dataset.tensors
+        rows = self.order(self.epoch)
+        self.epoch += 1
+        for index in rows.split(self.batch_size):
+            batch = x[index]
+            yield (batch if self.transform is None else self.transform(batch)), y[index]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set ready for the loop.
+
+    Attributes:
+        train, valid: iterables of `(x, y)`; x float32 of shape (batch, *shape), y int64 of shape (batch,).
+        num_classes: how many classes the labels count.
+        shape: the shape of one input: (channels, height, width).
+    """
+
+    train: Batches
+    valid: Batches
+    num_classes: int
+    shape: tuple[int, int, int]
+
+
+def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """1,797 handwritten digits of 8×8 pixels, values 0 to 16; one fixed split into 1,437 and 360 rows."""
+    from sklearn.datasets import load_digits
+
+    images, labels = load_digits(return_X_y=True)
+    x = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    y = torch.tensor(labels, dtype=torch.int64)
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
+    train, valid = rows[:1437], rows[1437:]
+    return x[train], y[train], x[valid], y[valid]
+
+
+def _bytes_to_floats(batch: Tensor) -> Tensor:
+    """Bytes 0…255 to floats 0…1, a batch at a time: the data set itself stays small in memory."""
+    return batch.float().div_(255)
+
+
+def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One of torchvision's data sets as uint8 tensors (rows, channels, height, width); downloaded once."""
+    from torchvision import datasets
+
+    kind = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[name]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if not os.access(root, os.W_OK):
+            raise PermissionError(f"no permission to write in {str(root)!r}")
+    except OSError as error:
+        raise OSError(f"cannot write {name} into root={str(root)!r}: {error}; choose another folder with root=…") from error
+    parts = []
+    for train in (True, False):
+        try:
+            part = kind(str(root), train=train, download=True)
+            x, y = torch.as_tensor(part.data), torch.as_tensor(part.targets, dtype=torch.int64)
+        # Whatever goes wrong in a download or in the reading of a damaged file: torchvision raises
+        # RuntimeError, URLError, EOFError, AssertionError, ValueError and more for it.
+        except Exception as error:
+            raise RuntimeError(
+                f"{name} could not be read from or downloaded into {str(root)!r} ({type(error).__name__}: {error}). "
+                f"Check the connection, delete that folder's {kind.__name__} files if a download was cut short, and "
+                "try again; load('digits') needs no network"
+            ) from error
+        x = x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 else x.unsqueeze(1)
+        if x.dtype != torch.uint8 or len(x) != len(y) or len(x) == 0:
+            raise RuntimeError(
+                f"{name} in {str(root)!r} is damaged: {len(x)} images and {len(y)} labels; delete the folder and load it again"
+            )
+        parts += [x, y]
+    return tuple(parts)
+
+
+def load(
+    name: str = "digits",
+    *,
+    batch_size: int = 64,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    root: str | Path = "./data",
+) -> Data:
+    """Load a data set as batches for the training loop.
+
+    Args:
+        name: "digits" (embedded, no network), "mnist", "fashion-mnist" or "cifar10" (downloaded into `root` once).
+        batch_size: rows a batch.
+        seed: where the shuffled orders of `train` start; the split into train and valid never depends on it.
+        device: where the data lies, "cpu", "cuda", … or "auto".
+        root: the folder of downloaded data sets.
+
+    Raises:
+        ValueError: an unknown name, device or a bad batch size.
+        OSError: `root` cannot be written.
+        RuntimeError: the download failed or its files are damaged; the message says what to do.
+
+    >>> data = load("digits", batch_size=64)
+    >>> len(data.train), len(data.train.dataset), data.shape, data.num_classes
+    (23, 1437, (1, 8, 8), 10)
+    """
+    if name not in NAMES:
+        raise unknown_name("data set", name, NAMES)
+    device = resolve_device(device)
+    positive_integer("batch_size", batch_size)
+    x, y, x_valid, y_valid = _digits() if name == "digits" else _torchvision(name, Path(root))
+    transform = None if name == "digits" else _bytes_to_floats
+    train = Batches(x.to(device), y.to(device), batch_size=batch_size, seed=seed, transform=transform)
+    # Validation changes no weights, so its batches may be as large as memory likes and need no shuffling.
+    valid_size = min(max(batch_size, 256), len(x_valid))
+    valid = Batches(
+        x_valid.to(device), y_valid.to(device), batch_size=valid_size, shuffle=False, transform=transform
+    )
+    return Data(train=train, valid=valid, num_classes=10, shape=tuple(x.shape[1:]))
