@@ -1,0 +1,49 @@
+# The course's commands. `make` alone lists them.
+#
+#   PYTHON=python3.12   the Python to make .venv with (else the first new enough one on PATH)
+#   PORT=9000           the port of JupyterLab (else 8888 or the next free one)
+#
+# Plain make and sh (GNU Make 3.81, as on macOS, is enough). Every path is relative, so the checkout
+# may lie anywhere. What needs thought is in tools/, in Python.
+
+PYTHON ?=
+PORT ?=
+VENV_PYTHON = .venv/bin/python
+MAKE_ENV = python=$$(sh tools/find_python.sh "$(PYTHON)") && "$$python" tools/make_env.py
+
+.DEFAULT_GOAL := help
+.PHONY: help lab test setup check notebooks record bench pins clean
+
+help: ## list these commands
+	@awk -F ' *:.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+lab: ## install what is needed, then open JupyterLab on the first lesson
+	@$(MAKE_ENV) lab
+	@$(VENV_PYTHON) tools/lab.py $(if $(PORT),--port "$(PORT)")
+
+test: setup ## install what is needed, then prove everything
+	@$(VENV_PYTHON) tools/run.py test
+
+setup: ## install into .venv what lessons and tests need; nothing to do where it is there
+	@$(MAKE_ENV) lab test
+
+check: setup ## the quick part of the tests: ruff, and the stored notebooks
+	@$(VENV_PYTHON) tools/run.py check
+
+notebooks: setup ## run every lesson and store its outputs
+	@$(VENV_PYTHON) tools/notebooks.py notebooks
+
+record: setup ## train the recorded sweep of the small CNN again (takes minutes)
+	@$(VENV_PYTHON) tools/record_sweep.py
+
+bench: setup ## measure: every script in tests/benchmarks
+	@$(VENV_PYTHON) tools/make_env.py bench
+	@$(VENV_PYTHON) tools/run.py bench
+
+pins: setup ## write constraints.txt afresh, with the newest releases
+	@$(VENV_PYTHON) tools/pin.py
+
+clean: ## take away what these commands made; a learner's own files stay
+	rm -rf .venv .venv-bench build artifacts .pytest_cache .ruff_cache training_loop_course.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +
