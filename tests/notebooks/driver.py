@@ -1,0 +1,239 @@
+"""Run a notebook and then move every control in it, the way JupyterLab does: with messages to a live kernel.
+
+nbval runs cells and stops there; no test of a notebook's outputs ever calls a slider's callback. This driver sends
+what the browser would send, first to the main thread and then to a subshell (JupyterLab does the same: a control's
+first message arrives on the main thread, later ones on another), and gathers what no learner would ever see: errors
+of callbacks, error text on stderr, and errors in the workers of the labs.
+"""
+
+import contextlib
+import json
+import queue
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
+from nbformat import NotebookNode
+
+from notebooks import run_cells, running_kernel
+
+REPLY_TIMEOUT = 60  # seconds for one callback, and again for the work that it asked for
+
+# Only these widgets take nothing from the person in front of them. A model that is neither here nor known to
+# `moves` fails the test: a new kind of control must not slip through unmoved.
+DISPLAYS = {
+    "AccordionModel", "AudioModel", "BoxModel", "FloatProgressModel", "GridBoxModel", "HBoxModel", "HTMLMathModel",
+    "HTMLModel", "ImageModel", "IntProgressModel", "LabelModel", "LayoutModel", "LinkModel",
+    "DirectionalLinkModel", "OutputModel", "StackModel", "TabModel", "VBoxModel", "ValidModel", "VideoModel",
+}  # fmt: skip
+ONE_NUMBER = {
+    "BoundedFloatTextModel", "BoundedIntTextModel", "FloatSliderModel", "IntSliderModel", "PlayModel",
+}  # fmt: skip
+TWO_NUMBERS = {"FloatRangeSliderModel", "IntRangeSliderModel"}
+ONE_CHOICE = {"DropdownModel", "RadioButtonsModel", "SelectModel", "SelectionSliderModel", "ToggleButtonsModel"}
+ON_OR_OFF = {"CheckboxModel", "ToggleButtonModel"}
+TYPED = {"ComboboxModel", "TextModel", "TextareaModel", "PasswordModel"}
+TYPED_NUMBER = {"FloatTextModel", "IntTextModel"}
+
+LIST_WIDGETS = """
+import ipywidgets as _widgets, json as _json
+_states = _widgets.Widget.get_manager_state(drop_defaults=False)["state"]
+print(_json.dumps({_id: {"model": _entry["model_name"], **{_key: _entry["state"].get(_key) for _key in
+    ("value", "min", "max", "base", "index", "_options_labels", "description", "disabled")}}
+    for _id, _entry in _states.items()}, default=str))
+"""
+# A lab that works in the background reports its errors here and nowhere else.
+SETTLE_LABS = """
+import sys as _sys
+if "course_utils.labs.base" in _sys.modules:
+    _failed = []
+    for _lab in list(_sys.modules["course_utils.labs.base"].Lab.alive):
+        try:
+            _lab.settle(timeout={timeout})
+        except Exception as _error:
+            _failed.append(_error)
+    if _failed:
+        raise _failed[0]
+"""
+
+
+@dataclass
+class Drive:
+    """What a drive did and what went wrong.
+
+    Attributes:
+        notebook: the notebook with the outputs of this run.
+        moved: one line for each message sent: control, value, thread.
+        faults: one entry for each error found; empty if all is well.
+    """
+
+    notebook: NotebookNode
+    moved: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+
+def drive(path: Path, *, cuda: bool = False) -> Drive:
+    """Run a notebook from top to bottom in a fresh kernel, then move each of its controls and gather the faults.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell raised, before any control was moved.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    with running_kernel(path.resolve().parent, cuda=cuda) as kernel:
+        run_cells(notebook, kernel)
+        result = Drive(notebook)
+        with _connect(kernel) as hand:
+            hand.settle("before any control was moved")
+            for shell in hand.shells():
+                # A click may have made new widgets, so they are listed anew for each thread.
+                for model_id, state in hand.widgets().items():
+                    for value, message in moves(state):
+                        name = f"{state['model']} {state['description'] or ''!r}"
+                        what = f"{name} {value} on {shell or 'the main thread'}"
+                        hand.send(model_id, message, shell, what)
+                        result.moved.append(what)
+            hand.linger()
+        result.faults = hand.faults
+    return result
+
+
+def moves(state: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """List the messages that move one control to its ends and back to where it was; none for a display.
+
+    Returns:
+        pairs (value in words, content of the message).
+
+    Raises:
+        ValueError: the widget is of a kind that this driver does not know.
+    """
+    model = state["model"]
+    if model in DISPLAYS or model.endswith("StyleModel") or state["disabled"]:
+        return []
+    if model == "ButtonModel":
+        return [("clicked", {"method": "custom", "content": {"event": "click"}})]
+    if model in ONE_CHOICE:
+        start = state["index"]
+        choices = [*range(len(state["_options_labels"])), *([start] if start is not None else [])]
+        return [_update(index=index) for index in choices]
+    if model == "SelectMultipleModel":
+        return [_update(index=index) for index in ([], list(range(len(state["_options_labels"]))), state["index"])]
+    if model == "SelectionRangeSliderModel":
+        last = len(state["_options_labels"]) - 1
+        return [_update(index=index) for index in ([0, 0], [last, last], [0, last], state["index"])]
+    low, high, value = state["min"], state["max"], state["value"]
+    if model == "FloatLogSliderModel":
+        ends = [state["base"] ** low, state["base"] ** high]
+    elif model in ONE_NUMBER:
+        ends = [low, high]
+    elif model in TWO_NUMBERS:
+        ends = [[low, low], [high, high], [low, high]]
+    elif model in ON_OR_OFF:
+        ends = [not value]
+    elif model in TYPED:
+        ends = ["", "some words <b>&amp;</b>"]
+    elif model in TYPED_NUMBER:
+        ends = [0, -1]
+    else:
+        raise ValueError(f"unknown control {model!r}: teach the driver in tests/notebooks/driver.py to move it")
+    return [_update(value=end) for end in [*ends, value]]
+
+
+def _update(**state: Any) -> tuple[str, dict[str, Any]]:
+    ((_, value),) = state.items()
+    return str(value), {"method": "update", "state": state}
+
+
+@contextlib.contextmanager
+def _connect(kernel: KernelManager) -> Iterator["_Hand"]:
+    client = BlockingKernelClient()
+    client.load_connection_info(kernel.get_connection_info())
+    client.start_channels()
+    try:
+        client.wait_for_ready(timeout=REPLY_TIMEOUT)
+        yield _Hand(client)
+    finally:
+        client.stop_channels()
+
+
+class _Hand:
+    """One front end: sends messages to widgets and listens to everything that the kernel publishes."""
+
+    def __init__(self, client: BlockingKernelClient):
+        self.client = client
+        self.faults: list[str] = []
+
+    def shells(self) -> list[str | None]:
+        """Name the threads that can take a message: None is the main one; ipykernel 6 has no other."""
+        asked = self.client.kernel_info()
+        while (reply := self.client.get_shell_msg(timeout=REPLY_TIMEOUT))["parent_header"]["msg_id"] != asked:
+            pass  # replies to what was executed before
+        if "kernel subshells" not in reply["content"].get("supported_features", []):
+            return [None]
+        self._post(self.client.control_channel, "create_subshell_request", {})
+        reply = self.client.get_control_msg(timeout=REPLY_TIMEOUT)["content"]
+        return [None, reply["subshell_id"]]
+
+    def widgets(self) -> dict[str, dict[str, Any]]:
+        """Read the state of every widget in the kernel, by model id."""
+        return json.loads(self._execute(LIST_WIDGETS, "listing the widgets"))
+
+    def send(self, model_id: str, message: dict[str, Any], shell: str | None, what: str) -> None:
+        """Send one message to a widget on one thread and wait until its callbacks and their work are done."""
+        # ipykernel delivers a message on the thread that last published for this widget, whatever the message asks
+        # for. Asking for the state first makes the wanted thread that thread.
+        for data in ({"method": "request_state"}, message):
+            content = {"comm_id": model_id, "data": data}
+            self._listen(self._post(self.client.shell_channel, "comm_msg", content, shell), what)
+        self.settle(what)
+
+    def settle(self, what: str) -> None:
+        """Wait until every lab is idle; the errors of their workers become faults."""
+        self._execute(SETTLE_LABS.format(timeout=REPLY_TIMEOUT), what)
+
+    def linger(self, seconds: float = 0.5) -> None:
+        """Listen a little longer: a thread that is no lab's worker may fail after the last answer."""
+        end = time.monotonic() + seconds
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._note(self.client.get_iopub_msg(timeout=max(0.0, end - time.monotonic())), "after the last move")
+
+    def _post(self, channel: Any, kind: str, content: dict[str, Any], shell: str | None = None) -> str:
+        message = self.client.session.msg(kind, content)
+        if shell is not None:
+            message["header"]["subshell_id"] = shell
+        channel.send(message)
+        return message["header"]["msg_id"]
+
+    def _execute(self, code: str, what: str) -> str:
+        return self._listen(self.client.execute(code, store_history=False, stop_on_error=False), what)
+
+    def _listen(self, message_id: str, what: str) -> str:
+        """Gather what is published until the kernel has dealt with a message, and return what that printed."""
+        printed = ""
+        end = time.monotonic() + 2 * REPLY_TIMEOUT
+        while True:
+            try:
+                message = self.client.get_iopub_msg(timeout=max(0.0, end - time.monotonic()))
+            except queue.Empty:
+                self.faults.append(f"{what}: no answer in {2 * REPLY_TIMEOUT} s")
+                return printed
+            self._note(message, what)
+            if message["parent_header"].get("msg_id") != message_id:
+                continue
+            kind, content = message["msg_type"], message["content"]
+            if kind == "stream" and content["name"] == "stdout":
+                printed += content["text"]
+            elif kind == "status" and content["execution_state"] == "idle":
+                return printed
+
+    def _note(self, message: dict[str, Any], what: str) -> None:
+        kind, content = message["msg_type"], message["content"]
+        if kind == "error":
+            self.faults.append(f"{what}: {content['ename']}: {content['evalue']}")
+        elif kind == "stream" and content["name"] == "stderr":
+            self.faults.append(f"{what}: stderr: {content['text'].strip()}")
