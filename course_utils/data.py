@@ -47,9 +47,11 @@ def check_labels(y: Tensor, num_rows: int, num_classes: int | None = None) -> No
     """Check class labels: one integer a row, from 0 up to `num_classes` - 1.
 
     Raises:
-        TypeError: the labels are not int64.
+        TypeError: the labels are no tensor or not int64.
         ValueError: another count than `num_rows`, not one-dimensional, or out of range.
     """
+    if not isinstance(y, Tensor):
+        raise TypeError(f"labels must be a tensor, got {type(y).__name__}: use torch.as_tensor(y)")
     if y.dtype != torch.int64:
         raise TypeError(f"labels must be whole numbers of dtype torch.int64, got {y.dtype}: use y.long()")
     if y.ndim != 1:
@@ -59,7 +61,9 @@ def check_labels(y: Tensor, num_rows: int, num_classes: int | None = None) -> No
     if len(y) and int(y.min()) < 0:
         raise ValueError(f"labels count from 0, got {int(y.min())}")
     if num_classes is not None and len(y) and int(y.max()) >= num_classes:
-        raise ValueError(f"label {int(y.max())} is out of range: {num_classes} classes are numbered 0 to {num_classes - 1}")
+        raise ValueError(
+            f"label {int(y.max())} is out of range: {num_classes} classes are numbered 0 to {num_classes - 1}"
+        )
 
 
 class Batches:
@@ -78,7 +82,7 @@ class Batches:
 
     Raises:
         ValueError: a bad batch size, no rows, labels that do not fit, or NaN in x.
-        TypeError: labels that are not int64.
+        TypeError: x or y are no tensors, or labels that are not int64.
     """
 
     def __init__(
@@ -92,9 +96,15 @@ class Batches:
         transform: Callable[[Tensor], Tensor] | None = None,
     ):
         positive_integer("batch_size", batch_size)
-        if len(x) == 0:
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(f"seed must be a whole number, got {seed!r}")
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor, got {type(x).__name__}: use torch.as_tensor(x)")
+        if x.ndim == 0 or len(x) == 0:
             raise ValueError(f"x has no rows (shape {tuple(x.shape)}): there is nothing to learn from")
         check_labels(y, len(x))
+        if x.device != y.device:
+            raise ValueError(f"x lies on {x.device} but y on {y.device}: move them to one device")
         if batch_size > len(x):
             raise ValueError(f"batch_size {batch_size} is larger than the data ({len(x)} rows): use at most {len(x)}")
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
@@ -173,7 +183,9 @@ def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]
         if not os.access(root, os.W_OK):
             raise PermissionError(f"no permission to write in {str(root)!r}")
     except OSError as error:
-        raise OSError(f"cannot write {name} into root={str(root)!r}: {error}; choose another folder with root=…") from error
+        raise OSError(
+            f"cannot write {name} into root={str(root)!r}: {error}; choose another folder with root=…"
+        ) from error
     parts = []
     for train in (True, False):
         try:
@@ -190,7 +202,8 @@ def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]
         x = x.permute(0, 3, 1, 2).contiguous() if x.ndim == 4 else x.unsqueeze(1)
         if x.dtype != torch.uint8 or len(x) != len(y) or len(x) == 0:
             raise RuntimeError(
-                f"{name} in {str(root)!r} is damaged: {len(x)} images and {len(y)} labels; delete the folder and load it again"
+                f"{name} in {str(root)!r} is damaged: {len(x)} images and {len(y)} labels; "
+                "delete the folder and load it again"
             )
         parts += [x, y]
     return tuple(parts)
@@ -231,7 +244,5 @@ def load(
     train = Batches(x.to(device), y.to(device), batch_size=batch_size, seed=seed, transform=transform)
     # Validation changes no weights, so its batches may be as large as memory likes and need no shuffling.
     valid_size = min(max(batch_size, 256), len(x_valid))
-    valid = Batches(
-        x_valid.to(device), y_valid.to(device), batch_size=valid_size, shuffle=False, transform=transform
-    )
+    valid = Batches(x_valid.to(device), y_valid.to(device), batch_size=valid_size, shuffle=False, transform=transform)
     return Data(train=train, valid=valid, num_classes=10, shape=tuple(x.shape[1:]))
