@@ -1,0 +1,23 @@
+"""One browser and one JupyterLab for all tests of this folder, over a copy of the lessons."""
+
+import shutil
+
+import pytest
+from running import BROWSERS, ROOT, find_browser, running_browser, running_server
+
+
+@pytest.fixture(scope="session")
+def browser():
+    program = find_browser()
+    if program is None:
+        pytest.skip(f"no browser on this machine (looked for {', '.join(BROWSERS)}): the lessons were not seen in one")
+    with running_browser(program) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("jupyter") / "notebooks"
+    shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    with running_server(folder) as running:
+        yield running

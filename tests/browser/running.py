@@ -1,0 +1,139 @@
+"""The real JupyterLab on a port of this machine, and a headless Chromium to look at it."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Browser, sync_playwright
+
+ROOT = Path(__file__).resolve().parents[2]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+START_TIMEOUT = 60  # seconds
+# No GPU and no sandbox: both are missing in a container. The rest keeps the browser itself from calling home.
+BROWSER_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+# No questions at the first start, and all cells stay in the page while it is scrolled.
+SETTINGS = {
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
+    "notebook-extension/tracker": {"windowingMode": "defer"},
+}
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running JupyterLab.
+
+    Attributes:
+        url: its address, with a slash at the end.
+        token: what it asks for.
+        folder: the folder that it shows.
+        pid: its process.
+    """
+
+    url: str
+    token: str
+    folder: Path
+    pid: int
+
+
+def find_browser() -> str | None:
+    """Find a Chromium or Chrome on this machine; None if there is none."""
+    return next((path for name in BROWSERS if (path := shutil.which(name))), None)
+
+
+@contextlib.contextmanager
+def running_browser(program: str) -> Iterator[Browser]:
+    """Start a headless browser; it is gone when the block ends."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=BROWSER_ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextlib.contextmanager
+def running_server(folder: Path) -> Iterator[Server]:
+    """Start JupyterLab over a folder, with settings, kernels' files and learner's folder of its own.
+
+    Raises:
+        RuntimeError: it ended or did not answer within a minute; the message holds what it wrote.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, contextlib.ExitStack() as stack:
+        own = Path(home)
+        for name, settings in SETTINGS.items():
+            path = own / "config/lab/user-settings/@jupyterlab" / f"{name}.jupyterlab-settings"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(settings))
+        environment = dict(os.environ)
+        environment.update(
+            JUPYTER_CONFIG_DIR=str(own / "config"),
+            JUPYTER_DATA_DIR=str(own / "data"),
+            JUPYTER_RUNTIME_DIR=str(own / "runtime"),
+            JUPYTERLAB_WORKSPACES_DIR=str(own / "workspaces"),
+            IPYTHONDIR=str(own / "ipython"),
+            COURSE_LEARNER_DIR=str(own / "learner"),
+            CUDA_VISIBLE_DEVICES="",
+            OMP_NUM_THREADS="1",
+        )
+        port, token = _free_port(), secrets.token_hex(16)
+        log = stack.enter_context((own / "server.log").open("w+"))
+        process = subprocess.Popen(
+            [
+                sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
+                f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+                f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            ],
+            env=environment, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        stack.callback(_stop, process)
+        url = f"http://127.0.0.1:{port}/"
+        _wait(process, f"{url}api/status?token={token}", own / "server.log")
+        yield Server(url, token, folder, process.pid)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _wait(process: subprocess.Popen, url: str, log: Path) -> None:
+    end = time.monotonic() + START_TIMEOUT
+    while time.monotonic() < end and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.1)
+    raise RuntimeError(f"JupyterLab did not answer (exit status {process.poll()}):\n{log.read_text()[-4000:]}")
+
+
+def _stop(process: subprocess.Popen) -> None:
+    """End the server; asked kindly it ends its kernels first, and kernels without a server end by themselves."""
+    process.terminate()
+    try:
+        process.wait(timeout=15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

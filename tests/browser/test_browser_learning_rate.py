@@ -1,0 +1,135 @@
+"""Lesson 02 in the real JupyterLab: all cells run, and the picture and the words follow the hand."""
+
+import nbformat
+import pytest
+from lab_page import NotebookPage
+from playwright.sync_api import expect
+from running import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+LESSON = "02_learning_rate.ipynb"
+ARTIFACTS = ROOT / "artifacts"
+
+
+@pytest.fixture(scope="module")
+def lesson(browser, server):
+    """The lesson after Run All; what went wrong on the page until its end is an error of this fixture."""
+    opened = NotebookPage(browser, server, LESSON)
+    try:
+        opened.run_all()
+        yield opened
+        assert opened.faults == []
+    finally:
+        opened.close()
+
+
+@pytest.fixture(params=["learning-rate-lab", "quadratic-lab"])
+def lab(request, lesson):
+    return lesson.lab(request.param)
+
+
+@pytest.fixture
+def rate_lab(lesson):
+    return lesson.lab("learning-rate-lab")
+
+
+def test_all_cells_run_without_an_error(lesson):
+    cells = nbformat.read(lesson.server.folder / LESSON, as_version=4).cells
+    assert lesson.numbered() == sum(cell.cell_type == "code" for cell in cells)
+    wanted = sum("raises-exception" in cell.metadata.get("tags", []) for cell in cells)
+    assert len(lesson.output_errors()) == wanted, lesson.output_errors()
+
+
+@pytest.mark.parametrize("share", [0.05, 0.95, 0.6])
+def test_picture_and_words_follow_the_mouse(lab, share):
+    shown, paths, words = lab.shown(), lab.paths(), lab.words()
+    lab.drag_to(share)
+    lab.wait_for_another(shown)
+    expect(lab.front).to_be_visible()
+    assert lab.paths() != paths
+    assert lab.words() != words
+    assert lab.errors() == []
+
+
+def test_words_name_the_rate_that_is_shown(rate_lab):
+    shown = rate_lab.shown()
+    rate_lab.drag_to(0.7)
+    rate_lab.wait_for_another(shown)
+    assert f"{float(rate_lab.shown()):.3g}" in rate_lab.words()
+
+
+def test_picture_follows_the_arrow_keys(lab):
+    lab.bring_into_view()
+    start, value = lab.shown(), lab.readout()
+    lab.handle.focus()
+    lab.page.keyboard.press("ArrowRight")
+    lab.wait_for_another(start)
+    assert lab.readout() > value
+    there = lab.shown()
+    lab.page.keyboard.press("ArrowLeft")
+    lab.wait_for_another(there)
+    assert lab.shown() == start
+
+
+def test_picture_follows_a_typed_number(rate_lab):
+    rate_lab.drag_to(0.2)
+    shown = rate_lab.shown()
+    readout = rate_lab.root.locator(".widget-readout").first
+    readout.click()
+    readout.fill("1")
+    readout.press("Enter")
+    rate_lab.wait_for_another(shown)
+    expect(rate_lab.front).to_have_attribute("data-shown", "1")
+    assert rate_lab.readout() == 1
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_labs_are_photographed_in_both_themes(lesson, lab, theme):
+    """The pictures in artifacts/ are to be looked at; here only that the lab follows the theme."""
+    name = lab.root.get_attribute("class").split()[-1]
+    try:
+        lesson.set_theme(theme)
+        lab.bring_into_view()
+        ink = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
+        lab.screenshot(ARTIFACTS / f"{name}-{theme}.png")
+    finally:
+        lesson.set_theme("light")
+    other = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
+    assert (ink == other) == (theme == "light")
+
+
+BROKEN = {
+    "the drawing raises": (
+        "def fail(self):\n    raise ValueError('no curve for this rate')\nLearningRateLab._draw_front = fail",
+        "ValueError: no curve for this rate",
+    ),
+    "a callback raises": (
+        "def fail(change):\n    raise ValueError('not this rate')\nlab.lr.observe(fail, names='value')",
+        "callback: ValueError: not this rate",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_broken_callback_is_seen(browser, server, fault):
+    """The checks above would turn red: the same drag in a lab with a fault."""
+    source, sentence = BROKEN[fault]
+    made = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("from course_utils.labs import LearningRateLab\nlab = LearningRateLab()\nlab"),
+            nbformat.v4.new_code_cell(source),
+        ],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
+    )
+    name = f"{fault.replace(' ', '_')}.ipynb"
+    nbformat.write(made, server.folder / name)
+    opened = NotebookPage(browser, server, name)
+    try:
+        opened.run_all()
+        lab = opened.lab("learning-rate-lab")
+        lab.drag_to(0.9)
+        expect(lab.root.locator(".widget-readout").first).not_to_have_text("0.01")
+        opened.page.wait_for_timeout(1000)
+        assert any(sentence in text for text in [*opened.faults, *lab.errors()]), opened.faults
+    finally:
+        opened.close()

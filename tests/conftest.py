@@ -1,0 +1,30 @@
+"""What every test of the project stands under."""
+
+import logging
+
+import pytest
+
+
+class _Keeper(logging.Handler):
+    def __init__(self):
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@pytest.fixture(autouse=True)
+def _no_lost_callback_error():
+    """Fail a test in which a widget's callback raised and ipywidgets only logged it.
+
+    Setting `slider.value` hands an error on to the caller; `Button.click()` and a message from the front end do not.
+    """
+    keeper, logger = _Keeper(), logging.getLogger("traitlets")
+    logger.addHandler(keeper)
+    yield
+    logger.removeHandler(keeper)
+    if keeper.records:
+        pytest.fail(
+            "a widget's callback failed and only the log knew: " + keeper.records[0].getMessage(), pytrace=False
+        )
