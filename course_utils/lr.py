@@ -268,15 +268,19 @@ def _steps(sweep: Sweep, stack: Stack, batches: Batches, random_numbers: list[Te
         with _lent(random_numbers, x.device) if sweep.method == "vmap" else nullcontext():
             losses = stack.step(x, y)
         finite = losses.isfinite()
+        if finite.all():
+            sweep.losses[stack.rows, sweep.steps_done] = losses
+            sweep.steps_done += 1
+            yield sweep
+            continue
         sweep.losses[stack.rows[finite], sweep.steps_done] = losses[finite]
         sweep.steps_done += 1
-        if not finite.all():
-            stack.keep(finite)
+        stack.keep(finite)
         if not finite.any():  # nobody is left: the rest of the curves is known
             sweep.steps_done = sweep.losses.shape[1]
-        yield sweep
-        if not finite.any():
+            yield sweep
             return
+        yield sweep
 
 
 def sweep_lr(

@@ -1,0 +1,209 @@
+"""The exercises' checks: each compares with an oracle and names the misconception behind a wrong answer."""
+
+import math
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_utils.progress import progress
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found: whether the answer is right, and one or two sentences."""
+
+    passed: bool
+    message: str
+
+    def __repr__(self) -> str:
+        return self.message
+
+
+class _Wrong(Exception):
+    """An answer that is not right; its text names the misconception."""
+
+
+def _untouched() -> None: ...
+
+
+def _check(name: str, answer: Callable[..., Any], cases: Callable[[Callable[..., Any]], None], praise: str) -> Verdict:
+    """Run `cases(answer)`, turn what happens into a verdict and record the attempt."""
+    if not callable(answer):
+        return Verdict(False, f"Pass the function itself, without calling it; this is {answer!r}.")
+    # A stub's body is "..." alone, which compiles to the same code as an empty function's.
+    if getattr(answer, "__code__", None) is not None and answer.__code__.co_code == _untouched.__code__.co_code:
+        return Verdict(
+            False, "Not attempted yet: write the body in place of the three dots, run the cell, then check again."
+        )
+    try:
+        cases(answer)
+    except _Wrong as wrong:
+        verdict = Verdict(False, f"Not yet. {wrong}")
+    except Exception as error:
+        own = [
+            frame
+            for frame in traceback.extract_tb(error.__traceback__)
+            if frame.filename == answer.__code__.co_filename
+        ]
+        where = f" at your line {own[-1].lineno}: {own[-1].line}" if own else ""
+        verdict = Verdict(False, f"Your function stopped with {type(error).__name__}: {error}{where}")
+    else:
+        verdict = Verdict(True, f"Right. {praise}")
+    progress().solve(name, verdict.passed)
+    return verdict
+
+
+def _no_none(value: Any) -> Any:
+    if value is None:
+        raise _Wrong(
+            "Your function gave back None: end it with a return (print only shows a value, it does not hand it back)."
+        )
+    return value
+
+
+def _numbers(value: Any, length: int) -> list[float]:
+    value = _no_none(value)
+    if isinstance(value, int | float):
+        raise _Wrong(
+            f"Your function gave one number, {value!r}. Return the whole path, a list with the start and every step."
+        )
+    if isinstance(value, Tensor):
+        value = value.tolist()
+    numbers = [float(item) for item in value]
+    if len(numbers) == length - 1:
+        raise _Wrong(
+            f"Your list has {len(numbers)} numbers where {length} belong: the path begins with the start itself."
+        )
+    if len(numbers) != length:
+        raise _Wrong(f"Your list has {len(numbers)} numbers where {length} belong: the start and one for each step.")
+    return numbers
+
+
+def _close(first: Sequence[float], second: Sequence[float]) -> bool:
+    return all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in zip(first, second, strict=True))
+
+
+def _walk(start: float, num_steps: int, change: Callable[[float], float]) -> list[float]:
+    path = [start]
+    for _ in range(num_steps):
+        path.append(path[-1] + change(path[-1]))
+    return path
+
+
+def descend(answer: Callable[[float, float, float, int], list[float]]) -> Verdict:
+    """Check exercise 1 of lesson 02: the path of gradient descent on ½ λ w², compared with `torch.optim.SGD`."""
+
+    def cases(answer: Callable[..., Any]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        for num_steps in (1, 3, 6):
+            start, lr, curvature = (0.2 + torch.rand(3, generator=generator, dtype=torch.float64)).tolist()
+            w = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+            optimizer = torch.optim.SGD([w], lr=lr)
+            right = [start]
+            for _ in range(num_steps):
+                optimizer.zero_grad()
+                (0.5 * curvature * w**2).backward()
+                optimizer.step()
+                right.append(w.item())
+            path = _numbers(answer(start, lr, curvature, num_steps), num_steps + 1)
+            if _close(path, right):
+                continue
+            a, b, c, n = start, lr, curvature, num_steps
+            if _close(path, _walk(a, n, lambda w, b=b, c=c: b * c * w)):
+                raise _Wrong("Your ball climbs. The step goes against the gradient: new = old − lr × gradient.")
+            if _close(path, _walk(a, n, lambda w, b=b: -b * w)):
+                raise _Wrong("Your gradient is w, but the gradient of ½ λ w² is λ × w: the curvature belongs in it.")
+            if _close(path, _walk(a, n, lambda w, b=b, c=c: -b * 0.5 * c * w * w)):
+                raise _Wrong("You subtract lr × loss. The step is lr × gradient; here the gradient is λ × w.")
+            if _close(path, _walk(a, n, lambda w, b=b, c=c: -b * 2 * c * w)):
+                raise _Wrong("Your gradient is 2 λ w. The function is ½ λ w², and the ½ takes the 2 away.")
+            if _close(path, [a, *[a - b * c * a * step for step in range(1, n + 1)]]):
+                raise _Wrong("You use the gradient of the start at every step. Work it out anew where the ball is now.")
+            raise _Wrong(
+                f"From {start:.3f} with lr {lr:.3f} and λ {curvature:.3f}, step 1 leads to {right[1]:.4f}; "
+                f"yours leads to {path[1]:.4f}."
+            )
+
+    return _check("02-descend", answer, cases, "Your path is the one that torch.optim.SGD takes, number by number.")
+
+
+def largest_rate(answer: Callable[[Tensor], float]) -> Verdict:
+    """Check exercise 2 of lesson 02: the limit 2/λ of linear regression on data x, λ from the true Hessian."""
+
+    def cases(answer: Callable[..., Any]) -> None:
+        generator = torch.Generator().manual_seed(0)
+        for rows, columns in ((40, 3), (25, 6), (100, 10)):
+            x = torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+            weights = torch.zeros(columns, dtype=torch.float64)
+            hessian = torch.autograd.functional.hessian(lambda w, x=x: ((x @ w) ** 2).mean(), weights)
+            curvatures = torch.linalg.eigvalsh(hessian)
+            largest = curvatures[-1].item()
+            given = float(_no_none(answer(x.clone())))
+            total, smallest = curvatures.sum().item(), curvatures[0].item()
+            wrong = [
+                (largest, "That is the largest curvature λ itself. The limit of the learning rate is 2/λ."),
+                (1 / largest, "That is 1/λ, the rate that lands in one step. The limit is twice as far: 2/λ."),
+                (
+                    2 / smallest,
+                    "You took the smallest curvature. The steepest direction diverges first: take the largest.",
+                ),
+                (2 / total, "You took the sum of all curvatures. One direction alone sets the limit: the largest."),
+                (4 / largest, "You are 2 times too high. The loss is a mean of squares: its Hessian has a factor 2."),
+                (2 / (largest * rows), f"You are {rows} times too low. The loss is a mean: divide XᵀX by the rows."),
+                (4 / (largest * rows), f"You are {rows // 2} times too low: the Hessian of the mean is 2/N × XᵀX."),
+                (
+                    2 / math.sqrt(largest * rows / 2),
+                    "That is 2 over a singular value of x. The curvature comes from XᵀX.",
+                ),
+            ]
+            if math.isclose(given, 2 / largest, rel_tol=1e-5):
+                continue
+            for value, why in wrong:
+                if math.isclose(given, value, rel_tol=1e-5):
+                    raise _Wrong(why)
+            raise _Wrong(
+                f"For {rows} random rows of {columns} columns the limit is {2 / largest:.4f}; yours is {given:.4f}."
+            )
+
+    return _check(
+        "02-largest-rate", answer, cases, "Just below your rate the loss falls, just above it grows without end."
+    )
+
+
+def diagnose(answer: Callable[[list[float]], str]) -> Verdict:
+    """Check exercise 3 of lesson 02: name what a list of batch losses shows."""
+
+    def cases(answer: Callable[..., Any]) -> None:
+        steps = torch.arange(200, dtype=torch.float64)
+        noise = 0.08 * torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        flat = math.log(10) + 0.3 * noise
+        falling = 0.2 + 2.1 * torch.exp(-steps / 30) + noise
+        jump = flat + 9 * torch.exp(-(((steps - 6) / 3) ** 2))
+        unlucky = falling.clone()
+        unlucky[-1] = 2.6
+        broken = torch.where(steps < 12, 2.3 * 1.02**steps, torch.nan)
+        runs: list[tuple[Tensor, str, str]] = [
+            (falling, "works", "This loss falls from 2.3 to 0.2: the run works."),
+            (flat, "too slow", "This loss lies flat from the start and never rose: the rate is too slow."),
+            (jump, "diverges", "This loss jumped to 11, then lay flat at 2.3. The end alone looks like a rate that is "
+             "too small; look at the largest loss too."),
+            (broken, "diverges", "This loss rose a little and became NaN. A comparison with NaN is always false: ask "
+             "math.isfinite first."),
+            (unlucky, "works", "One unlucky last batch made you call a good run bad. Compare means over several steps, "
+             "not two single ones."),
+        ]  # fmt: skip
+        given = [_no_none(answer(run.tolist())) for run, _, _ in runs]
+        for value in given:
+            if value not in ("too slow", "works", "diverges"):
+                raise _Wrong(f"Your function answered {value!r}. It should answer 'too slow', 'works' or 'diverges'.")
+        if len(set(given)) == 1:
+            raise _Wrong(f"Your function answers {given[0]!r} whatever it is given.")
+        for value, (_, right, why) in zip(given, runs, strict=True):
+            if value != right:
+                raise _Wrong(f"{why} You answered {value!r}.")
+
+    return _check("02-diagnose", answer, cases, "Two flat curves with opposite cures, and you tell them apart.")

@@ -1,0 +1,76 @@
+"""A guess before the cell that answers it: one click, kept, and set beside the outcome."""
+
+import html
+from typing import Any
+
+import ipywidgets as widgets
+
+from course_utils.labs.base import Lab
+from course_utils.progress import progress
+
+
+class Revealed:
+    """The outcome of a prediction beside the learner's guess, as text and as HTML."""
+
+    def __init__(self, question: str, guess: str | None, outcome: str):
+        self.question, self.guess, self.outcome = question, guess, outcome
+
+    def __repr__(self) -> str:
+        if self.guess is None:
+            return f"It turned out: {self.outcome}. (You made no guess.)"
+        verdict = "as you predicted" if self.guess == self.outcome else f"you predicted: {self.guess}"
+        return f"It turned out: {self.outcome} ({verdict})."
+
+
+class Prediction(Lab):
+    """A question with a few answers to choose from before the next cell is run; never required.
+
+    Args:
+        name: the prediction's key in the learner's record; it begins with the lesson's number.
+        question: one sentence.
+        options: the answers to choose from.
+
+    Attributes:
+        choice: the buttons.
+
+    Raises:
+        ValueError: fewer than two options, or one of them twice.
+    """
+
+    def __init__(self, name: str, question: str, options: list[str]):
+        if len(options) < 2 or len(set(options)) < len(options):
+            raise ValueError(f"options must be at least two different answers, got {options!r}")
+        self.name, self.question, self.options = name, question, list(options)
+        self.choice = widgets.ToggleButtons(
+            options=options, value=progress().guess(name) if progress().guess(name) in options else None,
+            style={"button_width": "auto"}, tooltips=[f"my guess: {option}" for option in options],
+        )  # fmt: skip
+        self._kept = widgets.HTML()
+        asked = widgets.HTML(f"<b>Predict.</b> {html.escape(question)}")
+        super().__init__([asked, self.choice, self._kept], controls={"choice": self.choice}, css_class="prediction-lab")
+        self.when(self.choice, self._record)
+        self._say()
+
+    def _record(self) -> None:
+        if self.choice.value is not None:
+            progress().predict(self.name, self.question, self.choice.value)
+            self._say()
+
+    def _say(self) -> None:
+        guess, trouble = progress().guess(self.name), progress().trouble
+        self._kept.value = html.escape(
+            trouble or (f"Your guess is kept: {guess}" if guess else "Choose one, or just go on.")
+        )
+
+    def reveal(self, outcome: str) -> Revealed:
+        """Set the outcome beside the guess.
+
+        Raises:
+            ValueError: the outcome is none of the options.
+        """
+        if outcome not in self.options:
+            raise ValueError(f"outcome {outcome!r} is none of the options {self.options!r}")
+        return Revealed(self.question, progress().reveal(self.name, self.question, outcome), outcome)
+
+    def picture(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {"text/plain": f"Predict. {self.question}  [{' | '.join(self.options)}]"}, {}

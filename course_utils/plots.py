@@ -1,0 +1,203 @@
+"""Pictures of what the course measures: `plot_*(data, ax=None) -> ax`, without pyplot, so that any thread may draw.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; each line has a label or a marker besides.
+"""
+
+import io
+import math
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from course_utils.lr import Sweep
+
+BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#777777"
+LINES = ("-", "--", "-", "--", "-")
+ZONE_COLOURS = {"too slow": ORANGE, "works": GREEN, "diverges": RED}
+
+
+def new_axes(columns: int = 1, *, width: float = 4.6, height: float = 3.3) -> list[Axes]:
+    """Make a figure of `columns` axes in a row, each `width` × `height` inches, on an opaque white ground."""
+    figure = Figure(figsize=(width * columns, height), dpi=100, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(color="#dddddd", linewidth=0.6)
+        ax.set_axisbelow(True)
+    return list(axes)
+
+
+def png(ax: Axes) -> bytes:
+    """The figure that `ax` belongs to, as a PNG of 128 colours: enough for a chart, and a third as large."""
+    drawn, small = io.BytesIO(), io.BytesIO()
+    ax.figure.savefig(drawn, format="png")
+    Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
+    return small.getvalue()
+
+
+def show(ax: Axes | Sequence[Axes], alt: str) -> None:
+    """Show a figure in a notebook together with a sentence that says what is seen in it.
+
+    Args:
+        ax: the axes, or several of one figure.
+        alt: that sentence; screen readers speak it, and it stands where pictures are not shown.
+
+    Raises:
+        ValueError: the sentence is empty.
+    """
+    from IPython.display import display
+
+    if not alt.strip():
+        raise ValueError(f"alt must say what is seen in the figure, got {alt!r}")
+    first = ax if isinstance(ax, Axes) else ax[0]
+    display({"image/png": png(first), "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def rate_text(lr: float) -> str:
+    """A learning rate in as few digits as tell it apart: 0.1, 0.0178, 1e-05."""
+    return f"{lr:.3g}"
+
+
+def _axes(ax: Axes | None) -> Axes:
+    return new_axes()[0] if ax is None else ax
+
+
+def _clip(values: Sequence[float], top: float) -> list[float]:
+    """Keep curves that run away inside the picture: everything above follows the upper edge."""
+    return [top if value == math.inf else min(value, top) for value in values]
+
+
+def plot_losses(sweep: Sweep, lr: float | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the loss of every step for every learning rate of a sweep, the one nearest to `lr` in front."""
+    ax = _axes(ax)
+    top = ceiling(sweep)
+    steps = range(1, sweep.losses.shape[1] + 1)
+    for curve in sweep.losses.tolist():
+        ax.plot(steps, _clip(curve, top), color="#999999", linewidth=0.5, alpha=0.5)
+    if lr is not None:
+        index = sweep.nearest(lr)
+        chosen, label = _clip(sweep.losses[index].tolist(), top), f"lr = {rate_text(sweep.lrs[index])}"
+        ax.plot(steps, chosen, color=BLUE, linewidth=2, label=label)
+        ax.legend(loc="upper right", frameon=False)
+    ax.set(title="Loss at each step", xlabel="step", ylabel="loss of the batch (cross-entropy)", ylim=(0, top))
+    return ax
+
+
+def plot_final_losses(sweep: Sweep, lr: float | None = None, ax: Axes | None = None) -> Axes:
+    """Draw the final loss against the learning rate, with the zones "too slow", "works" and "diverges" named."""
+    ax = _axes(ax)
+    top = ceiling(sweep)
+    finals = _clip([value if math.isfinite(value) else math.inf for value in sweep.final_losses.tolist()], top)
+    ax.plot(sweep.lrs, finals, color=GREY, linewidth=1.2, marker="o", markersize=3)
+    for zone, low, high in zone_spans(sweep):
+        ax.axvspan(low, high, color=ZONE_COLOURS[zone], alpha=0.13, linewidth=0)
+        ax.text(math.sqrt(low * high), top * 0.96, zone, ha="center", va="top", fontsize=9)
+    if lr is not None:
+        index = sweep.nearest(lr)
+        ax.plot(sweep.lrs[index], finals[index], "o", color=BLUE, markersize=9)
+    ax.set_xscale("log")
+    ax.set(
+        title="Final loss against the learning rate",
+        xlabel="learning rate (log scale)",
+        ylabel="mean loss of the last epoch",
+    )
+    ax.set(xlim=(sweep.lrs[0], sweep.lrs[-1]), ylim=(0, top))
+    return ax
+
+
+def ceiling(sweep: Sweep) -> float:
+    """The top of the loss axis: 1.7 times the loss at the start, rounded up to a half."""
+    start = sweep.losses[:, 0].nanmean().item()
+    return math.ceil(1.7 * start * 2) / 2
+
+
+def zone_spans(sweep: Sweep) -> list[tuple[str, float, float]]:
+    """The zones of a sweep from left to right as (name, lowest lr, highest lr), meeting halfway between two rates."""
+    spans: list[tuple[str, float, float]] = []
+    zones = sweep.zones
+    for index, (zone, lr) in enumerate(zip(zones, sweep.lrs, strict=True)):
+        low = lr if index == 0 else math.sqrt(sweep.lrs[index - 1] * lr)
+        high = lr if index == len(zones) - 1 else math.sqrt(lr * sweep.lrs[index + 1])
+        if spans and spans[-1][0] == zone:
+            spans[-1] = (zone, spans[-1][1], high)
+        else:
+            spans.append((zone, low, high))
+    return spans
+
+
+def plot_descent(paths: dict[float, Sequence[float]], ax: Axes | None = None) -> Axes:
+    """Draw the distance |w| from the minimum at each step, one line for each learning rate."""
+    ax = _axes(ax)
+    for (lr, path), colour, marker in zip(paths.items(), (ORANGE, GREEN, BLUE, RED, PINK, SKY), "os^vDP", strict=False):
+        # A distance of exactly 0 has no place on a log scale; it is drawn on the lower edge.
+        distance = [max(abs(w), 1e-8) for w in path]
+        ax.plot(distance, color=colour, marker=marker, markersize=3, linewidth=1.2, label=f"lr = {rate_text(lr)}")
+    ax.set_yscale("log")
+    ax.set(title="Distance from the minimum", xlabel="step", ylabel="|w| (log scale)")
+    ax.legend(frameon=False, fontsize=9)
+    return ax
+
+
+def plot_runs(
+    runs: dict[str, Sequence[float]],
+    ax: Axes | None = None,
+    *,
+    xs: Sequence[float] | None = None,
+    top: float | None = None,
+    title: str = "Loss at each step",
+    x_label: str = "step",
+) -> Axes:
+    """Draw the batch losses of a few named runs.
+
+    Args:
+        runs: the losses of each run by the name that the legend shows.
+        ax: where to draw; without it a new figure.
+        xs: how far one step of each run goes along the x axis; by default 1.
+        top: the upper end of the loss axis; losses above it follow the edge.
+        title, x_label: the words of the figure.
+    """
+    ax = new_axes(width=6.0)[0] if ax is None else ax
+    scales = [1.0] * len(runs) if xs is None else xs
+    for (name, losses), scale, colour, style in zip(
+        runs.items(), scales, (BLUE, ORANGE, RED, GREEN, PINK), LINES, strict=False
+    ):
+        shown = losses if top is None else _clip(losses, top)
+        ax.plot(
+            [scale * step for step in range(1, len(losses) + 1)], shown, style, color=colour, linewidth=1.6, label=name
+        )
+    ax.set(title=title, xlabel=x_label, ylabel="loss of the batch (cross-entropy)")
+    ax.set_ylim(0, top)
+    ax.legend(frameon=False)
+    return ax
+
+
+def plot_table(
+    rows: dict[str, Sequence[float]], ax: Axes | None = None, *, columns: Sequence[str], title: str, x_label: str
+) -> Axes:
+    """Draw a table of losses, dark where the loss is low, the lowest of each row in bold in a frame."""
+    from matplotlib.patches import Rectangle
+
+    ax = new_axes(width=6.4, height=0.42 * len(rows) + 1.1)[0] if ax is None else ax
+    values = [[min(value, 3.0) for value in row] for row in rows.values()]
+    ax.imshow(values, cmap="cividis", vmin=0, vmax=3, aspect="auto")
+    ax.grid(visible=False)
+    for row, losses in enumerate(rows.values()):
+        for column, loss in enumerate(losses):
+            best = loss == min(losses)
+            words = f"{loss:.3f}" if loss < 100 else "above 100"
+            ink = "black" if values[row][column] > 1.5 else "white"
+            ax.text(
+                column, row, words, ha="center", va="center", color=ink, fontsize=9, weight="bold" if best else "normal"
+            )
+            if best:
+                ax.add_patch(
+                    Rectangle((column - 0.48, row - 0.46), 0.96, 0.92, fill=False, edgecolor="white", linewidth=2)
+                )
+    ax.set_xticks(range(len(columns)), columns)
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.set(title=title, xlabel=x_label)
+    return ax

@@ -1,0 +1,112 @@
+"""Pictures: what is drawn is what was handed in, with titles, units and words for those who do not see it."""
+
+import itertools
+import math
+
+import pytest
+
+from course_utils import plots
+from course_utils.lr import sweep_lr
+from course_utils.models import MLP
+
+
+@pytest.fixture(scope="module")
+def sweep():
+    from course_utils import data
+
+    x, y = data.load("digits").train.dataset.tensors
+    return sweep_lr(MLP, x, y, [1e-4, 0.1, 0.3, 3.0], num_epochs=2)
+
+
+def test_the_chosen_curve_is_in_front_with_its_own_numbers(sweep):
+    ax = plots.plot_losses(sweep, 0.29)
+    front = ax.get_lines()[-1]
+    assert front.get_label() == "lr = 0.3"
+    assert front.get_ydata().tolist() == pytest.approx(sweep.losses[2].tolist())
+    assert len(ax.get_lines()) == len(sweep.lrs) + 1
+
+
+def test_final_losses_stand_over_their_rates_and_zones_are_named(sweep):
+    ax = plots.plot_final_losses(sweep, 0.3)
+    line = ax.get_lines()[0]
+    assert list(line.get_xdata()) == sweep.lrs
+    assert line.get_ydata()[2] == pytest.approx(sweep.final_losses[2].item())
+    assert [words.get_text() for words in ax.texts] == [zone for zone, _, _ in plots.zone_spans(sweep)]
+    assert ax.get_xscale() == "log"
+
+
+def test_zones_meet_halfway_and_cover_every_rate(sweep):
+    spans = plots.zone_spans(sweep)
+    assert spans[0][1] == sweep.lrs[0]
+    assert spans[-1][2] == sweep.lrs[-1]
+    for (_, _, high), (_, low, _) in itertools.pairwise(spans):
+        assert low == high
+
+
+def test_runs_that_run_away_follow_the_edge():
+    ax = plots.plot_runs({"a": [1.0, 9.0, math.inf], "b": [1.0, math.nan, 2.0]}, top=4)
+    assert list(ax.get_lines()[0].get_ydata()) == [1.0, 4, 4]
+    assert ax.get_ylim() == (0, 4)
+
+
+def test_steps_may_be_scaled():
+    ax = plots.plot_runs({"a": [1.0, 2.0]}, xs=[0.5])
+    assert list(ax.get_lines()[0].get_xdata()) == [0.5, 1.0]
+
+
+def test_a_table_shows_each_number_and_frames_the_best_of_each_row():
+    ax = plots.plot_table({"x": [2.0, 0.5], "y": [0.25, 1e9]}, columns=["a", "b"], title="t", x_label="l")
+    assert [words.get_text() for words in ax.texts] == ["2.000", "0.500", "0.250", "above 100"]
+    assert [words.get_weight() for words in ax.texts] == ["normal", "bold", "bold", "normal"]
+    assert len(ax.patches) == 2
+
+
+def test_a_descent_to_exactly_zero_has_a_place_on_the_log_scale():
+    ax = plots.plot_descent({0.25: [1.0, 0.0], 0.1: [1.0, -0.6]})
+    assert list(ax.get_lines()[0].get_ydata()) == [1.0, 1e-8]
+    assert list(ax.get_lines()[1].get_ydata()) == [1.0, 0.6]
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda sweep: plots.plot_losses(sweep),
+        lambda sweep: plots.plot_final_losses(sweep),
+        lambda sweep: plots.plot_runs({"a": [1.0]}),
+        lambda sweep: plots.plot_descent({0.1: [1.0]}),
+    ],
+)
+def test_every_figure_has_a_title_and_named_axes(sweep, draw):
+    ax = draw(sweep)
+    assert ax.get_title()
+    assert ax.get_xlabel()
+    assert ax.get_ylabel()
+
+
+def test_it_draws_into_the_axes_that_it_is_given(sweep):
+    left, right = plots.new_axes(2)
+    assert plots.plot_losses(sweep, ax=left) is left
+    assert plots.plot_final_losses(sweep, ax=right) is right
+
+
+def test_the_same_picture_gives_the_same_bytes(sweep):
+    assert plots.png(plots.plot_losses(sweep, 0.1)) == plots.png(plots.plot_losses(sweep, 0.1))
+
+
+def test_a_figure_needs_words(sweep):
+    with pytest.raises(ValueError, match="alt must say what is seen in the figure, got ' '"):
+        plots.show(plots.plot_losses(sweep), alt=" ")
+
+
+def test_a_shown_figure_carries_its_words(sweep, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *args, **kwargs: shown.append((args, kwargs)))
+    plots.show(plots.plot_losses(sweep), alt="four curves")
+    ((data,), options) = shown[0]
+    assert data["image/png"].startswith(b"\x89PNG")
+    assert data["text/plain"] == "four curves"
+    assert options["metadata"] == {"image/png": {"alt": "four curves"}}
+
+
+def test_the_ceiling_leaves_room_above_the_start(sweep):
+    assert plots.ceiling(sweep) == 4.0
