@@ -65,23 +65,33 @@ LAYERS = {nn.Flatten: (2,), nn.Linear: (2,), nn.ReLU: (2, 4), nn.Conv2d: (4,), n
 
 
 def _layers_called(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]] | None:
-    """The layers in the order in which `model(x)` calls them; None where one is not in `LAYERS`."""
-    calls: list[tuple[str, nn.Module, int]] = []
+    """The layers that `model(x)` calls, in their order; None if one is not in `LAYERS`, or anything happens between."""
+    layers: list[tuple[str, nn.Module]] = []
+    h: object = x
+    known = True
 
     def note(name: str) -> Callable:
-        return lambda layer, args, result: calls.append((name, layer, getattr(result, "ndim", 0)))
+        def hook(layer: nn.Module, args: tuple, result: object) -> None:
+            nonlocal h, known
+            # Each layer must take the very tensor that the one before has given.
+            known = known and len(args) == 1 and args[0] is h
+            known = known and type(layer) in LAYERS and result.ndim in LAYERS[type(layer)]
+            layers.append((name, layer))
+            h = result
+
+        return hook
 
     model = copy.deepcopy(model)  # hooks and running means stay away from the caller's model
     for name, layer in model.named_modules():
         if not list(layer.children()):
             layer.register_forward_hook(note(name))
-    model(x)
-    for _, layer, ndim in calls:
-        if type(layer) not in LAYERS or ndim not in LAYERS[type(layer)]:
-            return None
-        if isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding_mode != "zeros"):
-            return None
-    layers = [(name, layer) for name, layer, _ in calls]
+    result = model(x)
+    if not known or result is not h:
+        return None
+    if any(
+        isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding_mode != "zeros") for _, layer in layers
+    ):
+        return None
     # ReLU and a maximum may change places: the result is the same, and ReLU has a quarter of the work.
     for index, ((_, first), (_, second)) in enumerate(pairwise(layers)):
         if isinstance(first, nn.ReLU) and isinstance(second, nn.MaxPool2d):
@@ -101,13 +111,14 @@ def _by_layers(layers: list[tuple[str, nn.Module]]) -> Forward:
         overwrite = False
         h = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.flatten(1).t().expand(runs, -1, -1)
         for name, layer in layers:
-            weight, bias = stack.get(f"{name}.weight"), stack.get(f"{name}.bias")
+            prefix = f"{name}." if name else ""  # a model that is one layer itself has no name for it
+            weight, bias = stack.get(f"{prefix}weight"), stack.get(f"{prefix}bias")
             if isinstance(layer, nn.Conv2d):
                 flat = None if bias is None else bias.flatten()
                 h = F.conv2d(h, weight.flatten(0, 1), flat, layer.stride, layer.padding, layer.dilation, groups)
                 groups = runs
             elif isinstance(layer, nn.Linear):
-                h = torch.bmm(weight, h) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, h)
+                h = weight @ h if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, h)
             elif isinstance(layer, nn.MaxPool2d):
                 h = F.max_pool2d(h, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
             elif isinstance(layer, nn.ReLU):
