@@ -3,9 +3,8 @@
 import copy
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from course_utils.data import Batches
 from course_utils.errors import positive_integer, positive_number, unknown_name
+from course_utils.progress import write_atomically
 from course_utils.stack import Stack, choose_forward
 
 # name: PyTorch's class, what the name sets beside PyTorch's defaults, and the options that a sweep knows.
@@ -132,21 +132,14 @@ class Sweep:
         Raises:
             OSError: the file cannot be written.
         """
-        path = Path(path)
         curves = [
             [None if math.isnan(loss) else float(f"{loss:.{digits}g}") for loss in curve]
             for curve in self.losses.tolist()
         ]
-        half = path.with_name(f"{path.name}.{os.getpid()}.part")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            half.write_text(json.dumps({**vars(self), "losses": curves}), encoding="utf-8")
-            half.replace(path)
+            write_atomically(Path(path), json.dumps({**vars(self), "losses": curves}))
         except OSError as error:
             raise OSError(error.errno, f"{error.strerror}; choose another folder for the sweep", str(path)) from error
-        finally:
-            with suppress(OSError):  # gone already where all went well
-                half.unlink()
 
     @classmethod
     def load(cls, path: str | Path) -> "Sweep":
