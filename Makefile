@@ -36,7 +36,7 @@ notebooks: setup ## run every lesson and store its outputs
 record: setup ## train the recorded sweep of the small CNN again (takes minutes)
 	@$(VENV_PYTHON) tools/record_sweep.py
 
-bench: setup ## measure: every script in tests/benchmarks
+bench: setup ## measure: every tests/benchmarks/bench_*.py
 	@$(VENV_PYTHON) tools/make_env.py bench
 	@$(VENV_PYTHON) tools/run.py bench
 

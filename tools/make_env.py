@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from venv import EnvBuilder
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -118,8 +119,9 @@ def has_whole_pip(venv: Path) -> bool:
 def make_venv(venv: Path, *, beside: Path | None) -> None:
     """Make an empty environment; `beside` names one whose packages it shall see as installed."""
     (venv / STAMP).unlink(missing_ok=True)
-    options = ["--without-pip"] if beside else []
-    subprocess.run([sys.executable, "-m", "venv", "--clear", *options, str(venv)], check=True)
+    # This Python may be the one of the environment that is cleared: it is loaded already, and the
+    # new one is made from the Python that the old one was made from.
+    EnvBuilder(clear=True, symlinks=True, with_pip=beside is None).create(venv)
     for site in site_packages(venv) if beside else []:
         # pip runs from there too, leaves those packages alone and adds only what is missing. The path
         # is relative because Python reads this file in the machine's own encoding.
@@ -192,8 +194,8 @@ def main(extras: list[str]) -> int:
         print("\nInterrupted. Call it again: it goes on from here.", file=sys.stderr)
         return 130
     except subprocess.CalledProcessError as error:
-        step = "pip" if "pip" in error.cmd else "python -m venv"
-        print(f"{step} failed; its reason is above. Call it again: it goes on from here.", file=sys.stderr)
+        what = "pip" if "install" in error.cmd else "making the empty environment"
+        print(f"{what} failed ({error}); call it again: it goes on from here.", file=sys.stderr)
         return 1
     return 0
 

@@ -21,7 +21,7 @@ def resolve() -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
-        subprocess.run([*command, "--report", str(report), "--editable", ".[lab,test]"], cwd=ROOT, check=True)
+        subprocess.run([*command, "--report", str(report), "--editable", ".[lab,test,bench]"], cwd=ROOT, check=True)
         return json.loads(report.read_text(encoding="utf-8"))
 
 

@@ -2,7 +2,7 @@
 
     python tools/run.py check    ruff, and whether the stored notebooks are fit to be committed
     python tools/run.py test     the same, then all tests
-    python tools/run.py bench    every script in tests/benchmarks
+    python tools/run.py bench    every tests/benchmarks/bench_*.py
 
 `make`, pre-commit and CI call this, so that all three mean the same; without make (on Windows) it
 is called as it stands.
@@ -36,9 +36,9 @@ TEST = {
 
 
 def benchmarks() -> dict[str, list[str]]:
-    """List the benchmarks: every script in their folder, but for helpers with a leading underscore."""
-    scripts = sorted((ROOT / "tests" / "benchmarks").glob("[!_]*.py"))
-    return {path.stem: [PYTHON, str(path.relative_to(ROOT))] for path in scripts if path.name != "conftest.py"}
+    """List the benchmarks: each is a script of its own."""
+    scripts = sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py"))
+    return {path.stem: [PYTHON, str(path.relative_to(ROOT))] for path in scripts}
 
 
 def environment(task: str) -> dict[str, str]:
