@@ -3,6 +3,7 @@
 import nbformat
 import pytest
 from lab_page import NotebookPage
+from latency import Hand
 from playwright.sync_api import expect
 from running import ROOT
 
@@ -83,6 +84,15 @@ def test_picture_follows_a_typed_number(rate_lab):
     assert rate_lab.readout() == 1
 
 
+def test_picture_answers_while_the_hand_moves(lesson, rate_lab):
+    """A generous limit, for a busy machine: tests/benchmarks measures. A figure drawn by pyplot takes twice as long."""
+    hand = Hand(lesson, rate_lab.root.locator(".widget-slider").first, ".learning-rate-lab .lab-front svg")
+    assert hand.drags(8).median < 200
+    storm = hand.storm()
+    assert storm.pictures > 20
+    assert storm.settled < 600
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_labs_are_photographed_in_both_themes(lesson, lab, theme):
     """The pictures in artifacts/ are to be looked at; here only that the lab follows the theme."""
@@ -129,7 +139,11 @@ def test_broken_callback_is_seen(browser, server, fault):
         lab = opened.lab("learning-rate-lab")
         lab.drag_to(0.9)
         expect(lab.root.locator(".widget-readout").first).not_to_have_text("0.01")
-        opened.page.wait_for_timeout(1000)
-        assert any(sentence in text for text in [*opened.faults, *lab.errors()]), opened.faults
+        # The kernel's answer comes a little later than the front end's own number.
+        for _ in range(50):
+            if opened.faults or lab.errors():
+                break
+            opened.page.wait_for_timeout(100)
+        assert any(sentence in text for text in [*opened.faults, *lab.errors()])
     finally:
         opened.close()

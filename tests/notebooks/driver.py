@@ -20,7 +20,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
 from nbformat import NotebookNode
 
-from notebooks import run_cells, running_kernel
+from notebooks import WIDGET_VIEW, run_cells, running_kernel
 
 REPLY_TIMEOUT = 60  # seconds for one callback, and again for the work that it asked for
 
@@ -44,7 +44,7 @@ LIST_WIDGETS = """
 import ipywidgets as _widgets, json as _json
 _states = _widgets.Widget.get_manager_state(drop_defaults=False)["state"]
 print(_json.dumps({_id: {"model": _entry["model_name"], **{_key: _entry["state"].get(_key) for _key in
-    ("value", "min", "max", "base", "index", "_options_labels", "description", "disabled")}}
+    ("value", "min", "max", "base", "index", "_options_labels", "description", "disabled", "children")}}
     for _id, _entry in _states.items()}, default=str))
 """
 # A lab that works in the background reports its errors here and nowhere else.
@@ -69,11 +69,13 @@ class Drive:
     Attributes:
         notebook: the notebook with the outputs of this run.
         moved: one line for each message sent: control, value, thread.
+        unmoved: controls on the page that were disabled all the time.
         faults: one entry for each error found; empty if all is well.
     """
 
     notebook: NotebookNode
     moved: list[str] = field(default_factory=list)
+    unmoved: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
 
@@ -91,15 +93,47 @@ def drive(path: Path, *, cuda: bool = False) -> Drive:
             hand.settle("before any control was moved")
             for shell in hand.shells():
                 # A click may have made new widgets, so they are listed anew for each thread.
-                for model_id, state in hand.widgets().items():
-                    for value, message in moves(state):
-                        name = f"{state['model']} {state['description'] or ''!r}"
-                        what = f"{name} {value} on {shell or 'the main thread'}"
-                        hand.send(model_id, message, shell, what)
-                        result.moved.append(what)
+                _move_all(hand, shell, result)
             hand.linger()
         result.faults = hand.faults
     return result
+
+
+def _move_all(hand: "_Hand", shell: str | None, result: Drive) -> None:
+    """Move every control on one thread; one that is disabled is moved as soon as another control has enabled it."""
+    found = hand.widgets()
+    waiting = {model_id for model_id, state in found.items() if state["disabled"]}
+
+    def move(model_id: str) -> None:
+        # Read now: a control that was enabled later may have got another range, too.
+        state = hand.widgets()[model_id]
+        for value, message in moves(state):
+            what = f"{name(state)} {value} on {shell or 'the main thread'}"
+            hand.send(model_id, message, shell, what)
+            result.moved.append(what)
+            for woken in sorted(hand.enabled & waiting):
+                waiting.discard(woken)
+                move(woken)
+
+    def name(state: dict[str, Any]) -> str:
+        return f"{state['model']} {state['description'] or ''!r}"
+
+    hand.enabled.clear()
+    for model_id, state in found.items():
+        if not state["disabled"]:
+            move(model_id)
+    seen = _on_the_page(result.notebook, found)
+    result.unmoved = [name(found[model_id]) for model_id in sorted(waiting & seen) if moves(found[model_id])]
+
+
+def _on_the_page(notebook: NotebookNode, states: dict[str, dict[str, Any]]) -> set[str]:
+    """Collect the widgets that a reader of the notebook can see: those displayed, and all that lies in them."""
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    reached = [output.data[WIDGET_VIEW]["model_id"] for output in outputs if WIDGET_VIEW in output.get("data", {})]
+    for model_id in reached:  # the list grows while it is walked, until no widget has others in it
+        inside = states[model_id]["children"] or []
+        reached += [child.removeprefix("IPY_MODEL_") for child in inside]
+    return set(reached)
 
 
 def moves(state: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -112,7 +146,7 @@ def moves(state: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
         ValueError: the widget is of a kind that this driver does not know.
     """
     model = state["model"]
-    if model in DISPLAYS or model.endswith("StyleModel") or state["disabled"]:
+    if model in DISPLAYS or model.endswith("StyleModel"):
         return []
     if model == "ButtonModel":
         return [("clicked", {"method": "custom", "content": {"event": "click"}})]
@@ -166,6 +200,7 @@ class _Hand:
     def __init__(self, client: BlockingKernelClient):
         self.client = client
         self.faults: list[str] = []
+        self.enabled: set[str] = set()
 
     def shells(self) -> list[str | None]:
         """Name the threads that can take a message: None is the main one; ipykernel 6 has no other."""
@@ -237,3 +272,6 @@ class _Hand:
             self.faults.append(f"{what}: {content['ename']}: {content['evalue']}")
         elif kind == "stream" and content["name"] == "stderr":
             self.faults.append(f"{what}: stderr: {content['text'].strip()}")
+        elif kind == "comm_msg" and content["data"].get("state", {}).get("disabled") is False:
+            # A "Stop" may be there for a moment only; that it was there is enough to press it.
+            self.enabled.add(content["comm_id"])

@@ -51,6 +51,10 @@ def test_each_lesson_draws_the_pictures_that_are_stored(stored, driven):
     assert picture_changes(nbformat.read(stored, as_version=4), driven.notebook) == []
 
 
+def test_each_control_could_be_moved(driven):
+    assert driven.unmoved == []
+
+
 def test_each_lab_has_a_slider_that_was_moved(driven):
     """A driver that finds nothing to move would pass for ever."""
     labs = [cell for cell in driven.notebook.cells if cell.cell_type == "code" and "Lab(" in cell.source]
@@ -148,6 +152,23 @@ def test_widgets_made_by_a_click_are_moved_too(write):
     assert any("'child'" in line and "ZeroDivisionError" in line for line in result.faults), result.faults
 
 
+def test_control_is_moved_when_another_has_enabled_it(write):
+    later = (
+        "stop = widgets.Button(description='Stop', disabled=True)\n"
+        "never = widgets.Checkbox(description='never', disabled=True)\n"
+        "def train(_):\n"
+        "    stop.disabled = False\n"
+        "    stop.disabled = True\n"
+        "button.on_click(train)\n"
+        "stop.on_click(lambda _: 1 / 0)"
+    )
+    hidden = "hidden = widgets.Button(description='not on the page', disabled=True)"
+    show = "widgets.VBox([widgets.HBox([slider, button, stop, never]), seen])"
+    result = drive(write(code(SLIDER), code(later), code(hidden), code(show)))
+    assert any("'Stop' clicked" in line and "ZeroDivisionError" in line for line in result.faults), result.faults
+    assert result.unmoved == ["CheckboxModel 'never'"]
+
+
 def test_unknown_kind_of_control_is_an_error():
     with pytest.raises(ValueError, match="unknown control 'KnobModel': teach the driver"):
         moves({"model": "KnobModel", "value": 1, "min": 0, "max": 2, "disabled": False})
@@ -178,7 +199,6 @@ def test_each_option_is_chosen():
     assert values(model="SelectModel", index=None, _options_labels=["sgd"]) == [{"index": 0}]
 
 
-def test_disabled_controls_and_displays_stay():
-    assert moves({"model": "ButtonModel", "disabled": True}) == []
+def test_displays_stay():
     assert moves({"model": "HTMLModel", "disabled": None}) == []
     assert moves({"model": "SliderStyleModel", "disabled": None}) == []
