@@ -1,9 +1,11 @@
 """What the loop refuses before it trains: each check says in words what is wrong and what to do."""
 
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import Dataset
@@ -117,6 +119,16 @@ def check_precision(precision: str, device: torch.device) -> None:
         raise ValueError(f"precision 'bf16' is not supported by {torch.cuda.get_device_name(device)}: use 'fp16'")
 
 
+def check_progress(progress: object) -> None:
+    """Check what is to show the progress.
+
+    Raises:
+        TypeError: it is neither True, False nor a function.
+    """
+    if not isinstance(progress, bool) and not callable(progress):
+        raise TypeError(f"progress must be True, False or a function (step, num_steps, history), got {progress!r}")
+
+
 def check_loader(name: str, loader: Iterable) -> None:
     """Check that a loader can be passed over once an epoch and knows how many batches that is.
 
@@ -145,18 +157,76 @@ def unpack(name: str, batch: object) -> tuple[Tensor, Tensor]:
         TypeError: it is no pair of tensors.
         ValueError: x and y have different numbers of rows.
     """
-    if not isinstance(batch, tuple | list):
-        keys = f" with the keys {', '.join(map(repr, batch))}" if isinstance(batch, dict) else ""
-        raise TypeError(f"{name} must yield pairs (x, y), got a {type(batch).__name__}{keys}")
-    if len(batch) != 2:
-        raise TypeError(f"{name} must yield pairs (x, y), got {len(batch)} item{'s' * (len(batch) != 1)} a batch")
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise _not_a_pair(name, batch)
     x, y = batch
     if not isinstance(x, Tensor) or not isinstance(y, Tensor):
         raise TypeError(f"{name} must yield tensors (x, y), got ({type(x).__name__}, {type(y).__name__})")
-    if not x.ndim or not y.ndim:
-        raise ValueError(f"{name} yields single samples, x of shape {tuple(x.shape)}: batches need a first dimension")
-    if len(x) != len(y) or not len(y):
+    shape = x.shape
+    if not shape or not y.ndim:
+        raise ValueError(f"{name} yields single samples, x of shape {tuple(shape)}: batches need a first dimension")
+    if shape[0] != y.shape[0] or not shape[0]:
         raise ValueError(
             f"{name} yields {len(x)} rows of x but {len(y)} of y: they must be the same number, at least 1"
         )
     return x, y
+
+
+def _not_a_pair(name: str, batch: object) -> TypeError:
+    if isinstance(batch, tuple | list):
+        return TypeError(f"{name} must yield pairs (x, y), got {len(batch)} item{'s' * (len(batch) != 1)} a batch")
+    keys = f" with the keys {', '.join(map(repr, batch))}" if isinstance(batch, dict) else ""
+    return TypeError(f"{name} must yield pairs (x, y), got a {type(batch).__name__}{keys}")
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or the weights became NaN or infinite; the message names the step, the lr and the lesson to read."""
+
+
+def check_finite(losses: Sequence[float], lrs: Sequence[float], last_step: int) -> None:
+    """Check the losses of the steps up to `last_step`, taken with these learning rates.
+
+    Raises:
+        NonFiniteError: one is NaN or infinite.
+    """
+    for index, loss in enumerate(losses):
+        if not math.isfinite(loss):
+            raise NonFiniteError(
+                f"the loss of step {last_step - len(losses) + index + 1} is {loss} at lr {float(lrs[index]):g}: "
+                "training stopped, and the last checkpoint is from before. A smaller lr (lesson 02_learning_rate), "
+                "max_grad_norm or on_nonfinite='skip' may help; so may a look at the data for NaN"
+            )
+
+
+def check_weights(model: nn.Module, step: int, lr: float) -> None:
+    """Check that a model is worth saving; it waits for the device once.
+
+    Raises:
+        NonFiniteError: a parameter is NaN or infinite, or a buffer is NaN.
+    """
+    worst = get_total_norm([parameter.detach() for parameter in model.parameters()], norm_type=math.inf)
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if not bool(worst.isfinite()) or any(bool(buffer.isnan().any()) for buffer in buffers):
+        raise NonFiniteError(
+            f"the weights are not finite after step {step} at lr {float(lr):g}, though its loss was: training stopped, "
+            "and the last checkpoint is from before. Try a smaller lr (lesson 02_learning_rate) or max_grad_norm"
+        )
+
+
+def check_epoch(epoch: int, num_batches: int, num_samples: float, skipped_steps: int) -> None:
+    """Check that an epoch trained on something.
+
+    Raises:
+        ValueError: the data gave no batch.
+        NonFiniteError: every step was skipped.
+    """
+    if not num_batches:
+        raise ValueError(
+            f"train gave no batch in epoch {epoch}: it must give its batches in every pass, "
+            "as a DataLoader or a list does and a generator does not"
+        )
+    if not num_samples:
+        raise NonFiniteError(
+            f"no step of epoch {epoch} had finite gradients ({skipped_steps} skipped): "
+            "try a smaller lr (lesson 02_learning_rate) or look at the data for NaN"
+        )

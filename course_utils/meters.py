@@ -132,3 +132,11 @@ class LossMeter:
     def reset_epoch(self) -> None:
         """Begin a new epoch."""
         self.epoch = Mean()
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """What a checkpoint holds: both means as of the last read."""
+        return {name: [mean.total, mean.count] for name, mean in (("window", self.window), ("epoch", self.epoch))}
+
+    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+        """Take over `state_dict()`'s means."""
+        self.window, self.epoch = Mean(*state["window"]), Mean(*state["epoch"])

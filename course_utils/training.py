@@ -2,10 +2,10 @@
 
 import contextlib
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,28 +13,23 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from course_utils import guards
-from course_utils.data import resolve_device
+from course_utils import checkpoint, distributed, evaluation, guards
 from course_utils.errors import positive_integer, positive_number, unknown_name
+from course_utils.evaluation import Evaluation
+from course_utils.guards import NonFiniteError
 from course_utils.interrupts import finish_the_step_first
 from course_utils.meters import History, LossMeter
-from course_utils.tracking import Progress, reporting
+from course_utils.randomness import Randomness
+from course_utils.tracking import Progress, Tracking, reporting
 
-__all__ = ["Evaluation", "History", "NonFiniteError", "Trainer"]
+__all__ = ["Evaluation", "History", "NonFiniteError", "RunCompleteError", "Trainer"]
 
 Batch = tuple[Tensor, Tensor]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class NonFiniteError(ArithmeticError):
-    """The loss or the weights became NaN or infinite; the message names the step, the lr and the lesson to read."""
-
-
-class Evaluation(NamedTuple):
-    """Loss per sample on some data, and the share of right answers, None where the labels are no classes."""
-
-    loss: float
-    accuracy: float | None
+class RunCompleteError(ValueError):
+    """A run that was to be resumed has as many epochs as it was asked for, or more."""
 
 
 class Trainer:
@@ -49,7 +44,9 @@ class Trainer:
         precision: "fp32", "bf16" (autocast) or "fp16" (autocast and a gradient scaler, CUDA only).
         accumulation_steps: micro-batches a step, weighted by their samples, as if they were one batch.
         max_grad_norm: clip the norm of all gradients to this; None for no clipping.
+        run_dir: the folder of the run's checkpoints and TensorBoard files; None keeps neither.
         log_every: steps a window. Losses stay on the device and are read together once a window.
+        checkpoint_every: epochs between checkpoints; `checkpoint.Checkpoints` says when one is put off.
         progress: True for a bar, False for none, or a function that is called as
             `progress(step, num_steps, history)` after each window and each epoch.
         on_nonfinite: "raise" when the loss is NaN or infinite, or "skip" steps with such gradients; "skip"
@@ -59,7 +56,8 @@ class Trainer:
     Attributes:
         step, epoch, position: steps and whole epochs done, and micro-batches done in this epoch.
         skipped_steps: steps that were left out since their gradients were not finite.
-        history: the figures so far.
+        history: the figures so far; meter: the means that are not in it yet.
+        hyperparameters: what the run is made with; kept with it, and compared when it is resumed.
 
     Raises:
         ValueError, TypeError: parts that don't fit together; the message says which and what to do.
@@ -76,7 +74,9 @@ class Trainer:
         precision: str = "fp32",
         accumulation_steps: int = 1,
         max_grad_norm: float | None = None,
+        run_dir: str | Path | None = None,
         log_every: int = 50,
+        checkpoint_every: int = 1,
         progress: Progress = True,
         on_nonfinite: str = "raise",
         track_grad_norm: bool = False,
@@ -85,24 +85,30 @@ class Trainer:
         guards.check_optimizer(optimizer, model)
         guards.check_scheduler(scheduler, optimizer)
         self.reduction = guards.check_loss_fn(loss_fn)
-        self.device = resolve_device(device)
+        self.device = distributed.local_device(device)
         guards.check_precision(precision, self.device)
+        guards.check_progress(progress)
         if on_nonfinite not in ("raise", "skip"):
             raise unknown_name("on_nonfinite", on_nonfinite, ["raise", "skip"])
         self.accumulation_steps = positive_integer("accumulation_steps", accumulation_steps)
         self.max_grad_norm = None if max_grad_norm is None else positive_number("max_grad_norm", max_grad_norm)
         self.log_every = positive_integer("log_every", log_every)
+        self.checkpoint_every = positive_integer("checkpoint_every", checkpoint_every)
         self.model, self.optimizer, self.scheduler = model.to(self.device), optimizer, scheduler
         self.loss_fn = loss_fn.to(self.device) if isinstance(loss_fn, nn.Module) else loss_fn
-        self.precision, self.progress = precision, progress
+        self.run_dir, self.progress = run_dir, progress if distributed.rank() == 0 else False
         self.on_nonfinite, self.track_grad_norm = on_nonfinite, track_grad_norm
-        if optimizer.state:
-            # Momentum and the like follow the model to its device.
+        if optimizer.state:  # momentum and the like follow the model to its device
             optimizer.load_state_dict(optimizer.state_dict())
         low = precision != "fp32"
         self.autocast = torch.autocast(self.device.type, DTYPES[precision]) if low else contextlib.nullcontext()
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
-        self._stopping = False
+        self.hyperparameters = checkpoint.describe(model, optimizer, scheduler, loss_fn) | {
+            "precision": precision,
+            "accumulation_steps": accumulation_steps,
+            "max_grad_norm": max_grad_norm,
+            "on_nonfinite": on_nonfinite,
+        }
         self._begin()
 
     def train_step(self, batches: list[Batch], num_samples: int) -> Tensor:
@@ -112,107 +118,149 @@ class Trainer:
         """
         self.optimizer.zero_grad()
         losses = []
-        for x, y in batches:
+        for x, y in distributed.synchronised_last(self.network, batches):
             with self.autocast:
-                logits = self.model(x)
+                logits = self.network(x)
                 loss = self.loss_fn(logits, y)
-            weight = self._weight(loss, len(x), num_samples)
+            share = len(x) / num_samples if self.reduction == "mean" else 1.0
+            weight = self._weight(loss, share)
             loss.backward(self.scaler.scale(weight))
-            losses.append(loss.detach() if weight is None else loss.detach() * weight)
+            losses.append(loss.detach() if share == 1 else loss.detach() * share)
         if self._gradients_are_ready():
             self.scaler.step(self.optimizer)
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
 
-    def fit(self, train: Iterable[Batch], valid: Iterable[Batch] | None = None, *, num_epochs: int) -> History:
+    def fit(
+        self, train: Iterable[Batch], valid: Iterable[Batch] | None = None, *, num_epochs: int, resume: bool = False
+    ) -> History:
         """Train for `num_epochs` passes over `train`, counted from the start of the run.
 
         Args:
             train: batches `(x, y)` with a length: `data.Batches`, a DataLoader, a list. One with `set_epoch` is told
                 the epoch before each pass.
             valid: batches to evaluate on after each epoch.
+            resume: go on from the checkpoint in `run_dir`, to the same end, bit for bit, as without a break; where
+                there is none yet, begin.
 
         Returns the history; after `stop()`, Ctrl-C or a notebook's stop button, the history so far.
 
         Raises:
             NonFiniteError: the loss became NaN or infinite.
-            ValueError, TypeError: batches that can't be trained on.
+            RunCompleteError: the run to resume has `num_epochs` epochs already.
+            ValueError, TypeError, OSError: data that can't be trained on, a checkpoint of another run, a bad folder.
         """
         positive_integer("num_epochs", num_epochs)
         guards.check_loader("train", train)
         if valid is not None:
             guards.check_loader("valid", valid)
-        self._stopping = False
         self._begin()
+        self.made_with = self.hyperparameters | ({} if self.run_dir is None else checkpoint.fingerprint(train))
+        train, valid = distributed.shard(train, valid)
+        self._randomness = Randomness(train, valid, kept=self.run_dir is not None)
+        self._checkpoints = checkpoint.Checkpoints(self.run_dir, writes=distributed.rank() == 0)
+        state = self._checkpoints.open(resume=resume)
+        if state is not None:
+            checkpoint.take_over(self, state)
+            self._samples_before = self.meter.window.count
+            in_epoch = self.position > 0 and not self.epoch_trained
+            self._randomness.load_state_dict(distributed.own(state["random"]), in_epoch=in_epoch)
+        if self.epoch >= num_epochs:
+            raise RunCompleteError(
+                f"the run in {str(self.run_dir)!r} has {self.epoch} epochs already, num_epochs={num_epochs} asks for "
+                "no more: give a larger number to go on"
+            )
+        self.network = distributed.wrap(self.model, self.device)
+        folder = self.run_dir if self._checkpoints.writes else None
+        self._tracking = Tracking(folder, resume=resume, first_step=self.step + 1, made_with=self.made_with)
         num_steps = num_epochs * -(-len(train) // self.accumulation_steps)
         try:
             with (
-                modes_kept(self.model, training=True),
+                self._tracking,
+                evaluation.modes_kept(self.model, training=True),
                 finish_the_step_first(self.stop),
-                reporting(self.progress, 0, num_steps) as self._report,
+                reporting(self.progress, self.step, num_steps) as self._report,
             ):
-                while self.epoch < num_epochs and not self._stopping:
-                    self._train_epoch(train)
-                    if not self._stopping or self.position == len(train):
-                        self._close_epoch(valid)
+                while self.epoch < num_epochs and not self._halted:
+                    if not self.epoch_trained:
+                        self._train_epoch(train)
+                    if self.epoch_trained:
+                        self._close_epoch(valid, last=self.epoch + 1 == num_epochs)
+                if self._halted:
+                    self._read_losses()
+                    self._save()
         except KeyboardInterrupt:
-            # Raised by the data or by a callback, or by a second Ctrl-C: the last whole step stands.
+            # Raised by the data or a callback, or by a second Ctrl-C: what was saved last stands.
             pass
-        finally:
-            self._stopping = False
         return self.history
 
     def stop(self) -> None:
-        """End the run after the current step; may be called from any thread. `fit` returns the history so far."""
+        """End the run after the current step, or the window among several processes; may be called from any thread.
+
+        `fit` saves and returns the history so far.
+        """
         self._stopping = True
+        if distributed.size() == 1:
+            self._halted = True
 
     def evaluate(self, loader: Iterable[Batch]) -> Evaluation:
         """Compute loss per sample and accuracy on some batches, and give the model its mode back."""
         guards.check_loader("loader", loader)
-        losses, rights, num_rows, num_labels = [], [], 0, 0
-        with modes_kept(self.model, training=False), torch.inference_mode(), self.autocast:
-            for x, y in self._on_device("valid", loader):
-                logits = self.model(x)
-                loss = self.loss_fn(logits, y)
-                guards.check_loss(loss)
-                losses.append(loss * len(y) if self.reduction == "mean" else loss)
-                if not y.is_floating_point() and logits.ndim > 1:
-                    rights.append((logits.argmax(1) == y).sum())
-                    num_labels += y.numel()
-                num_rows += len(y)
-        loss = math.fsum(torch.stack(losses).tolist()) / num_rows
-        accuracy = sum(torch.stack(rights).tolist()) / num_labels if num_labels else None
-        return Evaluation(loss, accuracy)
+        return evaluation.evaluate(self.model, self.loss_fn, self._on_device("loader", loader), autocast=self.autocast)
 
     # What stands around the step.
 
     def _begin(self) -> None:
         """Set all counts to the start of a run."""
         self.step = self.epoch = self.position = self.skipped_steps = 0
-        self.history = History()
-        self._meter = LossMeter(self.reduction)
+        self.epoch_trained = self._stopping = self._halted = False
+        self.history, self.meter = History(), LossMeter(self.reduction)
+        self.network: nn.Module = self.model
+        self._process_share: float | Tensor = 1.0
+        self._add_up = partial(distributed.add_up, device=self.device) if distributed.size() > 1 else None
         self._lrs: list[float] = []
-        self._grad_norm: Tensor | None = None
-        self._window_began = time.perf_counter()
+        self._window_began, self._samples_before = time.perf_counter(), 0.0
+
+    def _save(self) -> None:
+        """Save all that an exact resume needs, if the weights are worth it."""
+        if self.run_dir is not None:
+            guards.check_weights(self.model, self.step, self.optimizer.param_groups[0]["lr"])
+            randomness = distributed.gather(self._randomness.state_dict())
+            self._checkpoints.save(checkpoint.take_down(self, randomness))
 
     def _on_device(self, name: str, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the loader's batches, checked and moved to the device; from pinned memory nothing waits for that."""
-        non_blocking = self.device.type == "cuda"
+        device, non_blocking = self.device, self.device.type == "cuda"
         for batch in loader:
             x, y = guards.unpack(name, batch)
-            yield x.to(self.device, non_blocking=non_blocking), y.to(self.device, non_blocking=non_blocking)
+            yield x.to(device, non_blocking=non_blocking), y.to(device, non_blocking=non_blocking)
 
     def _train_epoch(self, train: Iterable[Batch]) -> None:
         """Go once over the data, or until stopped; what is left at the end makes a smaller step."""
-        if hasattr(train, "set_epoch"):
-            train.set_epoch(self.epoch)
+        distributed.set_epoch(train, self.epoch)
+        self._randomness.epoch_begins()
         batches = self._on_device("train", train)
-        while not self._stopping and (group := list(itertools.islice(batches, self.accumulation_steps))):
-            self._take_step(group)
-            self.position += len(group)
+        for _ in itertools.islice(batches, self.position):
+            pass  # done before the run was broken off
+        self._randomness.caught_up()
+        while not self._halted and not self.epoch_trained:
+            try:
+                group = list(itertools.islice(batches, self.accumulation_steps))
+            except (KeyboardInterrupt, RuntimeError) as error:
+                # A Ctrl-C ends a DataLoader's own processes too; what they leave is no error then.
+                if not self._stopping and not isinstance(error, KeyboardInterrupt):
+                    raise
+                self._halted = True
+                break
+            self.epoch_trained = not group
+            if group:
+                self._take_step(group)
+                self.position += len(group)
 
     def _take_step(self, batches: list[Batch]) -> None:
         """Take one step, count it unless it was skipped, and read the losses if it ends a window."""
         num_samples = sum(len(y) for _, y in batches)
+        if self.network is not self.model:
+            self._process_share = distributed.share(num_samples, self.reduction, self.device)
         scale, skipped = self.scaler.get_scale(), self.skipped_steps
         loss = self.train_step(batches, num_samples)
         if self.scaler.is_enabled():
@@ -221,18 +269,19 @@ class Trainer:
         if self.skipped_steps > skipped:
             return
         self.step += 1
-        self._meter.add(loss, num_samples)
+        self.meter.add(loss, num_samples)
         self._lrs.append(self.optimizer.param_groups[0]["lr"])
         if self.scheduler is not None:
             self.scheduler.step()
         if self.step % self.log_every == 0:
             self._close_window()
 
-    def _weight(self, loss: Tensor, rows: int, num_samples: int) -> Tensor | None:
-        """The share of one micro-batch in the step's loss; None for all of it."""
+    def _weight(self, loss: Tensor, share: float) -> Tensor | None:
+        """What backward() starts from: the micro-batch's share in the step's loss; None stands for 1."""
         guards.check_loss(loss)
-        share = rows / num_samples if self.reduction == "mean" else 1.0
-        return torch.full_like(loss, share) if share != 1 or self.scaler.is_enabled() else None
+        if share == 1 and self.network is self.model and not self.scaler.is_enabled():
+            return None
+        return torch.full_like(loss, share).mul_(self._process_share)
 
     def _gradients_are_ready(self) -> bool:
         """Clip the gradients, note their norm, and tell whether to step with them."""
@@ -251,67 +300,53 @@ class Trainer:
     def _read_losses(self) -> None:
         """Read the losses of the steps since the last read: the one place where training waits for the device."""
         lrs, self._lrs = self._lrs, []
-        losses = self._meter.read()
-        for index, loss in enumerate(losses):
-            if not math.isfinite(loss):
-                step = self.step - len(losses) + index + 1
-                raise NonFiniteError(
-                    f"the loss of step {step} is {loss} at lr {float(lrs[index]):g}: training stopped. A smaller lr "
-                    "(lesson 02_learning_rate), max_grad_norm or on_nonfinite='skip' may help; so may a look at the "
-                    "data for NaN"
-                )
+        losses = self.meter.read(self._add_up)
+        guards.check_finite(losses, lrs, self.step)
         if losses:
             self._lr = float(lrs[-1])
+        self._halted = distributed.any_says(self._stopping, self.device)
 
     def _close_window(self) -> None:
         """Read the window's losses and note its figures."""
         self._read_losses()
-        window, seconds = self._meter.window, time.perf_counter() - self._window_began
-        figures = {"step_loss": window.value, "lr": self._lr, "samples_per_second": window.count / seconds}
-        if self.track_grad_norm:
-            figures["grad_norm"] = self._grad_norm.item()
-        self._record(figures)
-        self._meter.reset_window()
+        window, seconds = self.meter.window, time.perf_counter() - self._window_began
+        speed = (window.count - self._samples_before) / seconds
+        figures = {"step_loss": window.value, "lr": self._lr, "samples_per_second": speed}
+        self._record(figures | ({"grad_norm": self._grad_norm.item()} if self.track_grad_norm else {}))
+        self.meter.reset_window()
         self._report(self.step, self.history)
-        self._window_began = time.perf_counter()
+        self._window_began, self._samples_before = time.perf_counter(), 0.0
 
-    def _close_epoch(self, valid: Iterable[Batch] | None) -> None:
-        """Read the epoch's losses, evaluate, and note both."""
+    def _close_epoch(self, valid: Iterable[Batch] | None, *, last: bool) -> None:
+        """Read the epoch's losses, evaluate, note both, and save."""
         self._read_losses()
         paused = time.perf_counter()
-        if not self.position:
-            raise ValueError(
-                f"train gave no batch in epoch {self.epoch + 1}: it must give the same batches in every pass, "
-                "as a DataLoader or a list does and a generator does not"
-            )
-        if not self._meter.epoch.count:
-            raise NonFiniteError(
-                f"no step of epoch {self.epoch + 1} had finite gradients ({self.skipped_steps} skipped): "
-                "try a smaller lr (lesson 02_learning_rate) or look at the data for NaN"
-            )
-        figures = {"epoch_loss": self._meter.epoch.value}
+        guards.check_epoch(self.epoch + 1, self.position, self.meter.epoch.count, self.skipped_steps)
+        figures = {"epoch_loss": self.meter.epoch.value}
         if valid is not None:
-            loss, accuracy = self.evaluate(valid)
-            figures |= {"valid_loss": loss} | ({} if accuracy is None else {"valid_accuracy": accuracy})
+            before = self._randomness.now()
+            result = evaluation.evaluate(
+                self.model,
+                self.loss_fn,
+                self._on_device("valid", valid),
+                autocast=self.autocast,
+                add_up=self._add_up,
+                halted=lambda: self._halted,
+            )
+            if result is None:
+                self._randomness.put_back(before)  # the next run evaluates again
+                return
+            figures |= {"valid_loss": result.loss}
+            figures |= {} if result.accuracy is None else {"valid_accuracy": result.accuracy}
         self._record(figures)
-        self._meter.reset_epoch()
-        self.epoch, self.position = self.epoch + 1, 0
+        self.meter.reset_epoch()
+        self.epoch, self.position, self.epoch_trained = self.epoch + 1, 0, False
+        if last or (self.epoch % self.checkpoint_every == 0 and distributed.first_says(self._checkpoints.due())):
+            self._save()
         self._report(self.step, self.history)
         self._window_began += time.perf_counter() - paused
 
     def _record(self, figures: dict[str, float]) -> None:
         for name, value in figures.items():
             getattr(self.history, name).append((self.step, value))
-
-
-@contextlib.contextmanager
-def modes_kept(model: nn.Module, *, training: bool) -> Iterator[None]:
-    """Put a model that is in the other mode into training or evaluation, and give each module its own mode back."""
-    modes = [(module, module.training) for module in model.modules()]
-    if not training or not model.training:
-        model.train(training)
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+        self._tracking.write(self.step, figures)

@@ -62,7 +62,7 @@ def by_hand(model, loader, *, num_epochs, lr=0.1, momentum=0.0, loss_fn=None):
 
 def test_the_step_reads_as_five_verbs_in_order():
     source = inspect.getsource(Trainer.train_step)
-    verbs = ["optimizer.zero_grad()", "self.model(x)", "self.loss_fn(logits, y)", "loss.backward(", ".step("]
+    verbs = ["optimizer.zero_grad()", "self.network(x)", "self.loss_fn(logits, y)", "loss.backward(", ".step("]
     places = [source.index(verb) for verb in verbs]
     assert places == sorted(places)
     assert len(source.splitlines()) <= 20

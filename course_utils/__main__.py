@@ -1,0 +1,192 @@
+"""The course's loop as a command: `python -m course_utils train …`, alone or under torchrun."""
+
+import argparse
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from course_utils import distributed
+from course_utils.data import NAMES, load, seed_everything
+from course_utils.guards import PRECISIONS, NonFiniteError
+from course_utils.lr import OPTIMIZERS, make_optimizer
+from course_utils.meters import History
+from course_utils.models import MODELS, make_model
+from course_utils.training import RunCompleteError, Trainer
+
+EXAMPLES = """\
+examples:
+  train an MLP on handwritten digits and keep the run
+    python -m course_utils train --optimizer sgd --lr 0.05 --momentum 0.9 --run-dir runs/a
+  go on after a crash, a Ctrl-C or a power cut, to the same end bit for bit
+    python -m course_utils train --optimizer sgd --lr 0.05 --momentum 0.9 --run-dir runs/a --resume
+  the same with two processes
+    torchrun --nproc-per-node 2 -m course_utils train --lr 0.05 --run-dir runs/b
+  look at the curves
+    tensorboard --logdir runs
+"""
+
+# What a process finds when another one that it exchanges gradients with is gone.
+LOST = re.compile(r"connection (closed|reset) by peer|broken pipe|connection refused|socket closed", re.IGNORECASE)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the command line's parser."""
+    command = argparse.ArgumentParser(
+        prog="python -m course_utils", description="The training loop of the course, as a command."
+    )
+    commands = command.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    train = commands.add_parser(
+        "train",
+        help="train a model on one of the course's data sets",
+        description="Train a model and print one line an epoch.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    train.set_defaults(run=_train)
+
+    data = train.add_argument_group("data and model")
+    data.add_argument("--data", default="digits", metavar="NAME", help=f"{', '.join(NAMES)} (default: digits)")
+    data.add_argument("--root", default="./data", metavar="DIR", help="where downloaded data lies (default: ./data)")
+    data.add_argument("--model", default="mlp", metavar="NAME", help=f"{' or '.join(MODELS)} (default: mlp)")
+    data.add_argument("--seed", type=int, default=0, help="of the weights and of the order of the rows (default: 0)")
+
+    optimizer = train.add_argument_group("optimizer")
+    optimizer.add_argument("--optimizer", default="sgd", metavar="NAME", help=f"{', '.join(OPTIMIZERS)} (default: sgd)")
+    optimizer.add_argument("--lr", type=float, default=0.05, help="learning rate (default: 0.05)")
+    optimizer.add_argument("--momentum", type=float, metavar="M", help="for sgd, momentum and rmsprop")
+    optimizer.add_argument("--weight-decay", type=float, metavar="W", help="pull of the weights towards 0")
+    optimizer.add_argument(
+        "--schedule", choices=["constant", "cosine"], default="constant", help="lr over the steps (default: constant)"
+    )
+
+    loop = train.add_argument_group("loop")
+    loop.add_argument("--epochs", type=int, default=10, metavar="N", help="passes over the data (default: 10)")
+    loop.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help="rows a batch, all processes together (default: 64)"
+    )
+    loop.add_argument("--accumulate", type=int, default=1, metavar="N", help="batches a step (default: 1)")
+    loop.add_argument("--max-grad-norm", type=float, metavar="C", help="clip the norm of the gradients to this")
+    loop.add_argument("--precision", default="fp32", metavar="P", help=f"{', '.join(PRECISIONS)} (default: fp32)")
+    loop.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    loop.add_argument(
+        "--on-nonfinite", choices=["raise", "skip"], default="raise", help="at a NaN: stop, or leave the step out"
+    )
+
+    run = train.add_argument_group("run folder")
+    run.add_argument(
+        "--run-dir", metavar="DIR", help="keep checkpoint.pt and TensorBoard files here (default: nothing)"
+    )
+    run.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run folder")
+    run.add_argument("--checkpoint-every", type=int, default=1, metavar="N", help="epochs between two (default: 1)")
+    run.add_argument("--log-every", type=int, default=50, metavar="N", help="steps between two (default: 50)")
+    run.add_argument("--grad-norm", action="store_true", help="log the norm of the gradients")
+    run.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return 0, or 1 after a failed run, 2 after bad input, 130 after Ctrl-C."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except NonFiniteError as error:
+        return _fail(error, 1)
+    except (ValueError, OSError, ImportError) as error:
+        return _fail(error, 2)
+    except RuntimeError as error:
+        if not LOST.search(str(error)):
+            raise
+        return _fail("another process of this run has ended, so this one stops: start all again with --resume", 1)
+
+
+def _fail(error: object, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+def _train(options: argparse.Namespace) -> int:
+    # torchrun starts a run that broke off again with the same arguments: it is to go on then.
+    resume = options.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    with distributed.joined(options.device):
+        trainer, train, valid = _make(options)
+        say = print if distributed.rank() == 0 and not options.quiet else lambda *_, **__: None
+        say(
+            f"{options.model} with {trainer.hyperparameters['num_parameters']:,} parameters on {len(train.dataset):,} "
+            f"rows of {options.data}: {len(train)} batches an epoch, {trainer.device}, {options.precision}"
+            + (f", {distributed.size()} processes" if distributed.size() > 1 else "")
+        )
+        try:
+            history = trainer.fit(train, valid, num_epochs=options.epochs, resume=resume)
+        except RunCompleteError as complete:
+            say(complete)
+            return 0
+        if trainer.epoch < options.epochs:
+            goes_on = f": go on with --resume --run-dir {options.run_dir}" if options.run_dir else ""
+            say(f"stopped after step {trainer.step}{goes_on}", flush=True)
+            return 130
+        best = max(history.valid_accuracy, key=lambda point: point[1])
+        say(f"done: {trainer.step} steps, best accuracy {best[1]:.4f} after step {best[0]}", flush=True)
+    return 0
+
+
+def _make(options: argparse.Namespace) -> tuple:
+    """Make the trainer and its data from the command line's options."""
+    device = distributed.local_device(options.device)
+    seed_everything(options.seed)
+    data = load(options.data, batch_size=options.batch_size, seed=options.seed, device=device, root=options.root)
+    model = make_model(options.model, data.shape, data.num_classes).to(device)
+    chosen = {"momentum": options.momentum, "weight_decay": options.weight_decay}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
+    optimizer = make_optimizer(options.optimizer, model.parameters(), options.lr, **chosen)
+    scheduler = None
+    if options.schedule == "cosine" and options.epochs > 0 and options.accumulate > 0:
+        num_steps = options.epochs * -(-len(data.train) // options.accumulate)
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+    trainer = Trainer(
+        model,
+        optimizer,
+        nn.CrossEntropyLoss(),
+        scheduler=scheduler,
+        device=device,
+        precision=options.precision,
+        accumulation_steps=options.accumulate,
+        max_grad_norm=options.max_grad_norm,
+        run_dir=options.run_dir,
+        log_every=options.log_every,
+        checkpoint_every=options.checkpoint_every,
+        progress=False if options.quiet else True if sys.stderr.isatty() else _EpochLines(),
+        on_nonfinite=options.on_nonfinite,
+        track_grad_norm=options.grad_norm,
+    )
+    trainer.hyperparameters |= {"data": options.data, "seed": options.seed}
+    if distributed.rank() > 0:
+        # The weights start alike everywhere; what is random in training (dropout) should differ.
+        seed_everything(options.seed + distributed.rank())
+    return trainer, data.train, data.valid
+
+
+class _EpochLines:
+    """Prints one line an epoch, where no terminal shows a bar."""
+
+    def __init__(self) -> None:
+        self.printed = 0
+
+    def __call__(self, step: int, num_steps: int, history: History) -> None:
+        if not history.epoch_loss or history.epoch_loss[-1][0] <= self.printed:
+            return
+        self.printed = step
+        print(
+            f"step {step:>{len(str(num_steps))}}/{num_steps}  loss {history.epoch_loss[-1][1]:.4f}"
+            f"  valid loss {history.valid_loss[-1][1]:.4f}  accuracy {history.valid_accuracy[-1][1]:.4f}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        sys.exit(main())
