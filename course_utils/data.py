@@ -1,9 +1,9 @@
 """Data: scikit-learn's handwritten digits, which need no network, and three torchvision data sets."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.error import URLError
 
 import torch
 from torch import Tensor
@@ -178,22 +178,19 @@ def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]
     from torchvision import datasets
 
     kind = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[name]
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        if not os.access(root, os.W_OK):
-            raise PermissionError(f"no permission to write in {str(root)!r}")
-    except OSError as error:
-        raise OSError(
-            f"cannot write {name} into root={str(root)!r}: {error}; choose another folder with root=…"
-        ) from error
     parts = []
     for train in (True, False):
         try:
+            root.mkdir(parents=True, exist_ok=True)
             part = kind(str(root), train=train, download=True)
             x, y = torch.as_tensor(part.data), torch.as_tensor(part.targets, dtype=torch.int64)
         # Whatever goes wrong in a download or in the reading of a damaged file: torchvision raises
         # RuntimeError, URLError, EOFError, AssertionError, ValueError and more for it.
         except Exception as error:
+            if isinstance(error, OSError) and not isinstance(error, URLError) and error.filename is not None:
+                raise OSError(
+                    f"cannot write {name} into root={str(root)!r}: {error}; choose another folder with root=…"
+                ) from error
             raise RuntimeError(
                 f"{name} could not be read from or downloaded into {str(root)!r} ({type(error).__name__}: {error}). "
                 f"Check the connection, delete that folder's {kind.__name__} files if a download was cut short, and "

@@ -1,5 +1,6 @@
 """The two models of the course. Both have a `base` that finds features and a `classifier` that names the class."""
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -23,7 +24,7 @@ class MLP(nn.Module):
         super().__init__()
         widths = [math.prod(shape), *hidden]
         layers: list[nn.Module] = [nn.Flatten()]
-        for width_in, width_out in zip(widths, widths[1:], strict=False):
+        for width_in, width_out in itertools.pairwise(widths):
             layers += [nn.Linear(width_in, width_out), nn.ReLU()]
         self.base = nn.Sequential(*layers)
         self.classifier = nn.Linear(widths[-1], num_classes)
@@ -41,13 +42,20 @@ class CNN(nn.Module):
         channels: the output channels of the two convolutions.
 
     Shapes: input (batch, *shape), logits (batch, num_classes).
+
+    Raises:
+        ValueError: a shape that is no image, or one too small.
     """
 
-    def __init__(
-        self, shape: Sequence[int] = (1, 8, 8), num_classes: int = 10, channels: tuple[int, int] = (16, 32)
-    ):
+    def __init__(self, shape: Sequence[int] = (1, 8, 8), num_classes: int = 10, channels: tuple[int, int] = (16, 32)):
         super().__init__()
+        if len(shape) != 3:
+            raise ValueError(f"the CNN needs images of shape (channels, height, width), got {tuple(shape)}")
         depth, height, width = shape
+        if min(height, width) < 4:
+            raise ValueError(
+                f"the CNN halves its images twice: height and width of at least 4, got shape {tuple(shape)}"
+            )
         first, second = channels
         self.base = nn.Sequential(
             nn.Conv2d(depth, first, 3, padding=1),

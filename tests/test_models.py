@@ -1,0 +1,71 @@
+"""The two models: shapes, parts, and the errors of their maker."""
+
+import pytest
+import torch
+from torch import nn
+
+from course_utils.models import CNN, MLP, MODELS, make_model
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("shape", "num_classes"), [((1, 8, 8), 10), ((1, 28, 28), 10), ((3, 32, 32), 7), ((2, 5, 9), 3)]
+)
+def test_logits_have_a_row_for_each_input_and_a_column_for_each_class(name, shape, num_classes):
+    model = make_model(name, shape, num_classes)
+    assert model(torch.zeros(4, *shape)).shape == (4, num_classes)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_classifier_reads_what_the_base_found(name):
+    model = make_model(name)
+    x = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model(x), model.classifier(model.base(x)))
+    parts = {*map(id, model.base.parameters()), *map(id, model.classifier.parameters())}
+    assert parts == set(map(id, model.parameters()))
+
+
+def test_mlp_computes_what_its_weights_say():
+    model = MLP((1, 2, 1), num_classes=2, hidden=(2,))
+    with torch.no_grad():
+        model.base[1].weight.copy_(torch.tensor([[1.0, 1.0], [1.0, -1.0]]))
+        model.base[1].bias.copy_(torch.tensor([0.0, 0.5]))
+        model.classifier.weight.copy_(torch.tensor([[1.0, 2.0], [0.0, 3.0]]))
+        model.classifier.bias.copy_(torch.tensor([0.1, 0.2]))
+    # x = (1, 2): hidden = relu(3, -0.5) = (3, 0); logits = (3 + 0.1, 0 + 0.2)
+    logits = model(torch.tensor([[[[1.0], [2.0]]]]))
+    torch.testing.assert_close(logits, torch.tensor([[3.1, 0.2]]))
+
+
+@pytest.mark.parametrize(("model", "count"), [(MLP(), 64 * 64 * 2 + 64 * 2 + 650), (CNN(), 160 + 4640 + 1290)])
+def test_number_of_weights(model, count):
+    assert sum(weight.numel() for weight in model.parameters()) == count
+
+
+def test_mlp_without_hidden_layers_is_one_linear_layer():
+    layers = [layer for layer in MLP(hidden=()).modules() if isinstance(layer, nn.Linear)]
+    assert [tuple(layer.weight.shape) for layer in layers] == [(10, 64)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_seed_gives_the_same_weights(name):
+    def weights():
+        torch.manual_seed(3)
+        return [weight.clone() for weight in make_model(name).parameters()]
+
+    assert all(torch.equal(one, other) for one, other in zip(weights(), weights(), strict=True))
+
+
+def test_an_unknown_model_names_the_nearest():
+    with pytest.raises(ValueError, match=r"unknown model 'cn': did you mean 'cnn'\? known: mlp, cnn"):
+        make_model("cn")
+
+
+def test_images_too_small_for_the_cnn_are_refused_with_their_shape():
+    with pytest.raises(ValueError, match=r"height and width of at least 4, got shape \(1, 3, 8\)"):
+        CNN((1, 3, 8))
+
+
+def test_a_shape_that_is_no_image_is_refused_by_the_cnn():
+    with pytest.raises(ValueError, match=r"shape \(channels, height, width\), got \(64,\)"):
+        make_model("cnn", (64,))
