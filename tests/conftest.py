@@ -1,8 +1,23 @@
 """What every test of the project stands under."""
 
 import logging
+import os
+import shutil
+import tempfile
 
 import pytest
+import torch
+
+
+def pytest_configure(config):
+    """Keep the tests out of the learner's own folder, and one test out of the other's core."""
+    config.learner = tempfile.mkdtemp(prefix="learner-")
+    os.environ["COURSE_LEARNER_DIR"] = config.learner
+    torch.set_num_threads(1)
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(config.learner, ignore_errors=True)
 
 
 class _Keeper(logging.Handler):

@@ -93,7 +93,7 @@ class LearningRateLab(Lab):
         self.sweep: Sweep | None = None
         self.exact: tuple[float, list[float]] | None = None
         self._finished: dict[tuple[Any, ...], Sweep] = {}
-        self._sets = {size: data.load("digits", batch_size=size, seed=seed) for size in self.batch_size.options}
+        self._x, self._y = data.load("digits").train.dataset.tensors
         self.when(self.lr, self._follow)
         for control in (self.optimizer, self.momentum, self.model, self.batch_size):
             self.when(control, self._change)
@@ -137,10 +137,9 @@ class LearningRateLab(Lab):
             self._redraw()
             return
         model, optimizer, momentum, batch_size, num_epochs, seed = setting
-        x, y = self._sets[batch_size].train.dataset.tensors
         options = {} if momentum is None else {"momentum": momentum}
         runs = iter_sweep_lr(
-            lambda: models.make_model(model, x.shape[1:]), x, y, RATES,
+            lambda: models.make_model(model, self._x.shape[1:]), self._x, self._y, RATES,
             optimizer=optimizer, num_epochs=num_epochs, batch_size=batch_size, seed=seed, **options,
         )  # fmt: skip
         began = drawn = time.monotonic()
@@ -185,9 +184,9 @@ class LearningRateLab(Lab):
         lr = self.lr.value
         with torch.random.fork_rng(devices=[]):
             data.seed_everything(seed)
-            net = models.make_model(model, self._sets[batch_size].shape)
+            net = models.make_model(model, self._x.shape[1:])
         options = {} if momentum is None else {"momentum": momentum}
-        train = self._sets[batch_size].train
+        batches = data.Batches(self._x, self._y, batch_size=batch_size, seed=seed)
         losses: list[float] = []
         drawn = 0.0
 
@@ -207,7 +206,7 @@ class LearningRateLab(Lab):
             device="cpu", log_every=1, progress=follow, on_nonfinite="skip",
         )  # fmt: skip
         try:
-            trainer.fit(data.Batches(*train.dataset.tensors, batch_size=batch_size, seed=seed), num_epochs=num_epochs)
+            trainer.fit(batches, num_epochs=num_epochs)
         finally:
             self.told()
         self._follow()
