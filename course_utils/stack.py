@@ -64,6 +64,11 @@ RULES = {torch.optim.SGD: _sgd, torch.optim.RMSprop: _rmsprop, torch.optim.Adam:
 LAYERS = {nn.Flatten: (2,), nn.Linear: (2,), nn.ReLU: (2, 4), nn.Conv2d: (4,), nn.MaxPool2d: (4,)}
 
 
+def _entry(layer: str, part: str) -> str:
+    """The name of a layer's weight among the model's; a model that is one layer itself has no name for that layer."""
+    return f"{layer}.{part}" if layer else part
+
+
 def _layers_called(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]] | None:
     """The layers that `model(x)` calls, in their order; None if one is not in `LAYERS`, or anything happens between."""
     layers: list[tuple[str, nn.Module]] = []
@@ -88,10 +93,15 @@ def _layers_called(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]] |
     result = model(x)
     if not known or result is not h:
         return None
-    if any(
-        isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding_mode != "zeros") for _, layer in layers
-    ):
-        return None
+    own = {name for name, _ in model.named_parameters()}
+    for name, layer in layers:
+        if isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding_mode != "zeros"):
+            return None
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            # A weight that two layers share, or that is computed from others, has no entry of its own.
+            needed = ["weight"] if layer.bias is None else ["weight", "bias"]
+            if not own.issuperset(_entry(name, part) for part in needed):
+                return None
     # ReLU and a maximum may change places: the result is the same, and ReLU has a quarter of the work.
     for index, ((_, first), (_, second)) in enumerate(pairwise(layers)):
         if isinstance(first, nn.ReLU) and isinstance(second, nn.MaxPool2d):
@@ -111,8 +121,7 @@ def _by_layers(layers: list[tuple[str, nn.Module]]) -> Forward:
         overwrite = False
         h = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.flatten(1).t().expand(runs, -1, -1)
         for name, layer in layers:
-            prefix = f"{name}." if name else ""  # a model that is one layer itself has no name for it
-            weight, bias = stack.get(f"{prefix}weight"), stack.get(f"{prefix}bias")
+            weight, bias = stack.get(_entry(name, "weight")), stack.get(_entry(name, "bias"))
             if isinstance(layer, nn.Conv2d):
                 flat = None if bias is None else bias.flatten()
                 h = F.conv2d(h, weight.flatten(0, 1), flat, layer.stride, layer.padding, layer.dilation, groups)
