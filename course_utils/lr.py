@@ -161,9 +161,10 @@ class Sweep:
 
 
 def _checked_rates(lrs: Iterable[float]) -> list[float]:
-    if isinstance(lrs, str | dict) or not hasattr(lrs, "__iter__"):
+    numbers = lrs.tolist() if hasattr(lrs, "tolist") else lrs  # an array's numbers become Python's own
+    if isinstance(numbers, str | dict) or not isinstance(numbers, Iterable):
         raise ValueError(f"lrs must be a list of learning rates, got {lrs!r}")
-    numbers = lrs.tolist() if hasattr(lrs, "tolist") else list(lrs)
+    numbers = list(numbers)
     if not numbers:
         raise ValueError(f"lrs must hold at least one learning rate, got {lrs!r}")
     rates = [positive_number(f"lrs[{index}]", number) for index, number in enumerate(numbers)]
