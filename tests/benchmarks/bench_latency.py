@@ -3,10 +3,11 @@
     python tests/benchmarks/bench_latency.py [drags]
 
 Both draw the same family of 49 loss curves in JupyterLab. Each is measured in two rounds of opposite order, 40 drags a
-round; one drag is timed from the event of the mouse's move to the frame that shows the new picture. Then a storm:
+round; one drag is timed from the event of the mouse's move to the frame that shows the new picture. Then three storms:
 200 moves in 3.5 seconds, timed from the release to the last new picture.
 """
 
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +20,7 @@ from lab_page import NotebookPage
 from latency import Hand, Latencies, Storm
 from running import BROWSERS, find_browser, running_browser, running_server
 
-DRAGS = 40
+DRAGS, STORMS = 40, 3
 AIM_P95, AIM_SETTLED = 60.0, 200.0  # milliseconds, for the lab
 LAB = """\
 from course_utils.labs import LearningRateLab
@@ -51,8 +52,8 @@ VARIANTS = {
 }
 
 
-def measure(browser, server, name: str, drags: int, seed: int) -> tuple[Latencies, Storm]:
-    """Open the variant's notebook afresh, run it, drag, and let the storm blow."""
+def measure(browser, server, name: str, drags: int, seed: int) -> tuple[Latencies, list[Storm]]:
+    """Open the variant's notebook afresh, run it, drag, and let the storms blow."""
     notebook = NotebookPage(browser, server, f"{name}.ipynb")
     try:
         notebook.run_all()
@@ -61,7 +62,7 @@ def measure(browser, server, name: str, drags: int, seed: int) -> tuple[Latencie
         hand = Hand(notebook, slider, VARIANTS[name][1], seed=seed)
         # The first drag starts threads and fills caches.
         hand.drags(2)
-        result = hand.drags(drags), hand.storm()
+        result = hand.drags(drags), [hand.storm() for _ in range(STORMS)]
         if notebook.faults:
             raise RuntimeError(f"{name}: {notebook.faults}")
         return result
@@ -81,19 +82,25 @@ def main(arguments: list[str]) -> int:
             made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)"}
             nbformat.write(made, Path(folder) / f"{name}.ipynb")
         with running_server(Path(folder)) as server:
-            print(f"milliseconds; {drags} drags and one storm of 200 moves a round")
-            print(f"{'round':5}  {'':26} {'median':>7} {'p95':>7}   {'storm: pictures':>15} {'settled':>8}")
-            everything: dict[str, list[tuple[Latencies, Storm]]] = {name: [] for name in VARIANTS}
+            print(f"milliseconds; {drags} drags and {STORMS} storms of 200 moves a round")
+            print(f"{'round':5}  {'':26} {'median':>7} {'p95':>7}   {'storms: pictures':>16}   settled")
+            everything: dict[str, list[tuple[Latencies, list[Storm]]]] = {name: [] for name in VARIANTS}
             for turn, order in enumerate([list(VARIANTS), list(reversed(VARIANTS))], start=1):
                 for name in order:
-                    latencies, storm = measure(browser, server, name, drags, seed=turn)
-                    everything[name].append((latencies, storm))
-                    row = f"{latencies.median:7.0f} {latencies.p95:7.0f}   {storm.pictures:15d} {storm.settled:8.0f}"
-                    print(f"{turn:5}  {name:26} {row}", flush=True)
+                    latencies, storms = measure(browser, server, name, drags, seed=turn)
+                    everything[name].append((latencies, storms))
+                    pictures = ", ".join(str(storm.pictures) for storm in storms)
+                    settled = ", ".join(f"{storm.settled:.0f}" for storm in storms)
+                    times = f"{latencies.median:7.0f} {latencies.p95:7.0f}"
+                    print(f"{turn:5}  {name:26} {times}   {pictures:>16}   {settled}", flush=True)
     p95 = Latencies([value for latencies, _ in everything["LearningRateLab"] for value in latencies.values]).p95
-    settled = max(storm.settled for _, storm in everything["LearningRateLab"])
-    for what, value, aim in (("p95", p95, AIM_P95), ("storm settled", settled, AIM_SETTLED)):
-        print(f"LearningRateLab {what}: {value:.0f} ms, aim {aim:.0f} ms: {'met' if value <= aim else 'NOT met'}")
+    settled = [storm.settled for _, storms in everything["LearningRateLab"] for storm in storms]
+    for what, value, aim in (
+        ("p95 of all drags", p95, AIM_P95),
+        ("settled after a storm, median", statistics.median(settled), AIM_SETTLED),
+        ("settled after a storm, worst", max(settled), AIM_SETTLED),
+    ):
+        print(f"LearningRateLab, {what}: {value:.0f} ms, aim {aim:.0f} ms: {'met' if value <= aim else 'NOT met'}")
     return 0
 
 

@@ -46,13 +46,11 @@ class Server:
         url: its address, with a slash at the end.
         token: what it asks for.
         folder: the folder that it shows.
-        pid: its process.
     """
 
     url: str
     token: str
     folder: Path
-    pid: int
 
 
 def find_browser() -> str | None:
@@ -99,17 +97,17 @@ def running_server(folder: Path) -> Iterator[Server]:
         log = stack.enter_context((own / "server.log").open("w+"))
         process = subprocess.Popen(
             [
-                sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1",
-                f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
+                sys.executable, str(Path(__file__).with_name("watched.py")), "--no-browser", "--allow-root",
+                "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
                 f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
                 "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
             ],
-            env=environment, stdout=log, stderr=subprocess.STDOUT,
+            env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
         stack.callback(_stop, process)
         url = f"http://127.0.0.1:{port}/"
         _wait(process, f"{url}api/status?token={token}", own / "server.log")
-        yield Server(url, token, folder, process.pid)
+        yield Server(url, token, folder)
 
 
 def _free_port() -> int:
@@ -130,10 +128,9 @@ def _wait(process: subprocess.Popen, url: str, log: Path) -> None:
 
 
 def _stop(process: subprocess.Popen) -> None:
-    """End the server; asked kindly it ends its kernels first, and kernels without a server end by themselves."""
-    process.terminate()
+    process.stdin.close()
     try:
-        process.wait(timeout=15)
+        process.wait(timeout=20)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
