@@ -206,6 +206,7 @@ def test_newer_python_is_found_behind_broken_and_old_ones(tree):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # five environments are made, each by a fresh Python
 def test_setup_survives_what_can_happen_to_it(tree):
     venv = tree.folder / ".venv"
 
