@@ -53,6 +53,15 @@ class Detached(Base):
         return self.last(self.relu(self.first(self.flatten(x))).detach())
 
 
+class WithoutGradients(Base):
+    """The same layers and numbers, but the first layer is meant to learn nothing."""
+
+    def forward(self, x):
+        with torch.no_grad():
+            h = self.relu(self.first(self.flatten(x)))
+        return self.last(h)
+
+
 class Scaled(Base):
     def forward(self, x):
         return 2 * self.last(self.relu(self.first(self.flatten(x))))
@@ -144,6 +153,7 @@ BY_VMAP = {
     "hidden residual": HiddenResidual,
     "functional": Functional,
     "detached": Detached,
+    "part without gradients": WithoutGradients,
     "scaled": Scaled,
     "keyword argument": Keyword,
     "hook that changes the result": hooked,
