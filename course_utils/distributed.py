@@ -37,7 +37,17 @@ def joined(device: str | torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("nccl" if resolve_device(device).type == "cuda" else "gloo")
+    backend = "nccl" if resolve_device(device).type == "cuda" else "gloo"
+    own_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("GROUP_WORLD_SIZE") == "1"
+    if own_store:
+        # torchrun keeps one store over its restarts, with the addresses of processes that are gone: each start of the
+        # processes gets a part of its own (pytorch/pytorch issue 135712).
+        store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+        store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+        where = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
+        dist.init_process_group(backend, store=store, **where)
+    else:
+        dist.init_process_group(backend)
     try:
         yield
     finally:

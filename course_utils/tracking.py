@@ -53,10 +53,18 @@ class Tracking:
                 "run_dir keeps TensorBoard files: pip install tensorboard, or leave run_dir out"
             ) from error
         self._summary = Summary
+        purge_step = first_step if resume else None
         try:
-            if resume:
-                _wait_for_a_later_name(Path(folder))
-            self._writer = SummaryWriter(str(folder), purge_step=first_step if resume else None)
+            before = _event_files(folder)
+            self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+            late = _event_files(folder) - before
+            if before and late and max(late) < max(before):
+                # TensorBoard reads files in the order of their names, which count seconds and not fractions of one.
+                self._writer.close()
+                for path in late:
+                    path.unlink()
+                time.sleep(1)
+                self._writer = SummaryWriter(str(folder), purge_step=purge_step)
             if first_step == 1:
                 known = {name: _shown(value) for name, value in made_with.items()}
                 for part in hparams(known, dict.fromkeys(TAGS.values(), 0.0)):
@@ -105,13 +113,8 @@ def _shown(value: object) -> object:
     return value if isinstance(value, bool | int | float | str) else str(value)
 
 
-def _wait_for_a_later_name(folder: Path) -> None:
-    """Wait until a new event file's name, which counts seconds, sorts after those of the folder: so they are read."""
-    stamps = [path.name.split(".")[3] for path in folder.glob("events.out.tfevents.*")]
-    newest = max((int(stamp) for stamp in stamps if stamp.isdigit()), default=0)
-    wait = newest + 1 - time.time()
-    if 0 < wait <= 1:
-        time.sleep(wait)
+def _event_files(folder: str | Path) -> set[Path]:
+    return set(Path(folder).glob("events.out.tfevents.*"))
 
 
 @contextlib.contextmanager

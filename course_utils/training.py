@@ -324,6 +324,7 @@ class Trainer:
         guards.check_epoch(self.epoch + 1, self.position, self.meter.epoch.count, self.skipped_steps)
         figures = {"epoch_loss": self.meter.epoch.value}
         if valid is not None:
+            distributed.set_epoch(valid, self.epoch)
             before = self._randomness.now()
             result = evaluation.evaluate(
                 self.model,
