@@ -65,22 +65,19 @@ def _no_none(value: Any) -> Any:
     return value
 
 
-def _numbers(value: Any, length: int) -> list[float]:
+def _path(value: Any, start: float, length: int) -> list[float]:
+    """The learner's path as a list of `length` floats that begins with `start`."""
     value = _no_none(value)
-    if isinstance(value, int | float):
-        raise _Wrong(
-            f"Your function gave one number, {value!r}. Return the whole path, a list with the start and every step."
-        )
-    if isinstance(value, Tensor):
-        value = value.tolist()
-    numbers = [float(item) for item in value]
-    if len(numbers) == length - 1:
-        raise _Wrong(
-            f"Your list has {len(numbers)} numbers where {length} belong: the path begins with the start itself."
-        )
-    if len(numbers) != length:
-        raise _Wrong(f"Your list has {len(numbers)} numbers where {length} belong: the start and one for each step.")
-    return numbers
+    if isinstance(value, int | float) or getattr(value, "ndim", 1) == 0:
+        raise _Wrong(f"Your function gave one number, {value!r}. Return the whole path, from the start on.")
+    path = [float(item) for item in value]
+    if len(path) == length - 1 and path[:1] == [start]:
+        raise _Wrong(f"The last value is missing: {length - 1} steps make {length} values. Append w after each step.")
+    if len(path) == length - 1:
+        raise _Wrong("The first value is missing: the path begins with the start itself.")
+    if len(path) != length:
+        raise _Wrong(f"Your list has length {len(path)}; the start and one value for each step make {length}.")
+    return path
 
 
 def _close(first: Sequence[float], second: Sequence[float]) -> bool:
@@ -99,7 +96,7 @@ def descend(answer: Callable[[float, float, float, int], list[float]]) -> Verdic
 
     def cases(answer: Callable[..., Any]) -> None:
         generator = torch.Generator().manual_seed(0)
-        for num_steps in (1, 3, 6):
+        for num_steps in (3, 1, 6):
             start, lr, curvature = (0.2 + torch.rand(3, generator=generator, dtype=torch.float64)).tolist()
             w = torch.tensor(start, dtype=torch.float64, requires_grad=True)
             optimizer = torch.optim.SGD([w], lr=lr)
@@ -109,23 +106,37 @@ def descend(answer: Callable[[float, float, float, int], list[float]]) -> Verdic
                 (0.5 * curvature * w**2).backward()
                 optimizer.step()
                 right.append(w.item())
-            path = _numbers(answer(start, lr, curvature, num_steps), num_steps + 1)
+            path = _path(answer(start, lr, curvature, num_steps), start, num_steps + 1)
             if _close(path, right):
                 continue
-            a, b, c, n = start, lr, curvature, num_steps
-            if _close(path, _walk(a, n, lambda w, b=b, c=c: b * c * w)):
-                raise _Wrong("Your ball climbs. The step goes against the gradient: new = old − lr × gradient.")
-            if _close(path, _walk(a, n, lambda w, b=b: -b * w)):
-                raise _Wrong("Your gradient is w, but the gradient of ½ λ w² is λ × w: the curvature belongs in it.")
-            if _close(path, _walk(a, n, lambda w, b=b, c=c: -b * 0.5 * c * w * w)):
-                raise _Wrong("You subtract lr × loss. The step is lr × gradient; here the gradient is λ × w.")
-            if _close(path, _walk(a, n, lambda w, b=b, c=c: -b * 2 * c * w)):
-                raise _Wrong("Your gradient is 2 λ w. The function is ½ λ w², and the ½ takes the 2 away.")
-            if _close(path, [a, *[a - b * c * a * step for step in range(1, n + 1)]]):
-                raise _Wrong("You use the gradient of the start at every step. Work it out anew where the ball is now.")
+            first = start - lr * curvature * start
+            wrong = [
+                (_walk(start, num_steps, lambda w, a=lr * curvature: a * w),
+                 "Your ball climbs. The step goes against the gradient: new = old − lr × gradient."),
+                (_walk(start, num_steps, lambda w, a=lr: -a * w),
+                 "Your gradient is w, but the gradient of ½ λ w² is λ × w: the curvature belongs in it."),
+                (_walk(start, num_steps, lambda w, a=lr * curvature: -a * 0.5 * w * w),
+                 "You subtract lr × loss. The step is lr × gradient; here the gradient is λ × w."),
+                (_walk(start, num_steps, lambda w, a=lr * curvature: -a * 2 * w),
+                 "Your gradient is 2 λ w. The function is ½ λ w², and the ½ takes the 2 away."),
+                (_walk(start, num_steps, lambda w, a=lr * curvature: -a * 0.5 * w),
+                 "Your gradient is ½ λ w. The square brings a 2, which takes the ½ away: the gradient is λ × w."),
+                (_walk(start, num_steps, lambda w, a=lr * curvature: a * w - w),
+                 "Your new w is lr × gradient alone. The step is taken from the old w: new = old − lr × gradient."),
+                ([start - lr * curvature * start * step for step in range(num_steps + 1)],
+                 "You use the gradient of the start at every step. Work it out anew where the ball is now."),
+                ([start, *[first] * num_steps],
+                 "Your ball takes one step and stays. Begin each step from the newest w, not from the start."),
+            ]  # fmt: skip
+            for typical, why in wrong:
+                if _close(path, typical):
+                    raise _Wrong(why)
+            step = next(
+                step for step in range(num_steps + 1) if not _close(path[step : step + 1], right[step : step + 1])
+            )
             raise _Wrong(
-                f"From {start:.3f} with lr {lr:.3f} and λ {curvature:.3f}, step 1 leads to {right[1]:.4f}; "
-                f"yours leads to {path[1]:.4f}."
+                f"From {start:.3f} with lr {lr:.3f} and λ {curvature:.3f}, step {step} should lead to "
+                f"{right[step]:.4f}; yours leads to {path[step]:.4f}."
             )
 
     return _check("02-descend", answer, cases, "Your path is the one that torch.optim.SGD takes, number by number.")
@@ -142,7 +153,12 @@ def largest_rate(answer: Callable[[Tensor], float]) -> Verdict:
             hessian = torch.autograd.functional.hessian(lambda w, x=x: ((x @ w) ** 2).mean(), weights)
             curvatures = torch.linalg.eigvalsh(hessian)
             largest = curvatures[-1].item()
-            given = float(_no_none(answer(x.clone())))
+            given = _no_none(answer(x.clone()))
+            if getattr(given, "ndim", 0) or isinstance(given, list | tuple):
+                raise _Wrong(
+                    f"Your function gave {len(given)} numbers. One curvature sets the limit: choose the largest."
+                )
+            given = float(given)
             total, smallest = curvatures.sum().item(), curvatures[0].item()
             wrong = [
                 (largest, "That is the largest curvature λ itself. The limit of the learning rate is 2/λ."),
@@ -153,8 +169,13 @@ def largest_rate(answer: Callable[[Tensor], float]) -> Verdict:
                 ),
                 (2 / total, "You took the sum of all curvatures. One direction alone sets the limit: the largest."),
                 (4 / largest, "You are 2 times too high. The loss is a mean of squares: its Hessian has a factor 2."),
-                (2 / (largest * rows), f"You are {rows} times too low. The loss is a mean: divide XᵀX by the rows."),
-                (4 / (largest * rows), f"You are {rows // 2} times too low: the Hessian of the mean is 2/N × XᵀX."),
+                (8 / largest, "You are 4 times too high. The square brings a factor 2 into the Hessian, not a ½."),
+                (2 / (largest * rows), f"You are {rows} times too low. The loss is a mean, and a mean divides."),
+                (4 / (largest * rows), f"You are {rows / 2:g} times too low: the mean divides, the square gives a 2."),
+                (
+                    2 * columns / largest,
+                    f"You are {columns} times too high. Divide by the rows, not by all numbers in x.",
+                ),
                 (
                     2 / math.sqrt(largest * rows / 2),
                     "That is 2 over a singular value of x. The curvature comes from XᵀX.",
@@ -188,7 +209,8 @@ def diagnose(answer: Callable[[list[float]], str]) -> Verdict:
         broken = torch.where(steps < 12, 2.3 * 1.02**steps, torch.nan)
         runs: list[tuple[Tensor, str, str]] = [
             (falling, "works", "This loss falls from 2.3 to 0.2: the run works."),
-            (flat, "too slow", "This loss lies flat from the start and never rose: the rate is too slow."),
+            (flat, "too slow", "This loss lies flat and never rose: the rate is too slow. Its noise decides nothing; "
+             "compare means."),
             (jump, "diverges", "This loss jumped to 11, then lay flat at 2.3. The end alone looks like a rate that is "
              "too small; look at the largest loss too."),
             (broken, "diverges", "This loss rose a little and became NaN. A comparison with NaN is always false: ask "

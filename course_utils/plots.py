@@ -15,7 +15,7 @@ from PIL import Image
 from course_utils.lr import Sweep
 
 BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#777777"
-LINES = ("-", "--", "-", "--", "-")
+LINES = ("-", "--", ":", "-.", "-")
 ZONE_COLOURS = {"too slow": ORANGE, "works": GREEN, "diverges": RED}
 
 
@@ -129,16 +129,30 @@ def zone_spans(sweep: Sweep) -> list[tuple[str, float, float]]:
     return spans
 
 
+def plot_bowl(curvature: float, paths: dict[float, Sequence[float]], ax: Axes | None = None) -> Axes:
+    """Draw the bowl ½ · curvature · w² and the first steps in it, one line for each learning rate."""
+    ax = _axes(ax)
+    edge = 1.6
+    ws = [edge * (step / 50 - 1) for step in range(101)]
+    ax.plot(ws, [0.5 * curvature * w * w for w in ws], color=GREY, linewidth=1.2)
+    for (lr, path), colour, marker in zip(paths.items(), (ORANGE, GREEN, BLUE, RED, PINK, SKY), "os^vDP", strict=False):
+        seen = [w for w in path if abs(w) <= edge]
+        heights = [0.5 * curvature * w * w for w in seen]
+        ax.plot(seen, heights, color=colour, marker=marker, markersize=4, linewidth=1, label=f"lr = {rate_text(lr)}")
+    ax.set(title=f"In a bowl of curvature {curvature:g}", xlabel="weight w", ylabel="loss ½ λ w²")
+    return ax
+
+
 def plot_descent(paths: dict[float, Sequence[float]], ax: Axes | None = None) -> Axes:
     """Draw the distance |w| from the minimum at each step, one line for each learning rate."""
     ax = _axes(ax)
     for (lr, path), colour, marker in zip(paths.items(), (ORANGE, GREEN, BLUE, RED, PINK, SKY), "os^vDP", strict=False):
-        # A distance of exactly 0 has no place on a log scale; it is drawn on the lower edge.
         distance = [max(abs(w), 1e-8) for w in path]
         ax.plot(distance, color=colour, marker=marker, markersize=3, linewidth=1.2, label=f"lr = {rate_text(lr)}")
     ax.set_yscale("log")
-    ax.set(title="Distance from the minimum", xlabel="step", ylabel="|w| (log scale)")
-    ax.legend(frameon=False, fontsize=9)
+    ax.set(title="Distance from the minimum", xlabel="step", ylabel="|w| (log scale; 0 on the lower edge)")
+    ax.set_ylim(bottom=1e-8)
+    ax.legend(frameon=False, fontsize=9, loc="upper left")
     return ax
 
 
@@ -166,6 +180,9 @@ def plot_runs(
         runs.items(), scales, (BLUE, ORANGE, RED, GREEN, PINK), LINES, strict=False
     ):
         shown = losses if top is None else _clip(losses, top)
+        if top is not None and max(losses) > top:
+            first = next(step for step, loss in enumerate(losses, start=1) if loss > top)
+            ax.text(scale * first, top, f"↑ to {max(losses):,.0f} ", color=colour, ha="left", va="bottom", fontsize=9)
         ax.plot(
             [scale * step for step in range(1, len(losses) + 1)], shown, style, color=colour, linewidth=1.6, label=name
         )

@@ -44,9 +44,10 @@ def test_zones_meet_halfway_and_cover_every_rate(sweep):
 
 
 def test_runs_that_run_away_follow_the_edge():
-    ax = plots.plot_runs({"a": [1.0, 9.0, math.inf], "b": [1.0, math.nan, 2.0]}, top=4)
+    ax = plots.plot_runs({"a": [1.0, 9.0, 9.0], "b": [1.0, math.nan, 2.0]}, top=4)
     assert list(ax.get_lines()[0].get_ydata()) == [1.0, 4, 4]
     assert ax.get_ylim() == (0, 4)
+    assert [words.get_text() for words in ax.texts] == ["↑ to 9 "]
 
 
 def test_steps_may_be_scaled():
@@ -59,6 +60,13 @@ def test_a_table_shows_each_number_and_frames_the_best_of_each_row():
     assert [words.get_text() for words in ax.texts] == ["2.000", "0.500", "0.250", "above 100"]
     assert [words.get_weight() for words in ax.texts] == ["normal", "bold", "bold", "normal"]
     assert len(ax.patches) == 2
+
+
+def test_a_bowl_shows_the_steps_inside_it():
+    ax = plots.plot_bowl(2.0, {0.1: [1.0, 0.8], 1.1: [1.0, -1.2, 1.44, -1.728]})
+    assert list(ax.get_lines()[1].get_xdata()) == [1.0, 0.8]
+    assert list(ax.get_lines()[2].get_xdata()) == [1.0, -1.2, 1.44]
+    assert list(ax.get_lines()[1].get_ydata()) == pytest.approx([1.0, 0.64])
 
 
 def test_a_descent_to_exactly_zero_has_a_place_on_the_log_scale():
@@ -74,6 +82,7 @@ def test_a_descent_to_exactly_zero_has_a_place_on_the_log_scale():
         lambda sweep: plots.plot_final_losses(sweep),
         lambda sweep: plots.plot_runs({"a": [1.0]}),
         lambda sweep: plots.plot_descent({0.1: [1.0]}),
+        lambda sweep: plots.plot_bowl(1.0, {0.1: [1.0]}),
     ],
 )
 def test_every_figure_has_a_title_and_named_axes(sweep, draw):

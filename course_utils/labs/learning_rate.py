@@ -25,6 +25,8 @@ RATES = [
     for index in range((EXPONENTS[1] - EXPONENTS[0]) * RATES_A_DECADE + 1)
 ]
 RATE_TICKS = ("10⁻⁵", "10⁻⁴", "0.001", "0.01", "0.1", "1", "10")
+# The handle starts at 0.316, where plain SGD works.
+START = 36
 OPTIMIZERS = {
     "SGD": "sgd", "SGD with momentum": "momentum", "RMSprop": "rmsprop", "Adam": "adam", "AdamW": "adamw",
 }  # fmt: skip
@@ -59,7 +61,7 @@ class LearningRateLab(Lab):
     def __init__(self, *, num_epochs: int = 5, seed: int = 0):
         self.num_epochs, self.seed = num_epochs, seed
         self.lr = widgets.FloatLogSlider(
-            value=0.01, base=10, min=EXPONENTS[0], max=EXPONENTS[1], step=1 / RATES_A_DECADE,
+            value=RATES[START], base=10, min=EXPONENTS[0], max=EXPONENTS[1], step=1 / RATES_A_DECADE,
             description="learning rate", readout_format=".3g", layout=WIDE, style={"description_width": "90px"},
             tooltip="learning rate, from 0.00001 to 10 on a log scale",
         )  # fmt: skip

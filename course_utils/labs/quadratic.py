@@ -92,12 +92,15 @@ class QuadraticLab(Lab):
         return numbers, abs(factor) < 1e-9
 
     def picture(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        (ax,) = plots.new_axes(width=6.0)
+        bowl, fall = plots.new_axes(2)
         rates = [share / self.curvature.value for share in (0.4, 1.0, 1.8, 2.2)]
-        plots.plot_descent({lr: descend(START, lr, self.curvature.value, NUM_STEPS) for lr in rates}, ax=ax)
+        paths = {lr: descend(START, lr, self.curvature.value, NUM_STEPS) for lr in rates}
+        plots.plot_bowl(self.curvature.value, paths, ax=bowl)
+        plots.plot_descent(paths, ax=fall)
         words = "QuadraticLab: run the cell, then drag the learning rate and the curvature"
         alt = (
-            f"Distance from the bottom at each of 30 steps in a bowl of curvature {self.curvature.value:g}, for four "
-            "learning rates: below the limit 2/λ it falls, above it grows."
+            f"Left: a ball in a bowl of curvature {self.curvature.value:g} at four learning rates. Right: its "
+            f"distance from the bottom. At {rates[0]:.3g} it rolls down, at {rates[1]:.3g} it lands on the bottom in "
+            f"one step, at {rates[2]:.3g} it jumps from side to side and comes down, at {rates[3]:.3g} each jump is longer."
         )
-        return {"image/png": plots.png(ax), "text/plain": words}, {"image/png": {"alt": alt}}
+        return {"image/png": plots.png(bowl), "text/plain": words}, {"image/png": {"alt": alt}}

@@ -51,4 +51,4 @@ def test_every_edge_of_the_sliders_is_drawn(lab):
 def test_the_still_picture_is_a_png_with_words(lab):
     data, metadata = lab.picture()
     assert data["image/png"].startswith(b"\x89PNG")
-    assert "four learning rates" in metadata["image/png"]["alt"]
+    assert "at four learning rates" in metadata["image/png"]["alt"]
