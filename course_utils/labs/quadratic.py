@@ -98,9 +98,10 @@ class QuadraticLab(Lab):
         plots.plot_bowl(self.curvature.value, paths, ax=bowl)
         plots.plot_descent(paths, ax=fall)
         words = "QuadraticLab: run the cell, then drag the learning rate and the curvature"
+        rolls, lands, jumps, flies = (f"{lr:.3g}" for lr in rates)
         alt = (
-            f"Left: a ball in a bowl of curvature {self.curvature.value:g} at four learning rates. Right: its "
-            f"distance from the bottom. At {rates[0]:.3g} it rolls down, at {rates[1]:.3g} it lands on the bottom in "
-            f"one step, at {rates[2]:.3g} it jumps from side to side and comes down, at {rates[3]:.3g} each jump is longer."
+            f"Left: a ball in a bowl of curvature {self.curvature.value:g} at four learning rates. Right: its distance "
+            f"from the bottom. At {rolls} it rolls down, at {lands} it lands on the bottom in one step, at {jumps} it "
+            f"jumps from side to side and comes down, at {flies} each jump is longer."
         )
         return {"image/png": plots.png(bowl), "text/plain": words}, {"image/png": {"alt": alt}}
