@@ -149,6 +149,25 @@ def test_frozen_weights_stay_and_unused_ones_do_no_harm():
     torch.testing.assert_close(sweep.losses, expected, rtol=1e-8, atol=1e-10)
 
 
+def test_the_checks_before_the_first_step_do_not_count_as_steps():
+    class Cooling(MLP):
+        """Its logits shrink with every call, by a number that it keeps itself."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x):
+            self.calls += 1
+            return super().forward(x) / self.calls
+
+    x, y = few()
+    setting = {"optimizer": "sgd", "num_epochs": 2, "batch_size": 20}
+    sweep = sweep_lr(double(Cooling), x, y, [1e-3, 0.1], **setting)
+    expected = one_by_one(double(Cooling), x, y, [1e-3, 0.1], **setting)
+    torch.testing.assert_close(sweep.losses, expected, rtol=1e-8, atol=1e-10)
+
+
 def test_in_float32_the_digits_give_the_same_curves(digits):
     rates = [1e-4, 1e-2, 0.1, 0.3]
     setting = {"optimizer": "sgd", "num_epochs": 2, "batch_size": 64}

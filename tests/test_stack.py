@@ -138,7 +138,8 @@ BY_LAYERS = {
     "one layer": lambda: nn.Linear(64, 10),
     "overlapping pools": lambda: nn.Sequential(
         nn.MaxPool2d(3, stride=1, padding=1), nn.Conv2d(1, 4, 3), nn.ReLU(), nn.ReLU(),
-        nn.MaxPool2d(3, stride=2, ceil_mode=True), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(4, 10),
+        nn.MaxPool2d(3, stride=2, ceil_mode=True), nn.MaxPool2d(2, stride=1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(16, 10),
     ),
     "ReLU on the data and on flat features": lambda: nn.Sequential(
         nn.ReLU(), nn.Flatten(), nn.ReLU(), nn.Flatten(), nn.Linear(64, 10), nn.ReLU(), nn.ReLU()
