@@ -209,11 +209,11 @@ def test_the_exact_run_leaves_the_learners_random_numbers_alone(lab):
 
 def test_the_exact_run_can_be_stopped(monkeypatch):
     monkeypatch.setattr(learning_rate, "REDRAW", 0.0)
-    lab = LearningRateLab(num_epochs=50)
+    lab = LearningRateLab(num_epochs=8)
     monkeypatch.setattr(lab, "tell", lambda share, words: share > 0.01 and lab.halt.click())
     lab.train.click()
     lab.settle(60)
-    assert 0 < len(lab.exact[1]) < 50 * 23 // 2
+    assert 0 < len(lab.exact[1]) < 8 * 23 // 2
 
 
 def test_a_rate_that_breaks_the_loss_does_not_break_the_lab(lab):
