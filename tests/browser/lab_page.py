@@ -8,7 +8,8 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request,
 from running import Server
 
 RUN_TIMEOUT = 240_000  # milliseconds for all cells of a lesson
-ANSWER_TIMEOUT = 15_000  # milliseconds for a picture that follows a control
+ANSWER_TIMEOUT = 30_000  # milliseconds for whatever follows a click, on a machine busy with other things
+expect.set_options(timeout=ANSWER_TIMEOUT)
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 DONE = re.compile(r"^\[\d+\]:$")
 ERRORS = (

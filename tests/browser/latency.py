@@ -108,7 +108,7 @@ class Hand:
             before = self._log()
             self.page.mouse.move(self._x(share), self._y)
             self.page.wait_for_function(
-                "count => window.sampled.pictures.length > count", arg=len(before["pictures"]), timeout=15_000
+                "count => window.sampled.pictures.length > count", arg=len(before["pictures"]), timeout=30_000
             )
             after = self._log()
             found.values.append(after["pictures"][len(before["pictures"])] - after["moves"][len(before["moves"])])

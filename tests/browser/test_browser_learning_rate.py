@@ -147,3 +147,15 @@ def test_broken_callback_is_seen(browser, server, fault):
         assert any(sentence in text for text in [*opened.faults, *lab.errors()])
     finally:
         opened.close()
+
+
+def test_request_to_another_machine_and_console_error_are_seen(browser, server):
+    opened = NotebookPage(browser, server, LESSON)
+    try:
+        assert opened.faults == []
+        # An address that is reserved for documents: nobody is there, and the request is not made anyhow.
+        opened.page.evaluate("fetch('http://192.0.2.1/picture.png').catch(() => console.error('no picture'))")
+        assert "request to 192.0.2.1: http://192.0.2.1/picture.png" in opened.faults
+        assert "console: no picture" in opened.faults
+    finally:
+        opened.close()
