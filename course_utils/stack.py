@@ -95,7 +95,7 @@ def _layers_called(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]] |
         return None
     own = {name for name, _ in model.named_parameters()}
     for name, layer in layers:
-        if isinstance(layer, nn.Conv2d) and (layer.groups != 1 or layer.padding_mode != "zeros"):
+        if isinstance(layer, nn.Conv2d) and layer.groups != 1:
             return None
         if isinstance(layer, nn.Conv2d | nn.Linear):
             # A weight that two layers share, or that is computed from others, has no entry of its own.
@@ -135,7 +135,7 @@ def _by_layers(layers: list[tuple[str, nn.Module]]) -> Forward:
             elif h.ndim == 4:  # Flatten; features are flat already
                 h = h.unflatten(1, (groups, -1)).flatten(2).permute(1, 2, 0).expand(runs, -1, -1)
             # The gradients of these layers do not need the layer's own result, so ReLU may write over it.
-            overwrite = isinstance(layer, nn.Conv2d | nn.Linear | nn.MaxPool2d) and h.requires_grad
+            overwrite = isinstance(layer, nn.Conv2d | nn.Linear | nn.MaxPool2d)
         return h
 
     return forward

@@ -253,16 +253,23 @@ def test_where_every_run_blows_up_the_sweep_ends_early_and_is_complete():
     assert seen[-1] == 20
 
 
-def test_a_loss_that_is_never_finite_is_told_in_numbers():
-    sweep = sweep_lr(lambda: _Infinite().double(), *few(), [0.1, 0.2], num_epochs=1, batch_size=20)
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        lambda logits: logits / 0,
+        lambda logits: logits * 0 + torch.tensor([1.5e308] + [-1.5e308] * 9, dtype=torch.float64),
+    ],
+    ids=["NaN", "infinity"],
+)
+def test_a_loss_that_is_never_finite_counts_as_blown_up(beyond):
+    class Infinite(MLP):
+        def forward(self, x):
+            return beyond(super().forward(x))
+
+    sweep = sweep_lr(double(Infinite), *few(), [0.1, 0.2], num_epochs=1, batch_size=20)
     assert sweep.losses.isnan().all()
     assert sweep.diverged.all()
     assert sweep.zones == ["diverges", "diverges"]
-
-
-class _Infinite(MLP):
-    def forward(self, x):
-        return super().forward(x) / 0
 
 
 # Step by step, and nothing left behind
