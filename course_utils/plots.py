@@ -198,7 +198,7 @@ def plot_table(
     """Draw a table of losses, dark where the loss is low, the lowest of each row in bold in a frame."""
     from matplotlib.patches import Rectangle
 
-    ax = new_axes(width=6.4, height=0.42 * len(rows) + 1.1)[0] if ax is None else ax
+    ax = new_axes(width=7.2, height=0.42 * len(rows) + 1.1)[0] if ax is None else ax
     values = [[min(value, 3.0) for value in row] for row in rows.values()]
     ax.imshow(values, cmap="cividis", vmin=0, vmax=3, aspect="auto")
     ax.grid(visible=False)
