@@ -3,7 +3,7 @@
 Both sides train on one core, on the digits, with the same batches from memory (`Batches`, no DataLoader), and keep
 the loss of every step. Every pair times both, in changing order, and its ratio is taken by itself, because the
 machine's speed drifts. Times are CPU seconds of this process; the table gives the median [smallest, largest] of the
-pairs. "one by one" runs every fourth rate and counts it four times, but for the first pair of a row, which runs all.
+pairs' ratios, and the shortest time of a sweep.
 """
 
 import argparse
@@ -62,18 +62,16 @@ def bench(name: str, make_model: Callable[[], nn.Module], optimizer: str, num_ep
             )
         )
 
-    def one_by_one(every: int) -> float:
-        rates = RATES[::every]
-        return every * cpu_seconds(lambda: [train_one(make_model, x, y, lr, optimizer, num_epochs) for lr in rates])
+    def one_by_one() -> float:
+        return cpu_seconds(lambda: [train_one(make_model, x, y, lr, optimizer, num_epochs) for lr in RATES])
 
     together()  # the first call pays for what is loaded late
     ratios, sweeps = [], []
     for pair in range(pairs):
-        every = 4 if pair else 1
         if pair % 2:
-            single, stacked = one_by_one(every), together()
+            single, stacked = one_by_one(), together()
         else:
-            stacked, single = together(), one_by_one(every)
+            stacked, single = together(), one_by_one()
         ratios.append(single / stacked)
         sweeps.append(stacked)
     low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
