@@ -3,6 +3,7 @@
 Colours are Okabe and Ito's, which colour-blind readers can tell apart; each line has a label or a marker besides.
 """
 
+import html
 import io
 import math
 from collections.abc import Sequence
@@ -40,11 +41,14 @@ def png(ax: Axes) -> bytes:
 
 
 def show(ax: Axes | Sequence[Axes], alt: str) -> None:
-    """Show a figure in a notebook together with a sentence that says what is seen in it.
+    """Show a figure in a notebook, and below it a sentence that says what is seen in it.
+
+    The sentence is kept with the picture as its alternative text too. JupyterLab reads none of a picture's metadata,
+    so for screen readers there the visible sentence is the one that counts.
 
     Args:
         ax: the axes, or several of one figure.
-        alt: that sentence; screen readers speak it, and it stands where pictures are not shown.
+        alt: that sentence.
 
     Raises:
         ValueError: the sentence is empty.
@@ -54,7 +58,9 @@ def show(ax: Axes | Sequence[Axes], alt: str) -> None:
     if not alt.strip():
         raise ValueError(f"alt must say what is seen in the figure, got {alt!r}")
     first = ax if isinstance(ax, Axes) else ax[0]
-    display({"image/png": png(first), "text/plain": alt}, metadata={"image/png": {"alt": alt}}, raw=True)
+    display({"image/png": png(first), "text/plain": "[picture]"}, metadata={"image/png": {"alt": alt}}, raw=True)
+    style = "max-width: 620px; margin: 0 0 6px; font-size: 90%; color: var(--jp-ui-font-color2, #555)"
+    display({"text/html": f'<p style="{style}">{html.escape(alt)}</p>', "text/plain": alt}, raw=True)
 
 
 def rate_text(lr: float) -> str:

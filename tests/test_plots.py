@@ -110,11 +110,12 @@ def test_a_figure_needs_words(sweep):
 def test_a_shown_figure_carries_its_words(sweep, monkeypatch):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda *args, **kwargs: shown.append((args, kwargs)))
-    plots.show(plots.plot_losses(sweep), alt="four curves")
-    ((data,), options) = shown[0]
-    assert data["image/png"].startswith(b"\x89PNG")
-    assert data["text/plain"] == "four curves"
-    assert options["metadata"] == {"image/png": {"alt": "four curves"}}
+    plots.show(plots.plot_losses(sweep), alt="four <curves>")
+    ((picture,), options), ((caption,), _) = shown
+    assert picture["image/png"].startswith(b"\x89PNG")
+    assert options["metadata"] == {"image/png": {"alt": "four <curves>"}}
+    assert caption["text/plain"] == "four <curves>"
+    assert ">four &lt;curves&gt;</p>" in caption["text/html"]
 
 
 def test_the_ceiling_leaves_room_above_the_start(sweep):
