@@ -204,6 +204,11 @@ def diagnose(answer: Callable[[list[float]], str]) -> Verdict:
         flat = math.log(10) + 0.3 * noise
         falling = 0.2 + 2.1 * torch.exp(-steps / 30) + noise
         jump = flat + 9 * torch.exp(-(((steps - 6) / 3) ** 2))
+        at_once = flat.clone()
+        at_once[1:8] = torch.tensor([3.3, 35.6, 134.0, 625.0, 80.0, 12.0, 4.0], dtype=torch.float64)
+        recovered = falling + 4 * torch.exp(-(((steps - 6) / 2) ** 2))
+        lucky = flat.clone()
+        lucky[120] = 1.2
         unlucky = falling.clone()
         unlucky[-1] = 2.6
         broken = torch.where(steps < 12, 2.3 * 1.02**steps, torch.nan)
@@ -213,6 +218,10 @@ def diagnose(answer: Callable[[list[float]], str]) -> Verdict:
              "compare means."),
             (jump, "diverges", "This loss jumped to 11, then lay flat at 2.3. The end alone looks like a rate that is "
              "too small; look at the largest loss too."),
+            (at_once, "diverges", "This loss jumped to 625 in the first steps, then lay flat at 2.3. Measure the end "
+             "against the very first loss, before the jump."),
+            (recovered, "works", "This loss jumped to 6 and then fell to 0.2: a jump alone does not make a bad run."),
+            (lucky, "too slow", "One lucky batch made you call a flat run good. Take the mean of the last losses."),
             (broken, "diverges", "This loss rose a little and became NaN. A comparison with NaN is always false: ask "
              "math.isfinite first."),
             (unlucky, "works", "One unlucky last batch made you call a good run bad. Compare means over several steps, "

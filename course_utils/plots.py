@@ -158,7 +158,7 @@ def plot_descent(paths: dict[float, Sequence[float]], ax: Axes | None = None) ->
     ax.set_yscale("log")
     ax.set(title="Distance from the minimum", xlabel="step", ylabel="|w| (log scale; 0 on the lower edge)")
     ax.set_ylim(bottom=1e-8)
-    ax.legend(frameon=False, fontsize=9, loc="upper left")
+    ax.legend(frameon=False, fontsize=9, loc="lower right")
     return ax
 
 
