@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -12,11 +13,11 @@ from torch import nn
 
 from course_utils import distributed
 from course_utils.data import NAMES, load, seed_everything
-from course_utils.guards import PRECISIONS, NonFiniteError
+from course_utils.guards import PRECISIONS, NonFiniteError, RunCompleteError
 from course_utils.lr import OPTIMIZERS, make_optimizer
 from course_utils.meters import History
 from course_utils.models import MODELS, make_model
-from course_utils.training import RunCompleteError, Trainer
+from course_utils.training import Trainer
 
 EXAMPLES = """\
 examples:
@@ -30,6 +31,7 @@ examples:
     tensorboard --logdir runs
 """
 
+ENDED = "another process of this run has ended, or torchrun was told to stop: start all again with --resume"
 # What a process finds when another one that it exchanges gradients with is gone.
 LOST = re.compile(r"connection (closed|reset) by peer|broken pipe|connection refused|socket closed", re.IGNORECASE)
 
@@ -101,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         if not LOST.search(str(error)):
             raise
-        return _fail("another process of this run has ended, so this one stops: start all again with --resume", 1)
+        return _fail(ENDED, 1)
 
 
 def _fail(error: object, code: int) -> int:
@@ -109,10 +111,19 @@ def _fail(error: object, code: int) -> int:
     return code
 
 
+def _end_for_torchrun(signum: int, frame: object) -> None:
+    """Say why and end at once: the others are gone, and what was saved last stands."""
+    _fail(ENDED, 1)
+    sys.stderr.flush()
+    os._exit(1)
+
+
 def _train(options: argparse.Namespace) -> int:
     # torchrun starts a run that broke off again with the same arguments: it is to go on then.
     resume = options.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     with distributed.joined(options.device):
+        if distributed.size() > 1:
+            signal.signal(signal.SIGTERM, _end_for_torchrun)
         trainer, train, valid = _make(options)
         say = print if distributed.rank() == 0 and not options.quiet else lambda *_, **__: None
         say(

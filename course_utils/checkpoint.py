@@ -242,6 +242,15 @@ def take_down(trainer, randomness: list[dict]) -> dict[str, object]:
     return {"made_with": trainer.made_with, "random": randomness} | parts | counts | figures
 
 
+def check_holdable(trainer) -> None:
+    """Check, before a run begins, that its state is of a kind that a checkpoint can hold.
+
+    Raises:
+        TypeError: a part of it is not; the message names it.
+    """
+    _plain(take_down(trainer, []))
+
+
 def take_over(trainer, state: Mapping) -> None:
     """Put a trainer where a checkpoint's run was, all but the randomness.
 
@@ -273,7 +282,9 @@ def describe(
     }
     for name, value in optimizer.defaults.items():
         if name not in ("foreach", "fused", "capturable", "differentiable"):
-            described[name] = value.item() if isinstance(value, Tensor) else value
+            value = value.item() if isinstance(value, Tensor) else value
+            known = value is None or isinstance(value, bool | int | float | str | tuple)
+            described[name] = value if known else type(value).__name__
     return described
 
 

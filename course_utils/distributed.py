@@ -133,18 +133,21 @@ def share(num_samples: int, reduction: str, device: torch.device) -> Tensor | fl
     With `reduction="mean"` that is the number of processes times this one's share of all rows; the number stays on the
     device. With "sum" it is the number of processes.
     """
-    if reduction == "sum":
+    if reduction == "sum" or size() == 1:
         return float(size())
     total = torch.full((), float(num_samples), dtype=torch.float64, device=device)
     dist.all_reduce(total)
     return num_samples * size() / total
 
 
-def synchronised_last(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+def synchronised_last(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Iterable[tuple[Tensor, Tensor]]:
     """Give a step's micro-batches one after the other; the processes exchange gradients with the last one alone."""
-    if not isinstance(network, nn.parallel.DistributedDataParallel):
-        yield from batches
-        return
+    return _synchronised_last(network, batches) if type(network) is nn.parallel.DistributedDataParallel else batches
+
+
+def _synchronised_last(
+    network: nn.parallel.DistributedDataParallel, batches: list[tuple[Tensor, Tensor]]
+) -> Iterator[tuple[Tensor, Tensor]]:
     with network.no_sync():
         yield from batches[:-1]
     yield batches[-1]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -179,6 +180,23 @@ def _not_a_pair(name: str, batch: object) -> TypeError:
     return TypeError(f"{name} must yield pairs (x, y), got a {type(batch).__name__}{keys}")
 
 
+class RunCompleteError(ValueError):
+    """A run that was to be resumed has as many epochs as it was asked for, or more."""
+
+
+def check_epochs_left(run_dir: str | Path | None, epoch: int, num_epochs: int) -> None:
+    """Check that a resumed run has something to do.
+
+    Raises:
+        RunCompleteError: it has its epochs.
+    """
+    if epoch >= num_epochs:
+        raise RunCompleteError(
+            f"the run in {str(run_dir)!r} has {epoch} epochs already, num_epochs={num_epochs} asks for no more: "
+            "give a larger number to go on"
+        )
+
+
 class NonFiniteError(ArithmeticError):
     """The loss or the weights became NaN or infinite; the message names the step, the lr and the lesson to read."""
 
@@ -189,6 +207,8 @@ def check_finite(losses: Sequence[float], lrs: Sequence[float], last_step: int) 
     Raises:
         NonFiniteError: one is NaN or infinite.
     """
+    if all(map(math.isfinite, losses)):
+        return
     for index, loss in enumerate(losses):
         if not math.isfinite(loss):
             raise NonFiniteError(

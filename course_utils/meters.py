@@ -1,7 +1,7 @@
 """Means that are right: weighted by samples, over a window and over an epoch, read from the device seldom."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 
 import torch
@@ -64,11 +64,6 @@ class Mean:
     total: float = 0.0
     count: float = 0.0
 
-    def add(self, total: float, count: float) -> None:
-        """Add the summed loss of `count` samples."""
-        self.total += total
-        self.count += count
-
     @property
     def value(self) -> float:
         """The mean per sample; NaN before anything was added."""
@@ -94,8 +89,18 @@ class LossMeter:
         self._losses: list[Tensor] = []
         self._counts: list[int] = []
 
-    def add(self, loss: Tensor, num_samples: int) -> None:
-        """Note one step's loss, a tensor of one number without a graph, and how many samples it is over."""
+    def add(self, losses: Sequence[Tensor], counts: Sequence[int]) -> None:
+        """Note a step: the loss of each of its micro-batches, one number without a graph, and how many samples each is.
+
+        Several are joined, as the loss of one batch of all their samples.
+        """
+        num_samples = sum(counts)
+        if len(losses) == 1:
+            loss = losses[0]
+        elif self.reduction == "mean":
+            loss = sum(each * (count / num_samples) for each, count in zip(losses, counts, strict=True))
+        else:
+            loss = sum(losses)
         self._losses.append(loss)
         self._counts.append(num_samples)
 
@@ -119,10 +124,13 @@ class LossMeter:
             totals, counts = reduce([totals, counts])
             losses = [t / count for t, count in zip(totals, counts, strict=True)] if per_sample else totals
         if all(map(math.isfinite, losses)):
-            # One after the other, and in double precision: the same sum however often it is read.
+            # One after the other, and in double precision: the same sums however often they are read.
+            window, epoch = self.window, self.epoch
             for total, count in zip(totals, counts, strict=True):
-                self.window.add(total, count)
-                self.epoch.add(total, count)
+                window.total += total
+                epoch.total += total
+                window.count += count
+                epoch.count += count
         return losses
 
     def reset_window(self) -> None:

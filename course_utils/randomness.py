@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 import torch
 
+from course_utils.data import Batches
+from course_utils.distributed import Shard
+
 
 class Randomness:
     """The sources of random numbers that a run draws from, so that a resumed run draws the same.
@@ -52,10 +55,14 @@ class Randomness:
         if "cuda" in state and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda"])
 
-    def epoch_begins(self) -> None:
-        """Take down the states before a pass over the data, or put them there after a resume."""
+    def before_a_pass(self, loader: object) -> dict | None:
+        """Take down the states before a pass over the data, if the loader draws from them: `data.Batches` do not."""
+        return None if isinstance(loader, Batches | Shard) else self.now()
+
+    def epoch_begins(self, train: object) -> None:
+        """Take down the states before a pass over the training data, or put them there after a resume."""
         if self._resume is None:
-            self._epoch = self.now()
+            self._epoch = self.before_a_pass(train)
         else:
             self.put_back(self._epoch)
 

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from course_utils import checkpoint, distributed, evaluation, guards
+from course_utils import checkpoint, distributed, evaluation, gradients, guards
 from course_utils.errors import positive_integer, positive_number, unknown_name
 from course_utils.evaluation import Evaluation
-from course_utils.guards import NonFiniteError
+from course_utils.guards import NonFiniteError, RunCompleteError
 from course_utils.interrupts import finish_the_step_first
 from course_utils.meters import History, LossMeter
 from course_utils.randomness import Randomness
@@ -26,10 +25,6 @@ __all__ = ["Evaluation", "History", "NonFiniteError", "RunCompleteError", "Train
 
 Batch = tuple[Tensor, Tensor]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class RunCompleteError(ValueError):
-    """A run that was to be resumed has as many epochs as it was asked for, or more."""
 
 
 class Trainer:
@@ -45,7 +40,8 @@ class Trainer:
         accumulation_steps: micro-batches a step, weighted by their samples, as if they were one batch.
         max_grad_norm: clip the norm of all gradients to this; None for no clipping.
         run_dir: the folder of the run's checkpoints and TensorBoard files; None keeps neither.
-        log_every: steps a window. Losses stay on the device and are read together once a window.
+        log_every: steps a window, which runs on over the end of an epoch. Losses stay on the device and are read
+            together, once a window and once an epoch.
         checkpoint_every: epochs between checkpoints; `checkpoint.Checkpoints` says when one is put off.
         progress: True for a bar, False for none, or a function that is called as
             `progress(step, num_steps, history)` after each window and each epoch.
@@ -111,24 +107,23 @@ class Trainer:
         }
         self._begin()
 
-    def train_step(self, batches: list[Batch], num_samples: int) -> Tensor:
+    def train_step(self, batches: list[Batch], num_samples: int) -> list[Tensor]:
         """Take one step on one or more micro-batches of `num_samples` rows together: five verbs, in order.
 
-        Returns the loss of the micro-batches joined, on the device and without a graph.
+        Returns the loss of each micro-batch, on the device and without a graph.
         """
-        self.optimizer.zero_grad()
+        gradients.zero_grad(self.optimizer)
         losses = []
         for x, y in distributed.synchronised_last(self.network, batches):
             with self.autocast:
                 logits = self.network(x)
                 loss = self.loss_fn(logits, y)
-            share = len(x) / num_samples if self.reduction == "mean" else 1.0
-            weight = self._weight(loss, share)
+            weight = self._weight(loss, x.shape[0], num_samples)
             loss.backward(self.scaler.scale(weight))
-            losses.append(loss.detach() if share == 1 else loss.detach() * share)
+            losses.append(loss.detach())
         if self._gradients_are_ready():
             self.scaler.step(self.optimizer)
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return losses
 
     def fit(
         self, train: Iterable[Batch], valid: Iterable[Batch] | None = None, *, num_epochs: int, resume: bool = False
@@ -164,11 +159,8 @@ class Trainer:
             self._samples_before = self.meter.window.count
             in_epoch = self.position > 0 and not self.epoch_trained
             self._randomness.load_state_dict(distributed.own(state["random"]), in_epoch=in_epoch)
-        if self.epoch >= num_epochs:
-            raise RunCompleteError(
-                f"the run in {str(self.run_dir)!r} has {self.epoch} epochs already, num_epochs={num_epochs} asks for "
-                "no more: give a larger number to go on"
-            )
+        guards.check_epochs_left(self.run_dir, self.epoch, num_epochs)
+        checkpoint.check_holdable(self)
         self.network = distributed.wrap(self.model, self.device)
         folder = self.run_dir if self._checkpoints.writes else None
         self._tracking = Tracking(folder, resume=resume, first_step=self.step + 1, made_with=self.made_with)
@@ -216,6 +208,7 @@ class Trainer:
         self.history, self.meter = History(), LossMeter(self.reduction)
         self.network: nn.Module = self.model
         self._process_share: float | Tensor = 1.0
+        self._plain = distributed.size() == 1 and not self.scaler.is_enabled()
         self._add_up = partial(distributed.add_up, device=self.device) if distributed.size() > 1 else None
         self._lrs: list[float] = []
         self._window_began, self._samples_before = time.perf_counter(), 0.0
@@ -232,12 +225,14 @@ class Trainer:
         device, non_blocking = self.device, self.device.type == "cuda"
         for batch in loader:
             x, y = guards.unpack(name, batch)
-            yield x.to(device, non_blocking=non_blocking), y.to(device, non_blocking=non_blocking)
+            if x.device != device or y.device != device:
+                x, y = x.to(device, non_blocking=non_blocking), y.to(device, non_blocking=non_blocking)
+            yield x, y
 
     def _train_epoch(self, train: Iterable[Batch]) -> None:
         """Go once over the data, or until stopped; what is left at the end makes a smaller step."""
         distributed.set_epoch(train, self.epoch)
-        self._randomness.epoch_begins()
+        self._randomness.epoch_begins(train)
         batches = self._on_device("train", train)
         for _ in itertools.islice(batches, self.position):
             pass  # done before the run was broken off
@@ -258,29 +253,32 @@ class Trainer:
 
     def _take_step(self, batches: list[Batch]) -> None:
         """Take one step, count it unless it was skipped, and read the losses if it ends a window."""
-        num_samples = sum(len(y) for _, y in batches)
-        if self.network is not self.model:
+        counts = [y.shape[0] for _, y in batches]
+        num_samples, skipped = sum(counts), self.skipped_steps
+        if self._plain:
+            losses = self.train_step(batches, num_samples)
+        else:
             self._process_share = distributed.share(num_samples, self.reduction, self.device)
-        scale, skipped = self.scaler.get_scale(), self.skipped_steps
-        loss = self.train_step(batches, num_samples)
-        if self.scaler.is_enabled():
+            scale = self.scaler.get_scale()
+            losses = self.train_step(batches, num_samples)
             self.scaler.update()
             self.skipped_steps += self.scaler.get_scale() < scale
         if self.skipped_steps > skipped:
             return
         self.step += 1
-        self.meter.add(loss, num_samples)
+        self.meter.add(losses, counts)
         self._lrs.append(self.optimizer.param_groups[0]["lr"])
         if self.scheduler is not None:
             self.scheduler.step()
         if self.step % self.log_every == 0:
             self._close_window()
 
-    def _weight(self, loss: Tensor, share: float) -> Tensor | None:
+    def _weight(self, loss: Tensor, rows: int, num_samples: int) -> Tensor | None:
         """What backward() starts from: the micro-batch's share in the step's loss; None stands for 1."""
         guards.check_loss(loss)
-        if share == 1 and self.network is self.model and not self.scaler.is_enabled():
+        if rows == num_samples and self._plain:
             return None
+        share = rows / num_samples if self.reduction == "mean" else 1.0
         return torch.full_like(loss, share).mul_(self._process_share)
 
     def _gradients_are_ready(self) -> bool:
@@ -288,10 +286,7 @@ class Trainer:
         if self.max_grad_norm is None and not self.track_grad_norm and self.on_nonfinite == "raise":
             return True
         self.scaler.unscale_(self.optimizer)
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        self._grad_norm = get_total_norm([p.grad for p in parameters])
-        if self.max_grad_norm is not None:
-            clip_grads_with_norm_(parameters, self.max_grad_norm, self._grad_norm)
+        self._grad_norm = gradients.clip(self.optimizer, self.max_grad_norm)
         if self.on_nonfinite == "raise" or self.scaler.is_enabled() or bool(self._grad_norm.isfinite()):
             return True
         self.skipped_steps += 1
@@ -325,7 +320,7 @@ class Trainer:
         figures = {"epoch_loss": self.meter.epoch.value}
         if valid is not None:
             distributed.set_epoch(valid, self.epoch)
-            before = self._randomness.now()
+            before = self._randomness.before_a_pass(valid)
             result = evaluation.evaluate(
                 self.model,
                 self.loss_fn,

@@ -4,8 +4,8 @@ import contextlib
 import os
 import pickle
 import random
-import resource
 import subprocess
+import sys
 import zipfile
 
 import numpy
@@ -169,6 +169,8 @@ def small_disk(folder):
         finally:
             subprocess.run(["umount", str(folder)], check=True)
         return
+    import resource
+
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, before[1]))
     try:
@@ -177,6 +179,7 @@ def small_disk(folder):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="neither mount nor limits on files")
 def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path):
     with small_disk(tmp_path / "disk"):
         folder = tmp_path / "disk" / "run"
@@ -465,10 +468,19 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
         make(file).fit(batches(), num_epochs=1)
     with pytest.raises(OSError, match=r"file/run' can't be written in .*: choose another folder"):
         make(file / "run").fit(batches(), num_epochs=1)
-    with pytest.raises(OSError, match=r"run_dir '/proc/.*' can't be written in"):
-        make("/proc/run").fit(batches(), num_epochs=1)
+    if sys.platform == "linux":
+        with pytest.raises(OSError, match=r"run_dir '/proc/.*' can't be written in"):
+            make("/proc/run").fit(batches(), num_epochs=1)
     with pytest.raises(ValueError, match=r"resume=True needs run_dir"):
         make().fit(batches(), num_epochs=1, resume=True)
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_refused_before_the_first_step(tmp_path):
+    each = make(tmp_path, scheduled=False)
+    each.optimizer.param_groups[0]["hook"] = print
+    with pytest.raises(TypeError, match=r"\['param_groups'\]\['hook'\] is a builtin.*which no checkpoint can hold"):
+        each.fit(batches(), num_epochs=1)
+    assert each.step == 0
 
 
 # What is not finite is never saved.

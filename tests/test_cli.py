@@ -159,7 +159,7 @@ def test_a_lost_process_is_told_in_one_line(monkeypatch, capsys):
 
     monkeypatch.setattr(Trainer, "fit", fail)
     assert main(QUICK) == 1
-    assert "another process of this run has ended, so this one stops: start all again with --resume" in (
+    assert "another process of this run has ended, or torchrun was told to stop: start all again with --resume" in (
         capsys.readouterr().err
     )
 

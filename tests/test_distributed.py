@@ -17,6 +17,8 @@ from course_utils import checkpoint, distributed
 from course_utils.__main__ import main
 from course_utils.data import Batches
 
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="torchrun on Windows comes without its store")
+
 ROOT = Path(__file__).resolve().parents[1]
 # Two processes add the same numbers in another order, in single precision: over a dozen steps that stays below this.
 TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
@@ -99,6 +101,18 @@ def test_alone_nothing_is_wrapped_or_added():
     assert distributed.own([{"of": "the first"}]) == {"of": "the first"}
     with distributed.joined("cpu"):
         assert distributed.size() == 1
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch):
+    as_one_of(monkeypatch, 1, 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(distributed, "resolve_device", lambda name: torch.device("cuda" if name == "auto" else name))
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert distributed.local_device("auto") == torch.device("cuda:1")
+    assert distributed.local_device("cuda:0") == torch.device("cuda:0")
+    assert distributed.local_device("cpu") == torch.device("cpu")
+    assert taken == [torch.device("cuda:1")]
 
 
 def test_samplers_are_told_the_epoch():
@@ -300,7 +314,7 @@ def kill_one_worker(process, run_dir, known_workers=()):
 @pytest.mark.timeout(300)  # three starts of two processes each
 def test_a_killed_worker_ends_the_run_resume_goes_on_and_torchrun_restarts(tmp_path):
     run_dir = tmp_path / "run"
-    options = ["train", "--device", "cpu", "--lr", "0.02", "--log-every", "10", "--epochs", "60"]
+    options = ["train", "--device", "cpu", "--lr", "0.02", "--log-every", "10", "--epochs", "20"]
     arguments = ["-m", "course_utils", *options, "--run-dir", str(run_dir)]
 
     broken = torchrun(*arguments)
@@ -308,18 +322,18 @@ def test_a_killed_worker_ends_the_run_resume_goes_on_and_torchrun_restarts(tmp_p
     _, error = broken.communicate(timeout=60)
     assert broken.returncode != 0
     assert re.search(r"Signal 9 \(SIGKILL\) received by PID", error)
-    assert "another process of this run has ended, so this one stops: start all again with --resume" in error
+    assert "another process of this run has ended, or torchrun was told to stop: start all again with --resume" in error
     done = checkpoint.load(run_dir)
-    assert 0 < done["epoch"] < 60
+    assert 0 < done["epoch"] < 20
 
     restarted = torchrun(*arguments, "--resume", options=["--max-restarts", "1"])
     kill_one_worker(restarted, run_dir)
     shown = finished(restarted)
-    assert "done: 1380 steps" in shown
+    assert "done: 460 steps" in shown
     assert main([*options, "--quiet", "--run-dir", str(tmp_path / "alone")]) == 0
     two, one = checkpoint.load(run_dir), checkpoint.load(tmp_path / "alone")
     assert two["step"] == one["step"]
     for name, value in one["model"].items():
-        # What rounding makes of 1,380 steps; a lost or repeated epoch moves the weights by a hundred times more.
+        # What rounding makes of 460 steps; a lost or repeated epoch moves the weights by a hundred times more.
         torch.testing.assert_close(two["model"][name], value, rtol=0, atol=2e-3)
     assert [step for step, _ in two["history"]["step_loss"]] == [step for step, _ in one["history"]["step_loss"]]

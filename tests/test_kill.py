@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has PyTorch loaded")
+
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = 20
 # Each call of a save that a crash could fall on, and how often it is let through before.

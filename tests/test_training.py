@@ -5,14 +5,19 @@ import math
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, TensorDataset
 
+from course_utils import guards
 from course_utils.data import Batches, load
 from course_utils.models import MLP
 from course_utils.training import NonFiniteError, Trainer
@@ -62,7 +67,7 @@ def by_hand(model, loader, *, num_epochs, lr=0.1, momentum=0.0, loss_fn=None):
 
 def test_the_step_reads_as_five_verbs_in_order():
     source = inspect.getsource(Trainer.train_step)
-    verbs = ["optimizer.zero_grad()", "self.network(x)", "self.loss_fn(logits, y)", "loss.backward(", ".step("]
+    verbs = ["zero_grad(self.optimizer)", "self.network(x)", "self.loss_fn(logits, y)", "loss.backward(", ".step("]
     places = [source.index(verb) for verb in verbs]
     assert places == sorted(places)
     assert len(source.splitlines()) <= 20
@@ -355,6 +360,57 @@ def test_an_interrupt_that_the_data_raises_returns_the_history():
     assert [step for step, _ in history.step_loss] == [1, 2, 3]
 
 
+def test_memory_stays_the_same_over_twenty_thousand_steps():
+    x, y = rows(2000)
+    data = Batches(x, y, batch_size=1)
+    process = psutil.Process()
+    memory = []
+    each = trainer(lr=0.001, log_every=50, progress=lambda *_: memory.append(process.memory_info().rss))
+    history = each.fit(data, num_epochs=11)
+    assert each.step == 22_000
+    # Without a window's tensors or a graph left behind: what grows are three numbers a window.
+    assert memory[-1] - memory[len(memory) // 11] < 2**21
+    assert len(history.step_loss) == 440
+
+
+CTRL_C = """
+import signal, sys, time, torch
+from torch.utils.data import DataLoader, TensorDataset
+from course_utils.training import Trainer
+
+class Slow(TensorDataset):
+    def __getitem__(self, index):
+        time.sleep(0.02)
+        return super().__getitem__(index)
+
+model = torch.nn.Linear(2, 2)
+data = Slow(torch.randn(400, 2), torch.zeros(400, dtype=torch.long))
+trainer = Trainer(model, torch.optim.SGD(model.parameters(), lr=0.1), torch.nn.CrossEntropyLoss(), device="cpu",
+    log_every=1, progress=lambda step, num_steps, history: print("step", step, flush=True))
+history = trainer.fit(DataLoader(data, batch_size=4, num_workers=1), num_epochs=100)
+print("returned", len(history.step_loss), trainer.step)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+def test_ctrl_c_that_reaches_the_loaders_processes_too_returns_the_history():
+    process = subprocess.Popen(
+        [sys.executable, "-c", CTRL_C],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+    )
+    assert process.stdout.readline().startswith("step 1"), process.stderr.read()
+    # A terminal sends Ctrl-C to the whole group of processes.
+    os.killpg(process.pid, signal.SIGINT)
+    shown, error = process.communicate(timeout=60)
+    assert process.returncode == 0, error
+    done = re.search(r"returned (\d+) (\d+)", shown)
+    assert int(done[1]) == int(done[2]) > 0
+
+
 # What is not finite.
 
 
@@ -485,6 +541,23 @@ def test_a_loss_of_several_numbers_is_refused():
         )
     with pytest.raises(TypeError, match=r"loss_fn must return a tensor, got float"):
         trainer(loss_fn=lambda logits, y: 1.0).fit(batches(), num_epochs=1)
+
+
+def test_validation_data_is_checked_too():
+    with pytest.raises(ValueError, match=r"valid is empty, 0 batches"):
+        trainer().fit(batches(), [], num_epochs=1)
+    with pytest.raises(ValueError, match=r"valid gave no batch, so there is nothing to evaluate on"):
+        trainer().fit(batches(), Empty(), num_epochs=1)
+    with pytest.raises(TypeError, match=r"loader is a TensorDataset"):
+        trainer().evaluate(TensorDataset(*rows()))
+
+
+def test_bf16_is_refused_on_a_gpu_that_has_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "GTX 1080")
+    with pytest.raises(ValueError, match=r"'bf16' is not supported by GTX 1080: use 'fp16'"):
+        guards.check_precision("bf16", torch.device("cuda"))
+    guards.check_precision("fp16", torch.device("cuda"))
 
 
 @pytest.mark.parametrize("num_epochs", [0, -1, 1.5])

@@ -1,0 +1,28 @@
+"""Gradients around a step: forgotten before it, measured and clipped before they are used."""
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
+
+
+def zero_grad(optimizer: Optimizer) -> None:
+    """Forget the gradients: `optimizer.zero_grad()` without its entry for the profiler, which costs several times more.
+
+    On a small model that entry is a thirtieth of a whole step.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = None
+
+
+def clip(optimizer: Optimizer, max_norm: float | None) -> Tensor:
+    """Scale the gradients down to a norm of at most `max_norm`, or leave them with None.
+
+    Returns the norm of all of them together before, on their device.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = get_total_norm([parameter.grad for parameter in parameters])
+    if max_norm is not None:
+        clip_grads_with_norm_(parameters, max_norm, norm)
+    return torch.as_tensor(norm)
