@@ -31,11 +31,12 @@ from course_utils.tracking import TAGS
 from course_utils.training import Trainer
 
 torch.set_num_threads(1)
+checkpoint.PUT_OFF = 0  # a save after every epoch, also where the disk is slow
 folder, kills, save_calls = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 NUM_EPOCHS = 80
 
 
-def train(run_dir):
+def train(run_dir, progress=False):
     """The whole run, or what is left of it: Adam, dropout, a schedule, accumulation, a shuffling DataLoader."""
     torch.manual_seed(0), random.seed(0), numpy.random.seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
@@ -45,19 +46,19 @@ def train(run_dir):
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, NUM_EPOCHS * 8)
     trainer = Trainer(
         model, optimizer, nn.CrossEntropyLoss(), scheduler=scheduler, device="cpu", accumulation_steps=2,
-        run_dir=run_dir, log_every=5, progress=False, track_grad_norm=True,
+        run_dir=run_dir, log_every=5, progress=progress, track_grad_norm=True,
     )
     train, valid = DataLoader(data, batch_size=4, shuffle=True), DataLoader(data, batch_size=30)
     return trainer, trainer.fit(train, valid, num_epochs=NUM_EPOCHS, resume=True)
 
 
-def live(run_dir, before=lambda: None):
+def live(run_dir, before=lambda: None, progress=False):
     """Fork a child that trains; give its process id."""
     child = os.fork()
     if not child:
         try:
             before()
-            train(run_dir)
+            train(run_dir, progress)
         except BaseException:
             import traceback
             traceback.print_exc()
@@ -102,20 +103,24 @@ def saved_step(run_dir):
 torch.optim.SGD([torch.zeros(1)], lr=1.0)  # PyTorch imports a good deal with the first optimizer: once is enough
 began = time.monotonic()
 whole_dir, run_dir = folder + "/whole", folder + "/run"
-whole = live(whole_dir)
-assert ended_by(whole) == 0
-took = time.monotonic() - began
+assert ended_by(live(whole_dir)) == 0
 
 moments, deaths, steps = random.Random(0), [], []
 for name, let_through in save_calls:
     deaths.append(ended_by(live(run_dir, lambda: die_in_save(name, let_through))))
     steps.append(saved_step(run_dir))
 for _ in range(kills):
-    child = live(run_dir)
-    # Some are killed while they start, most while they train; all of them together before the run is over.
-    time.sleep(moments.uniform(0.01, 1.6 * took / kills))
+    # Some are killed while they start, most while they train. A life is measured by what the run reports and not by
+    # the clock, so that all of them together end before the run is over, however fast the machine is at the moment.
+    reports, report = os.pipe()
+    child = live(run_dir, progress=lambda *_: os.write(report, b"."))
+    os.close(report)
+    for _ in range(moments.randrange(10)):
+        os.read(reports, 1)
+    time.sleep(moments.uniform(0, 0.01))
     os.kill(child, signal.SIGKILL)
     deaths.append(ended_by(child))
+    os.close(reports)
     steps.append(saved_step(run_dir))
 last = ended_by(live(run_dir))
 
