@@ -18,8 +18,8 @@ from course_utils.meters import History
 
 NEWEST, PREVIOUS, UNFINISHED = "checkpoint.pt", "checkpoint.previous.pt", "checkpoint.pt.tmp"
 FORMAT = 1
-# A save is put off until the time since the one before is this many times what that one took.
-PUT_OFF = 40
+# A save is put off until the time since the one before is this many times what that one took, or so many seconds.
+PUT_OFF, AT_MOST = 100, 10.0
 
 
 def save(state: Mapping, folder: str | Path, *, keep_previous: bool = True) -> None:
@@ -122,8 +122,9 @@ def _plain(value: object, where: str = "state") -> object:
 class Checkpoints:
     """A run's checkpoints in its folder; without a folder, nothing is kept.
 
-    Saving takes no more than a small part of the time: after a save that took a second the next is due 40 seconds
-    later. Long epochs never notice; runs of very short ones save less often than each epoch, and always at the end.
+    Saving takes no more than a hundredth of the time: after a save that took a hundredth of a second the next is due
+    a second later, and never more than ten seconds later. So epochs of ten seconds and more are all saved; runs of
+    shorter ones save less often than each epoch, and always at the end.
 
     Args:
         folder: the run's folder, or None.
@@ -177,7 +178,7 @@ class Checkpoints:
                 stacklevel=2,
             )
         now = time.monotonic()
-        self._due_at = now + PUT_OFF * (now - began)
+        self._due_at = now + min(PUT_OFF * (now - began), AT_MOST)
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
