@@ -21,12 +21,17 @@ TAGS = {
     "samples_per_second": "samples_per_second",
 }
 
+# Figures of fast steps wait for one another so long, in seconds. TensorBoard itself looks every five.
+HOLD = 0.5
+
 
 class Tracking:
     """The TensorBoard files of one run: opened once, closed once whatever happens, no step written twice.
 
-    Figures of one step go into the file together and at once; so TensorBoard shows them while the run goes on, and
-    a process that is killed loses none. A full disk is told with a RuntimeWarning; the run goes on without.
+    Figures of one step go into the file together. They go at once where steps are slow; those of fast steps wait for
+    one another, `HOLD` seconds at most, because each visit to the file costs as much as several small steps. A
+    checkpoint is saved only after `flush`: so a run that is killed and resumed shows every step once. A full disk is
+    told with a RuntimeWarning; the run goes on without.
 
     Args:
         folder: the run's folder; None writes nothing.
@@ -42,6 +47,8 @@ class Tracking:
     def __init__(self, folder: str | Path | None, *, resume: bool, first_step: int, made_with: Mapping[str, object]):
         self._writer = None
         self._folder = folder
+        self._waiting: list[tuple[int, object]] = []
+        self._flushed = 0.0
         if folder is None:
             return
         try:
@@ -78,15 +85,27 @@ class Tracking:
         if self._writer is None:
             return
         values = [self._summary.Value(tag=TAGS.get(name, name), simple_value=value) for name, value in figures.items()]
+        # One record for all of them: five times cheaper than as many add_scalar.
+        self._waiting.append((step, self._summary(value=values)))
+        if time.monotonic() - self._flushed >= HOLD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring all figures written so far to the file."""
+        waiting, self._waiting = self._waiting, []
+        self._flushed = time.monotonic()
+        if self._writer is None:
+            return
         try:
-            # One record for all of them: five times cheaper than as many add_scalar.
-            self._writer.file_writer.add_summary(self._summary(value=values), step)
+            for step, summary in waiting:
+                self._writer.file_writer.add_summary(summary, step)
             self._writer.flush()
         except OSError as error:
             self._give_up(error)
 
     def close(self) -> None:
         """Close the files; a second call does nothing."""
+        self.flush()
         writer, self._writer = self._writer, None
         if writer is not None:
             writer.close()

@@ -218,6 +218,7 @@ class Trainer:
         if self.run_dir is not None:
             guards.check_weights(self.model, self.step, self.optimizer.param_groups[0]["lr"])
             randomness = distributed.gather(self._randomness.state_dict())
+            self._tracking.flush()
             self._checkpoints.save(checkpoint.take_down(self, randomness))
 
     def _on_device(self, name: str, loader: Iterable[Batch]) -> Iterator[Batch]:

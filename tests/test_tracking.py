@@ -14,6 +14,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 from torch import nn
 
+from course_utils import checkpoint
+from course_utils import tracking as tracking_module
 from course_utils.data import Batches
 from course_utils.meters import History
 from course_utils.tracking import TAGS, Tracking, reporting
@@ -92,13 +94,41 @@ def test_a_resumed_run_shows_as_one(tmp_path):
     assert_shows(tmp_path / "run", resumed)
 
 
-def test_figures_are_on_the_disk_while_the_run_goes_on(tmp_path):
+def test_figures_of_slow_steps_are_on_the_disk_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking_module, "HOLD", 0.0)
     seen = []
     each = make(tmp_path)
     each.progress = lambda step, num_steps, history: seen.append(read(tmp_path).get("loss/step", [])[-1:])
     history = each.fit(batches(), num_epochs=1)
     assert [point[0][0] for point in seen] == [4, 8, 8]
     assert len(history.step_loss) == 2
+
+
+def test_figures_of_fast_steps_wait_for_a_flush(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking_module, "HOLD", 3600.0)
+    with Tracking(tmp_path, resume=False, first_step=1, made_with={}) as tracking:
+        tracking.write(1, {"lr": 0.5})  # the first goes at once
+        tracking.write(2, {"lr": 0.25})
+        assert read(tmp_path) == {"lr": [(1, 0.5)]}
+        tracking.flush()
+        assert read(tmp_path) == {"lr": [(1, 0.5), (2, 0.25)]}
+        tracking.write(3, {"lr": 0.125})
+    assert read(tmp_path) == {"lr": [(1, 0.5), (2, 0.25), (3, 0.125)]}
+
+
+def test_a_checkpoint_never_gets_ahead_of_the_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking_module, "HOLD", 3600.0)
+    monkeypatch.setattr(checkpoint, "PUT_OFF", 0)
+    behind = []
+
+    def look(step, num_steps, history):
+        saved = checkpoint.load(tmp_path)
+        shown = read(tmp_path).get("loss/epoch", [(0, 0.0)])[-1][0]
+        behind.append(saved is not None and shown < saved["step"])
+
+    make(tmp_path, progress=look).fit(batches(), num_epochs=3)
+    assert len(behind) > 5
+    assert not any(behind)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
@@ -169,8 +199,10 @@ def failing_thread(monkeypatch):
 
 @pytest.mark.usefixtures("failing_thread")
 @pytest.mark.skipif(os.name == "nt", reason="sets a limit on the size of files")
-def test_files_that_can_not_be_written_are_told_and_end_nothing(tmp_path):
+def test_files_that_can_not_be_written_are_told_and_end_nothing(tmp_path, monkeypatch):
     import resource
+
+    monkeypatch.setattr(tracking_module, "HOLD", 0.0)
 
     tracking = Tracking(tmp_path, resume=False, first_step=1, made_with={})
     (path,) = tmp_path.glob("events.*")
