@@ -184,13 +184,10 @@ def _make(options: argparse.Namespace) -> tuple:
 class _EpochLines:
     """Prints one line an epoch, where no terminal shows a bar."""
 
-    def __init__(self) -> None:
-        self.printed = 0
-
     def __call__(self, step: int, num_steps: int, history: History) -> None:
-        if not history.epoch_loss or history.epoch_loss[-1][0] <= self.printed:
+        # It is called at the end of each window too; the last epoch may be one of before a resume then.
+        if not history.epoch_loss or history.epoch_loss[-1][0] != step:
             return
-        self.printed = step
         print(
             f"step {step:>{len(str(num_steps))}}/{num_steps}  loss {history.epoch_loss[-1][1]:.4f}"
             f"  valid loss {history.valid_loss[-1][1]:.4f}  accuracy {history.valid_accuracy[-1][1]:.4f}",

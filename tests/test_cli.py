@@ -91,9 +91,12 @@ def test_every_option_reaches_the_run(tmp_path):
 
 
 def test_resume_goes_on_and_a_complete_run_says_so(tmp_path, capsys):
-    options = ["--run-dir", str(tmp_path / "run"), "--quiet"]
+    options = ["--run-dir", str(tmp_path / "run")]
     assert main([*QUICK, *options]) == 0
+    capsys.readouterr()
     assert main([*QUICK, *options, "--epochs", "3", "--resume"]) == 0
+    # One line for the one epoch that was still to do, none for those before.
+    assert re.findall(r"^step +(\d+)/69 ", capsys.readouterr().out, re.MULTILINE) == ["69"]
     assert main([*QUICK, "--run-dir", str(tmp_path / "whole"), "--quiet", "--epochs", "3"]) == 0
     one, other = checkpoint.load(tmp_path / "run"), checkpoint.load(tmp_path / "whole")
     assert all(torch.equal(value, other["model"][name]) for name, value in one["model"].items())
