@@ -37,7 +37,7 @@ from peers import CONTESTANTS, LOG_EVERY, Contestant, hand_written, loss_fn, mak
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from course_utils import checkpoint, data, models
+from course_utils import checkpoint, data, models, tracking
 from course_utils.training import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,8 +203,9 @@ def train_in_turn(
             parts.append((train, make_model(), loader, clock))
         gc.collect()
         gc.freeze()  # what is loaded already need not be searched for garbage, on neither side
-        # By the time that went by Trainer decides when to save: its clock stands still while the loop runs.
-        with mock.patch.object(checkpoint, "time", SimpleNamespace(monotonic=clock.elapsed)):
+        # Trainer goes by the time when it saves and writes: its clock stands still while the loop runs.
+        own_time = SimpleNamespace(**(vars(time) | {"monotonic": clock.elapsed}))
+        with mock.patch.object(checkpoint, "time", own_time), mock.patch.object(tracking, "time", own_time):
             runs = [threads.submit(run, *part) for part in parts]
             return [(each.result(), model) for each, (_, model, _, _) in zip(runs, parts, strict=True)]
 
@@ -233,10 +234,11 @@ def measure(contestant: Contestant, workload: Workload, repeats: int) -> Row:
     Raises:
         RuntimeError: the weights differ.
     """
+    num_epochs = workload.num_epochs * contestant.stretch
     train_in_turn(contestant, workload.make_model, 2)  # pays for what is loaded late
-    row = Row(num_steps=workload.num_epochs * len(data.load(batch_size=BATCH_SIZE).train))
+    row = Row(num_steps=num_epochs * len(data.load(batch_size=BATCH_SIZE).train))
     for repeat in range(repeats):
-        done = train_in_turn(contestant, workload.make_model, workload.num_epochs, loop_first=bool(repeat % 2))
+        done = train_in_turn(contestant, workload.make_model, num_epochs, loop_first=bool(repeat % 2))
         (expected_span, expected), (span, model) = done
         for key, weights in expected.state_dict().items():
             if not torch.equal(weights, model.state_dict()[key]):
@@ -491,11 +493,11 @@ def notes_on(table: Table, memory: list[tuple[int, float]], missing: list[str], 
         for key, each in WORKLOADS.items()
         for rows in [table["loop"]]
     }
-    around = ", ".join(
-        f"{CONTESTANTS[name].title} {1e3 * statistics.median(span.around for span in rows['mlp'].spans):.0f}"
+    around = {
+        CONTESTANTS[name].title: 1e3 * statistics.median(span.around for row in rows.values() for span in row.spans)
         for name, rows in table.items()
-        if not CONTESTANTS[name].embedded
-    )
+    }
+    long = [f"{title} {value:.0f}" for title, value in around.items() if value >= 5]
     saves = {
         each.title: statistics.median(span.saves for span in table["trainer-full"][key].spans)
         for key, each in WORKLOADS.items()
@@ -510,7 +512,8 @@ def notes_on(table: Table, memory: list[tuple[int, float]], missing: list[str], 
         'says otherwise. "Everything on" is TensorBoard, checkpoints and the progress bar. In Trainer\'s runs '
         + " and ".join(f"{value:.0f} ({title})" for title, value in saves.items())
         + " checkpoints fell into the timed epochs; the libraries save at each epoch.",
-        f"Not in the ratios: what begins and ends a run takes this many ms of CPU time: {around}.",
+        "Not in the ratios is what begins and ends a run; it takes more than 5 ms of CPU time with "
+        f"{', '.join(long) or 'none'} (ms).",
         f"Memory with everything on: {first_size:.1f} MiB after {first_step:,} steps, {last_size:.1f} MiB after "
         f"{last_step:,} ({last_size - first_size:+.2f} MiB).",
         f"Measured on one core of {processor()} with {versions()}.",
@@ -535,14 +538,16 @@ def draw(table: Table, path: Path) -> None:
             color = "#1f77b4" if CONTESTANTS[name].ours else "#b0b0b0"
             spread = [[value - min(ratios)], [max(ratios) - value]]
             axes.barh(place, value, color=color, xerr=spread, ecolor="#404040", capsize=2)
-            axes.text(max(ratios), place, f"  {value:.2f}", va="center", fontsize=9)
+            where = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 9}
+            box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+            axes.annotate(f"{value:.2f}", (max(ratios), place), bbox=box, **where)
         axes.axvline(1, color="black", linewidth=1)
         axes.set_xlim(0, 1.15 * max(max(table[name][key].ratios("cpu")) for name in names))
         axes.set_yticks(range(len(names)), [CONTESTANTS[name].title for name in names])
         axes.set_title(f"{workload.title} on the digits")
-        axes.set_xlabel("CPU time; 1 is the hand-written loop with a DataLoader")
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].invert_yaxis()
+    figure.supxlabel("CPU time, median and range; 1 is the hand-written loop with a DataLoader", fontsize=10)
     figure.savefig(path, dpi=120)
 
 

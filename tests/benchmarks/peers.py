@@ -168,6 +168,7 @@ class Contestant:
         module: the library that must be installed, or None.
         embedded: whether it trains on `data.Batches` in place of the DataLoader.
         ours: whether it is the course's own.
+        stretch: times as many epochs, for one that does some things only now and then.
     """
 
     title: str
@@ -175,6 +176,7 @@ class Contestant:
     module: str | None = None
     embedded: bool = False
     ours: bool = False
+    stretch: int = 1
 
     def is_installed(self) -> bool:
         return self.module is None or importlib.util.find_spec(self.module) is not None
@@ -183,11 +185,11 @@ class Contestant:
 CONTESTANTS = {
     "loop": Contestant("the same loop again", hand_written),
     "trainer": Contestant("Trainer", trainer, ours=True),
-    "trainer-full": Contestant("Trainer, everything on", trainer_with_everything, ours=True),
+    "trainer-full": Contestant("Trainer, everything on", trainer_with_everything, ours=True, stretch=4),
     "loop-batches": Contestant("loop on Batches", hand_written, embedded=True),
     "trainer-batches": Contestant("Trainer on Batches", trainer, embedded=True, ours=True),
     "trainer-batches-full": Contestant(
-        "Trainer on Batches, everything on", trainer_with_everything, embedded=True, ours=True
+        "Trainer on Batches, everything on", trainer_with_everything, embedded=True, ours=True, stretch=4
     ),
     "ignite": Contestant("Ignite", ignite, "ignite"),
     "ignite-full": Contestant("Ignite, everything on", partial(ignite, everything=True), "ignite"),
