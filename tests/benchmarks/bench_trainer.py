@@ -391,7 +391,7 @@ def in_own_process(*arguments: str, one_core: bool = True) -> object:
     """Do one measurement in a process of its own, on one core where the system can.
 
     Raises:
-        RuntimeError: it failed; its last lines of output are in the message.
+        RuntimeError: it failed; the message holds what it said.
     """
     command = [sys.executable, __file__, "--work", *arguments]
     if one_core:
@@ -401,7 +401,9 @@ def in_own_process(*arguments: str, one_core: bool = True) -> object:
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     lines = [line for line in done.stdout.splitlines() if line.startswith(RESULT)]
     if done.returncode or not lines:
-        raise RuntimeError(f"{' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+        # What libraries say when the process ends comes after the reason.
+        reason = done.stderr[max(done.stderr.rfind("Traceback (most recent call last)"), 0) :]
+        raise RuntimeError(f"{' '.join(arguments)} failed:\n{reason[:3000]}")
     return json.loads(lines[-1].removeprefix(RESULT))
 
 
