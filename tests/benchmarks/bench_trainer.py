@@ -513,7 +513,7 @@ def notes_on(table: Table, memory: list[tuple[int, float]], missing: list[str], 
         "their final weights are equal to the last bit. Libraries have everything off that can be, unless the title "
         'says otherwise. "Everything on" is TensorBoard, checkpoints and the progress bar. In Trainer\'s runs '
         + " and ".join(f"{value:.0f} ({title})" for title, value in saves.items())
-        + " checkpoints fell into the timed epochs; the libraries save at each epoch.",
+        + " checkpoints fell into the timed epochs; libraries that save do so at each epoch.",
         "Not in the ratios is what begins and ends a run; it takes more than 5 ms of CPU time with "
         f"{', '.join(long) or 'none'} (ms).",
         f"Memory with everything on: {first_size:.1f} MiB after {first_step:,} steps, {last_size:.1f} MiB after "
