@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
@@ -107,11 +107,19 @@ class Lab(widgets.VBox):
         children: the rows of the lab.
         controls: its controls by name; a test moves each of them.
         css_class: a class name for styles and for tests.
+        buttons: what starts long computations; with any, a row with "Stop", a progress bar and words is added.
     """
 
     alive: ClassVar["weakref.WeakSet[Lab]"] = weakref.WeakSet()
 
-    def __init__(self, children: list[widgets.Widget], *, controls: dict[str, widgets.Widget], css_class: str):
+    def __init__(
+        self,
+        children: list[widgets.Widget],
+        *,
+        controls: dict[str, widgets.Widget],
+        css_class: str,
+        buttons: Sequence[widgets.Button] = (),
+    ):
         self._error_box = widgets.HTML()
         self._error_box.add_class("lab-error")
         self.halt = widgets.Button(
@@ -120,7 +128,9 @@ class Lab(widgets.VBox):
         self._bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="160px", visibility="hidden"))
         self._status = widgets.HTML()
         self._status.add_class("lab-status")
-        super().__init__([widgets.HTML(STYLE, layout=widgets.Layout(display="none")), *children, self._error_box])
+        style = widgets.HTML(STYLE, layout=widgets.Layout(display="none"))
+        actions = [widgets.HBox([*buttons, self.halt, self._bar, self._status])] if buttons else []
+        super().__init__([style, *children, *actions, self._error_box])
         self.add_class("course-lab")
         self.add_class(css_class)
         self.controls = controls
@@ -129,10 +139,6 @@ class Lab(widgets.VBox):
         self.computing = Worker(f"{css_class}-computing", self.show_error)
         self.when(self.halt, self.stop)
         Lab.alive.add(self)
-
-    def actions(self, *buttons: widgets.Button) -> widgets.HBox:
-        """A row of buttons with "Stop", a progress bar and a line of words, for a lab that computes for long."""
-        return widgets.HBox([*buttons, self.halt, self._bar, self._status])
 
     def tell(self, share: float, words: str) -> None:
         """Show how much of a long computation is done (0 to 1) and say it in words; "Stop" can be pressed."""

@@ -90,8 +90,8 @@ class LearningRateLab(Lab):
             [self.lr, choosers, layers(self._back, self._front), self._words],
             controls=controls,
             css_class="learning-rate-lab",
+            buttons=[self.train],
         )
-        self.children = (*self.children[:-1], self.actions(self.train), self.children[-1])
         self.sweep: Sweep | None = None
         self.exact: tuple[float, list[float]] | None = None
         self._finished: dict[tuple[Any, ...], Sweep] = {}
@@ -102,8 +102,7 @@ class LearningRateLab(Lab):
         self.when(self.train, self._train)
         # The first sweep is made before the lab is shown: it is useful before any click, and it is the still picture.
         self._make_sweep(lambda: False)
-        self._draw_back()
-        self._draw_front()
+        self.settle(60)
 
     # What the hand asks for: each notes what is wanted and hands the work on.
 
