@@ -1,4 +1,4 @@
-"""Learning rates: make an optimizer by name, and train one model at many rates at once."""
+"""Make an optimizer by name, and train one model at many learning rates at once."""
 
 import copy
 import json
