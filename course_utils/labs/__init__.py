@@ -1,7 +1,11 @@
 """The labs: the only part of the course that needs ipywidgets."""
 
+from course_utils.labs.item import ItemLab
 from course_utils.labs.learning_rate import LearningRateLab
+from course_utils.labs.optimizer import OptimizerLab
 from course_utils.labs.prediction import Prediction
 from course_utils.labs.quadratic import QuadraticLab
+from course_utils.labs.training import TrainingLab
+from course_utils.labs.zero_grad import ZeroGradLab
 
-__all__ = ["LearningRateLab", "Prediction", "QuadraticLab"]
+__all__ = ["ItemLab", "LearningRateLab", "OptimizerLab", "Prediction", "QuadraticLab", "TrainingLab", "ZeroGradLab"]
