@@ -1,14 +1,28 @@
 """The learner's own folder: predictions, exercises and cached sweeps, in plain files that anyone can read."""
 
+import contextlib
+import errno
 import json
 import os
 import tempfile
 import threading
+import time
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
 
 VERSION = 1
+# A record is written within milliseconds; who waits longer than this, in seconds, keeps its entry in memory.
+PATIENCE = 5.0
+
+Record = dict[str, Any]
 
 
 def learner_folder() -> Path:
@@ -45,90 +59,193 @@ def write_atomically(path: Path, text: str) -> None:
         raise
 
 
+@contextlib.contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Be the only process inside this block: a lock on a file, which the system takes back from a process that ends.
+
+    Raises:
+        OSError: the file cannot be made, or another process held it for longer than `PATIENCE` seconds.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a+b") as file:  # closing it gives the lock back
+        end = time.monotonic() + PATIENCE
+        while not _lock(file):
+            if time.monotonic() > end:
+                raise TimeoutError(errno.ETIMEDOUT, f"another process held it for {PATIENCE:g} s", str(lock))
+            time.sleep(0.01)
+        yield
+
+
+def _lock(file: BinaryIO) -> bool:
+    """Lock an open file for this process alone, or say that another one has it."""
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        # Some network folders know no locks: an entry written at the same instant may then be lost, no other.
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
+    return True
+
+
+def _new() -> Record:
+    return {"version": VERSION, "predictions": {}, "exercises": {}}
+
+
+def _parse(text: str) -> Record:
+    """The record that a file's text holds.
+
+    Raises:
+        ValueError: it is damaged, or not a record of this version.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise ValueError(f"it is not a record of version {VERSION}")
+    for part, keys in (("predictions", {"question", "guess"}), ("exercises", {"tries", "solved"})):
+        if not isinstance(found.get(part), dict):
+            raise ValueError(f"its part {part!r} is missing")
+        for name, entry in found[part].items():
+            if not isinstance(entry, dict) or not keys <= entry.keys():
+                raise ValueError(f"its entry {name!r} is damaged")
+    return found
+
+
 class Progress:
     """What the learner guessed and solved, kept in `progress.json` in the learner's folder.
 
-    Where that file cannot be written, the record stays in memory and `trouble` says so in one sentence.
+    Several lessons may be open at once. So each entry is written into what the file holds at that moment, by one
+    process at a time, and every question is answered from the file. Where it cannot be written, the entries wait in
+    memory, and the first one for which the file can be written again brings all of them there.
 
     Args:
         folder: the folder of the file; by default `learner_folder()`.
-
-    Attributes:
-        trouble: why nothing could be kept on disk, or "".
     """
 
     def __init__(self, folder: Path | None = None):
         self.path = (folder or learner_folder()) / "progress.json"
-        self.trouble = ""
-        self._lock = threading.Lock()
-        self._record: dict[str, Any] = {"version": VERSION, "predictions": {}, "exercises": {}}
-        self._read()
+        self._thread_lock = threading.RLock()
+        self._waiting: list[Callable[[Record], None]] = []
+        self._said: list[str] = []
+        self._unsaid: list[str] = []
+        with self._thread_lock:
+            self._now()
 
-    def _read(self) -> None:
+    def news(self) -> str:
+        """What the learner should know about the record, in a sentence, once: the next call returns ""."""
+        with self._thread_lock:
+            told, self._unsaid = " ".join(self._unsaid), []
+            return told
+
+    def _say(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.append(sentence)
+            self._unsaid.append(sentence)
+
+    def _now(self) -> Record:
+        """The record as it is now: what is on disk, and on top of it what waits in memory."""
         try:
-            found = json.loads(self.path.read_text(encoding="utf-8"))
-            if not isinstance(found, dict) or found.get("version") != VERSION:
-                raise ValueError(f"it is not a record of version {VERSION}")
-            if not all(isinstance(found.get(part), dict) for part in ("predictions", "exercises")):
-                raise ValueError("a part of it is missing")
+            record = _parse(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return
+            record = _new()
         except OSError as error:
-            self.trouble = f"{str(self.path)!r} cannot be read ({error}); what you do now is kept in memory only"
-            return
-        except ValueError as error:
-            # A damaged or foreign record is set aside, never overwritten.
-            aside = self.path.with_name("progress.unreadable.json")
-            self.trouble = f"{str(self.path)!r} could not be used ({error}); it was moved to {aside.name!r}"
+            record = _new()
+            # Nothing there at all, because a file lies where the folder should be, is said when something is written.
+            if not isinstance(error, NotADirectoryError):
+                self._say(f"{str(self.path)!r} cannot be read ({error.strerror}); what you do now is kept in memory.")
+        except ValueError:
+            record = _new()
             try:
-                os.replace(self.path, aside)
-            except OSError as failed:
-                self.trouble = f"{str(self.path)!r} could not be used ({error}) nor moved aside ({failed})"
-            return
-        self._record = found
+                with alone(self._lock_path):
+                    record = self._read_or_set_aside()
+            except OSError as error:
+                self._say(f"{str(self.path)!r} cannot be used and not be moved aside ({error.strerror}); "
+                          "what you do now is kept in memory.")  # fmt: skip
+        for change in self._waiting:
+            change(record)
+        return record
 
-    def _keep(self) -> None:
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.with_name(".progress.lock")
+
+    def _read_or_set_aside(self) -> Record:
+        """Read the file; a damaged or foreign one is moved to a name of its own, never overwritten."""
         try:
-            write_atomically(self.path, json.dumps(self._record, ensure_ascii=False, indent=1) + "\n")
+            return _parse(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return _new()
+        except ValueError as error:
+            aside, number = self.path.with_name("progress.unreadable.json"), 2
+            while aside.exists():
+                aside, number = self.path.with_name(f"progress.unreadable-{number}.json"), number + 1
+            os.replace(self.path, aside)
+            self._say(f"{str(self.path)!r} could not be used ({error}); it was moved to {aside.name!r} "
+                      "and a new record was begun.")  # fmt: skip
+            return _new()
+
+    def _change(self, change: Callable[[Record], None]) -> None:
+        self._waiting.append(change)
+        try:
+            with alone(self._lock_path):
+                record = self._read_or_set_aside()
+                for waiting in self._waiting:
+                    waiting(record)
+                write_atomically(self.path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+            self._waiting.clear()
         except OSError as error:
-            self.trouble = f"{str(self.path)!r} cannot be written ({error}); your answers are kept in memory only"
+            # The error's own text names a temporary file, another one each time; its reason is the same.
+            self._say(f"{str(self.path)!r} cannot be written ({error.strerror}); your answers are kept in memory only.")
 
     def predict(self, name: str, question: str, guess: str) -> None:
         """Record a guess. A guess that changes after its outcome was seen does not count: the first one stays."""
-        with self._lock:
-            entry = self._record["predictions"].get(name, {})
-            if "outcome" not in entry:
-                self._record["predictions"][name] = {"question": question, "guess": guess}
-                self._keep()
+
+        def change(record: Record) -> None:
+            if "outcome" not in record["predictions"].get(name, {}):
+                record["predictions"][name] = {"question": question, "guess": guess}
+
+        with self._thread_lock:
+            self._change(change)
 
     def reveal(self, name: str, question: str, outcome: str) -> str | None:
         """Record the outcome beside the guess and return the guess, or None where there was none."""
-        with self._lock:
-            entry = self._record["predictions"].setdefault(name, {"question": question, "guess": None})
-            if entry.get("outcome") != outcome:
-                entry["outcome"] = outcome
-                self._keep()
-            return entry["guess"]
+
+        def change(record: Record) -> None:
+            record["predictions"].setdefault(name, {"question": question, "guess": None})["outcome"] = outcome
+
+        with self._thread_lock:
+            if self.predictions().get(name, {}).get("outcome") != outcome:
+                self._change(change)
+            return self.guess(name)
 
     def guess(self, name: str) -> str | None:
         """The recorded guess of a prediction, or None."""
-        return self._record["predictions"].get(name, {}).get("guess")
+        return self.predictions().get(name, {}).get("guess")
 
     def solve(self, name: str, passed: bool) -> None:
         """Record an attempt at an exercise; a solved exercise stays solved."""
-        with self._lock:
-            entry = self._record["exercises"].setdefault(name, {"tries": 0, "solved": False})
+
+        def change(record: Record) -> None:
+            entry = record["exercises"].setdefault(name, {"tries": 0, "solved": False})
             entry["tries"] += 1
             entry["solved"] = entry["solved"] or passed
-            self._keep()
+
+        with self._thread_lock:
+            self._change(change)
 
     def predictions(self) -> dict[str, dict[str, Any]]:
         """Every prediction by name: its question, guess and, once seen, its outcome."""
-        return json.loads(json.dumps(self._record["predictions"]))
+        with self._thread_lock:
+            return self._now()["predictions"]
 
     def exercises(self) -> dict[str, dict[str, Any]]:
         """Every exercise tried, by name: the number of tries and whether it is solved."""
-        return json.loads(json.dumps(self._record["exercises"]))
+        with self._thread_lock:
+            return self._now()["exercises"]
 
 
 @cache
@@ -137,5 +254,5 @@ def _progress_in(folder: Path) -> Progress:
 
 
 def progress() -> Progress:
-    """The learner's record: one for each learner's folder in a process, read from disk once."""
+    """The learner's record: one for each learner's folder in a process."""
     return _progress_in(learner_folder())

@@ -45,7 +45,7 @@ class Prediction(Lab):
             options=options, value=progress().guess(name) if progress().guess(name) in options else None,
             style={"button_width": "auto"}, tooltips=[f"my guess: {option}" for option in options],
         )  # fmt: skip
-        self._kept = widgets.HTML()
+        self._kept, self._news = widgets.HTML(), progress().news()
         asked = widgets.HTML(f"<b>Predict.</b> {html.escape(question)}")
         super().__init__([asked, self.choice, self._kept], controls={"choice": self.choice}, css_class="prediction-lab")
         self.when(self.choice, self._record)
@@ -57,10 +57,10 @@ class Prediction(Lab):
             self._say()
 
     def _say(self) -> None:
-        guess, trouble = progress().guess(self.name), progress().trouble
-        self._kept.value = html.escape(
-            trouble or (f"Your guess is kept: {guess}" if guess else "Choose one, or just go on.")
-        )
+        guess = progress().guess(self.name)
+        self._news = self._news or progress().news()
+        words = f"Your guess is kept: {guess}." if guess else "Choose one, or just go on."
+        self._kept.value = html.escape(f"{words} {self._news}".strip())
 
     def reveal(self, outcome: str) -> Revealed:
         """Set the outcome beside the guess.
