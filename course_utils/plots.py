@@ -13,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from course_utils.calibration import BRACKETS, Tally, total
+from course_utils.errors import unknown_name
 from course_utils.lr import Sweep
 
 BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#777777"
@@ -223,4 +225,41 @@ def plot_table(
     ax.set_xticks(range(len(columns)), columns)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.set(title=title, xlabel=x_label)
+    return ax
+
+
+def plot_calibration(tallies: Sequence[Tally], claimed: str | None = None, ax: Axes | None = None) -> Axes:
+    """Draw for each lesson how many guesses came out as made, how many did not, and what was not guessed.
+
+    Args:
+        tallies: the lessons, from `calibration.tally`.
+        claimed: the learner's own words for all guesses together, one of `calibration.BRACKETS`, or None.
+        ax: where to draw; without it a new figure.
+
+    Raises:
+        ValueError: `claimed` is none of those words.
+    """
+    if claimed is not None and claimed not in BRACKETS:
+        raise unknown_name("share", claimed, BRACKETS)
+    ax = new_axes(width=6.4, height=3.1)[0] if ax is None else ax
+    places, bottoms = range(len(tallies)), [0] * len(tallies)
+    parts = (
+        ("right", "as guessed", BLUE, ""),
+        ("wrong", "otherwise", ORANGE, "//"),
+        ("unguessed", "no guess", "#dddddd", ""),
+    )
+    for name, label, colour, hatch in parts:
+        counts = [getattr(each, name) for each in tallies]
+        ax.bar(places, counts, bottom=bottoms, color=colour, hatch=hatch, edgecolor="white", label=label, width=0.7)
+        bottoms = [low + count for low, count in zip(bottoms, counts, strict=True)]
+    whole = total(list(tallies))
+    if whole.share is None:
+        title = "No guess is on record yet"
+    else:
+        title = f"{whole.right} of {whole.guessed} guesses came out as made ({whole.share:.0%})"
+        title += f"; you said: {claimed}" if claimed is not None else ""
+    ax.set(title=title, xlabel="lesson", ylabel="predictions", xlim=(-0.6, max(len(tallies), 3) - 0.4))
+    ax.set_ylim(0, max([*bottoms, 4]) * 1.35)
+    ax.set_xticks(places, [each.lesson for each in tallies])
+    ax.legend(frameon=False, ncols=3, loc="upper center")
     return ax

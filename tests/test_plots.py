@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from course_utils import plots
+from course_utils import calibration, plots
 from course_utils.lr import sweep_lr
 from course_utils.models import MLP
 
@@ -120,3 +120,31 @@ def test_a_shown_figure_carries_its_words(sweep, monkeypatch):
 
 def test_the_ceiling_leaves_room_above_the_start(sweep):
     assert plots.ceiling(sweep) == 4.0
+
+
+def heights(ax):
+    """The bars of a calibration as {label: height for each lesson}."""
+    return {bars.get_label(): [bar.get_height() for bar in bars] for bars in ax.containers}
+
+
+def test_calibration_shows_each_lessons_guesses():
+    tallies = [calibration.Tally("02", 3, 2, 1), calibration.Tally("05", 0, 1, 4)]
+    ax = plots.plot_calibration(tallies, "a half to three quarters")
+    assert heights(ax) == {"as guessed": [3, 0], "otherwise": [2, 1], "no guess": [1, 4]}
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["02", "05"]
+    assert ax.get_title() == "3 of 6 guesses came out as made (50%); you said: a half to three quarters"
+    tops = [bar.get_y() + bar.get_height() for bar in ax.containers[-1]]
+    assert tops == [6, 5], "the parts stand on one another"
+    assert ax.get_ylim()[1] > 6
+
+
+@pytest.mark.parametrize("tallies", [[], [calibration.Tally("08", 0, 0, 7)]])
+def test_calibration_without_a_guess_says_so(tallies):
+    ax = plots.plot_calibration(tallies)
+    assert ax.get_title() == "No guess is on record yet"
+    assert plots.png(ax).startswith(b"\x89PNG")
+
+
+def test_a_claim_that_is_no_share_is_named():
+    with pytest.raises(ValueError, match="unknown share 'half': did you mean 'a half to three quarters'"):
+        plots.plot_calibration([], "half")
