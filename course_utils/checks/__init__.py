@@ -1,11 +1,38 @@
 """The exercises' checks: each compares with an oracle and names the misconception behind a wrong answer."""
 
+from course_utils.checks.item import count_nodes, lean_validation, read_once_a_window, what_comes_back
 from course_utils.checks.learning_rate import descend, diagnose, largest_rate
+from course_utils.checks.optimizers import adam_step, forgotten, make_groups, momentum_step, new_head, sgd_step
 from course_utils.checks.results import report
+from course_utils.checks.whole_loop import drawn_points, remembers_gradients, take_down, two_curves
+from course_utils.checks.writer import log_image, log_losses, survivors, train_and_log
+from course_utils.checks.zero_grad import accumulate, ball_without_clearing, cured_loop, grad_after
 
 __all__ = [
+    "accumulate",
+    "adam_step",
+    "ball_without_clearing",
+    "count_nodes",
+    "cured_loop",
     "descend",
     "diagnose",
+    "drawn_points",
+    "forgotten",
+    "grad_after",
     "largest_rate",
+    "lean_validation",
+    "log_image",
+    "log_losses",
+    "make_groups",
+    "momentum_step",
+    "new_head",
+    "read_once_a_window",
+    "remembers_gradients",
     "report",
+    "sgd_step",
+    "survivors",
+    "take_down",
+    "train_and_log",
+    "two_curves",
+    "what_comes_back",
 ]

@@ -5,7 +5,19 @@ from course_utils.labs.learning_rate import LearningRateLab
 from course_utils.labs.optimizer import OptimizerLab
 from course_utils.labs.prediction import Prediction
 from course_utils.labs.quadratic import QuadraticLab
+from course_utils.labs.tensorboard_panel import TensorBoardPanel
 from course_utils.labs.training import TrainingLab
+from course_utils.labs.writer import WriterLab
 from course_utils.labs.zero_grad import ZeroGradLab
 
-__all__ = ["ItemLab", "LearningRateLab", "OptimizerLab", "Prediction", "QuadraticLab", "TrainingLab", "ZeroGradLab"]
+__all__ = [
+    "ItemLab",
+    "LearningRateLab",
+    "OptimizerLab",
+    "Prediction",
+    "QuadraticLab",
+    "TensorBoardPanel",
+    "TrainingLab",
+    "WriterLab",
+    "ZeroGradLab",
+]

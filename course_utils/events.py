@@ -1,0 +1,128 @@
+"""What TensorBoard's event files hold, as TensorBoard's own reader finds it, and how much of them it could read."""
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+# Before and after its content a record holds its length (8 bytes) and two checksums (4 bytes each).
+FRAME = 16
+
+Points = dict[str, list[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class EventFile:
+    """One event file.
+
+    Attributes:
+        path: where it lies.
+        size: its length in bytes.
+        readable: how many of these bytes stand in whole records, from the start of the file.
+        scalars: (step, value) by tag, in the order of the file.
+        images: (step, PNG) by tag.
+        trouble: what kept the reader from the rest of the file, in one sentence, or "".
+    """
+
+    path: Path
+    size: int
+    readable: int
+    scalars: Points
+    images: dict[str, list[tuple[int, bytes]]]
+    trouble: str
+
+    @property
+    def points(self) -> int:
+        """How many scalar points the reader found."""
+        return sum(len(points) for points in self.scalars.values())
+
+
+@dataclass(frozen=True)
+class EventFolder:
+    """The event files of one run, in the order of their names: the order in which TensorBoard reads them."""
+
+    files: list[EventFile]
+
+    @property
+    def size(self) -> int:
+        """All bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def points(self) -> int:
+        """All scalar points of all files."""
+        return sum(file.points for file in self.files)
+
+    @property
+    def scalars(self) -> Points:
+        """(step, value) by tag, one file after the other."""
+        together: Points = {}
+        for file in self.files:
+            for tag, points in file.scalars.items():
+                together.setdefault(tag, []).extend(points)
+        return together
+
+    @property
+    def trouble(self) -> str:
+        """What kept the reader from a part of the files, or ""."""
+        return "; ".join(file.trouble for file in self.files if file.trouble)
+
+
+def event_paths(folder: str | Path) -> list[Path]:
+    """List the event files of a folder in the order of their names; a folder that is not there has none."""
+    return sorted(Path(folder).glob("*tfevents*"))
+
+
+def read_folder(folder: str | Path) -> EventFolder:
+    """Read all event files of one folder, not those of the folders in it.
+
+    Raises:
+        ImportError: tensorboard is not installed.
+        OSError: a file cannot be read.
+    """
+    return EventFolder([read_file(path) for path in event_paths(folder)])
+
+
+def read_file(path: str | Path) -> EventFile:
+    """Read one event file as far as TensorBoard's reader gets, which stops at the first record that is not whole.
+
+    TensorBoard says nothing of it, and takes such a file for one that is still being written.
+
+    Raises:
+        ImportError: tensorboard is not installed.
+        OSError: the file cannot be read.
+    """
+    try:
+        from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.util.tensor_util import make_ndarray
+    except ImportError as error:
+        raise ImportError("event files are read with TensorBoard: pip install tensorboard") from error
+    path = Path(path)
+    content = path.read_bytes()  # before the reader: what is written meanwhile is not counted as damage
+    readable = 0
+    scalars: Points = {}
+    images: dict[str, list[tuple[int, bytes]]] = {}
+    for record in RawEventFileLoader(str(path)).Load():
+        readable += FRAME + len(record)
+        event = Event.FromString(record)
+        for value in event.summary.value:
+            kind = value.WhichOneof("value")
+            if kind == "simple_value":
+                scalars.setdefault(value.tag, []).append((event.step, value.simple_value))
+            elif kind == "image":
+                images.setdefault(value.tag, []).append((event.step, value.image.encoded_image_string))
+            elif kind == "tensor" and value.metadata.plugin_data.plugin_name == "scalars":
+                scalars.setdefault(value.tag, []).append((event.step, float(make_ndarray(value.tensor))))
+    size = max(len(content), readable)
+    return EventFile(path, size, readable, scalars, images, _trouble(path.name, content, readable))
+
+
+def _trouble(name: str, content: bytes, readable: int) -> str:
+    """Say what stands behind the last whole record: nothing, a record that was cut off, or a damaged one."""
+    rest = content[readable:]
+    if not rest:
+        return ""
+    told = f"{name}: {readable} of {len(content)} bytes could be read; "
+    if len(rest) < FRAME or len(rest) < FRAME + struct.unpack("<Q", rest[:8])[0]:
+        return told + "then the file ends in the middle of a record"
+    return told + f"the record at byte {readable} is damaged (its checksum does not fit), and all behind it is lost"
