@@ -15,7 +15,7 @@ from PIL import Image
 
 from course_utils.calibration import BRACKETS, Tally, total
 from course_utils.errors import unknown_name
-from course_utils.lr import Sweep
+from course_utils.lr import Found, Sweep
 
 BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#777777"
 LINES = ("-", "--", ":", "-.", "-")
@@ -262,4 +262,45 @@ def plot_calibration(tallies: Sequence[Tally], claimed: str | None = None, ax: A
     ax.set_ylim(0, max([*bottoms, 4]) * 1.35)
     ax.set_xticks(places, [each.lesson for each in tallies])
     ax.legend(frameon=False, ncols=3, loc="upper center")
+    return ax
+
+
+def plot_finder(found: Found, ax: Axes | None = None) -> Axes:
+    """Draw what the finder saw: each loss, their centred mean, and the suggested range and point if there are any."""
+    ax = new_axes(width=6.0)[0] if ax is None else ax
+    start = max(found.smoothed[:1], default=1.0)
+    low, high = min(found.losses, default=0.0), max(found.losses, default=1.0)
+    # A loss that ran away would press the rest of the curve flat.
+    top = min(high, start + 0.6 * max(start - low, abs(start) / 10)) + 0.05 * abs(start)
+    ax.plot(found.lrs, _clip(found.losses, top), color="#999999", linewidth=0.8, label="loss of the batch")
+    ax.plot(found.lrs, _clip(found.smoothed, top), color=BLUE, linewidth=2, label="centred mean")
+    title = "No suggestion"
+    if found.suggestion is not None:
+        point = found.suggestion.point
+        ax.axvspan(found.suggestion.low, found.suggestion.high, color=GREEN, alpha=0.15, linewidth=0, label="range")
+        ax.axvline(point, color=GREEN, linewidth=1.5, linestyle="--", label=f"point, lr = {point:.2g}")
+        title = "The finder's suggestion"
+    ax.set_xscale("log")
+    ax.set(title=title, xlabel="learning rate (log scale)", ylabel="loss of the batch before the step")
+    ax.set_ylim(low - 0.1 * (top - low), top)
+    ax.legend(frameon=False, fontsize=9, loc="lower left")
+    return ax
+
+
+def plot_curves(
+    curves: dict[str, Sequence[tuple[float, float]]],
+    ax: Axes | None = None,
+    *,
+    title: str,
+    x_label: str = "step",
+    y_label: str = "logged number",
+) -> Axes:
+    """Draw named curves of logged points `(step, value)`, with a dot for each point where they are few."""
+    ax = new_axes(width=6.0)[0] if ax is None else ax
+    for (name, points), colour, style in zip(curves.items(), (BLUE, ORANGE, GREEN, RED, PINK), LINES, strict=False):
+        marker = "o" if len(points) <= 40 else None
+        steps, values = zip(*points, strict=True) if points else ((), ())
+        ax.plot(steps, values, style, color=colour, marker=marker, markersize=3, linewidth=1.6, label=name)
+    ax.set(title=title, xlabel=x_label, ylabel=y_label)
+    ax.legend(frameon=False, fontsize=9)
     return ax

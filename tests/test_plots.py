@@ -7,6 +7,7 @@ import pytest
 
 from course_utils import calibration, plots
 from course_utils.lr import sweep_lr
+from course_utils.lr.finder import judge, rising_rates
 from course_utils.models import MLP
 
 
@@ -146,5 +147,42 @@ def test_calibration_without_a_guess_says_so(tallies):
 
 
 def test_a_claim_that_is_no_share_is_named():
-    with pytest.raises(ValueError, match="unknown share 'half': did you mean 'a half to three quarters'"):
+    with pytest.raises(ValueError, match="unknown share 'half': known: fewer than a quarter"):
         plots.plot_calibration([], "half")
+
+
+def test_the_finders_picture_shows_the_point_and_the_range():
+    rates = rising_rates(1e-4, 1.0, 40)
+    found = judge(rates, [1.5 + 0.5 * (lr / 0.05 - 1) ** 2 if lr > 0.01 else 2.0 for lr in rates])
+    assert found.suggestion is not None
+    ax = plots.plot_finder(found)
+    assert ax.get_xscale() == "log"
+    raw, mean, point = ax.get_lines()
+    assert list(raw.get_xdata()) == list(mean.get_xdata()) == found.lrs
+    top = ax.get_ylim()[1]
+    assert list(mean.get_ydata()) == [min(loss, top) for loss in found.smoothed]
+    assert set(point.get_xdata()) == {found.suggestion.point}
+    (span,) = ax.patches
+    assert (span.get_x(), span.get_x() + span.get_width()) == (found.suggestion.low, found.suggestion.high)
+    assert 2.0 < top < max(found.losses), "the start is in the picture, what ran away is not"
+    axes = plots.new_axes()
+    assert plots.plot_finder(found, ax=axes[0]) is axes[0]
+
+
+@pytest.mark.parametrize("losses", [[2.0] * 40, [], [float("nan")] * 40])
+def test_a_search_without_a_suggestion_is_drawn_all_the_same(losses):
+    ax = plots.plot_finder(judge(rising_rates(1e-4, 1.0, 40), losses))
+    assert ax.get_title() == "No suggestion"
+    assert len(ax.get_lines()) == 2
+    assert plots.png(ax).startswith(b"\x89PNG")
+
+
+def test_logged_curves_are_drawn_with_dots_where_points_are_few():
+    ax = plots.plot_curves({"few": [(23, 2.0), (46, 1.0)], "many": [(s, 1.0) for s in range(50)], "none": []}, title="t")
+    few, many, none = ax.get_lines()
+    assert list(few.get_xdata()) == [23, 46]
+    assert list(few.get_ydata()) == [2.0, 1.0]
+    assert (few.get_marker(), many.get_marker()) == ("o", "None")
+    assert len(none.get_xdata()) == 0
+    assert [words.get_text() for words in ax.get_legend().get_texts()] == ["few", "many", "none"]
+    assert (ax.get_title(), ax.get_xlabel(), ax.get_ylabel()) == ("t", "step", "logged number")

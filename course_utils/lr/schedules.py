@@ -1,0 +1,148 @@
+"""Schedules: plain functions of the step that give the share of the base learning rate.
+
+Each takes the number of the step that is about to be taken, counted from 0, and gives a factor: the learning rate is
+factor × base rate. PyTorch takes such a function as it is:
+
+    shape = functools.partial(warmup_cosine, num_steps=1000, num_warmup=100)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)
+
+or call it yourself, `group["lr"] = base * shape(step)`. Beyond their last step they stay at their last value.
+"""
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import pairwise
+
+from course_utils.errors import positive_integer, positive_number
+
+
+def _checked_step(step: int) -> int:
+    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+        raise ValueError(f"step must be a whole number from 0 on, got {step!r}")
+    return step
+
+
+def _checked_share(name: str, value: float, *, least: float = 0.0) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 1:
+        raise ValueError(f"{name} must be a share of the base rate, from {least:g} to 1, got {value!r}")
+    return value
+
+
+def constant(step: int) -> float:
+    """The base rate at every step.
+
+    >>> constant(1000)
+    1.0
+    """
+    _checked_step(step)
+    return 1.0
+
+
+def step_decay(step: int, *, every: int, factor: float = 0.1) -> float:
+    """Times `factor` after every so many steps, as `torch.optim.lr_scheduler.StepLR`.
+
+    >>> [step_decay(step, every=100, factor=0.5) for step in (0, 99, 100, 250)]
+    [1.0, 1.0, 0.5, 0.25]
+    """
+    positive_integer("every", every)
+    return positive_number("factor", factor) ** (_checked_step(step) // every)
+
+
+def multistep(step: int, *, milestones: Sequence[int], factor: float = 0.1) -> float:
+    """Times `factor` at each of the milestones, rising numbers of steps, as `torch.optim.lr_scheduler.MultiStepLR`.
+
+    >>> [multistep(step, milestones=[50, 75], factor=0.5) for step in (49, 50, 75)]
+    [1.0, 0.5, 0.25]
+    """
+    if not isinstance(milestones, list | tuple):
+        raise ValueError(f"milestones must be a list of steps, got {milestones!r}")
+    for milestone in milestones:
+        positive_integer("each milestone", milestone)
+    if any(later <= earlier for earlier, later in pairwise(milestones)):
+        raise ValueError(f"milestones must rise, got {list(milestones)!r}")
+    return positive_number("factor", factor) ** bisect_right(milestones, _checked_step(step))
+
+
+def exponential(step: int, *, factor: float) -> float:
+    """Times `factor` at every step, as `torch.optim.lr_scheduler.ExponentialLR`.
+
+    >>> exponential(3, factor=0.5)
+    0.125
+    """
+    return positive_number("factor", factor) ** _checked_step(step)
+
+
+def linear(step: int, num_steps: int, *, start: float = 1.0, final: float = 0.0) -> float:
+    """A straight line from `start` to `final` over `num_steps` steps, as `torch.optim.lr_scheduler.LinearLR`.
+
+    With `start` below `final` it is a warm-up. Unlike PyTorch's it may start at 0, where the first step does nothing.
+
+    >>> [linear(step, 4) for step in range(6)]
+    [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    >>> [linear(step, 4, start=0.5, final=1.0) for step in (0, 2, 4)]
+    [0.5, 0.75, 1.0]
+    """
+    positive_integer("num_steps", num_steps)
+    _checked_share("start", start)
+    _checked_share("final", final)
+    return start + (final - start) * min(_checked_step(step), num_steps) / num_steps
+
+
+def cosine(step: int, num_steps: int, *, final: float = 0.0) -> float:
+    """Half a cosine from 1 down to `final` over `num_steps` steps, as `torch.optim.lr_scheduler.CosineAnnealingLR`.
+
+    PyTorch's rises again after `num_steps`; this one stays. Source: Loshchilov and Hutter, SGDR, 2017, equation 5.
+
+    >>> [round(cosine(step, 4), 4) for step in range(6)]
+    [1.0, 0.8536, 0.5, 0.1464, 0.0, 0.0]
+    """
+    positive_integer("num_steps", num_steps)
+    _checked_share("final", final)
+    done = min(_checked_step(step), num_steps) / num_steps
+    return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+
+
+def warmup_cosine(step: int, num_steps: int, *, num_warmup: int, start: float = 0.1, final: float = 0.0) -> float:
+    """A straight line from `start` up to 1 over `num_warmup` steps, then half a cosine down to `final`.
+
+    `SequentialLR` of `LinearLR` and `CosineAnnealingLR` with the milestone `num_warmup` gives the same.
+
+    >>> [round(warmup_cosine(step, 6, num_warmup=2), 4) for step in range(7)]
+    [0.1, 0.55, 1.0, 0.8536, 0.5, 0.1464, 0.0]
+    """
+    positive_integer("num_steps", num_steps)
+    if isinstance(num_warmup, bool) or not isinstance(num_warmup, int) or not 0 <= num_warmup < num_steps:
+        raise ValueError(f"num_warmup must be a whole number below num_steps={num_steps}, got {num_warmup!r}")
+    if _checked_step(step) < num_warmup:
+        return linear(step, num_warmup, start=start, final=1.0)
+    _checked_share("start", start)
+    return cosine(step - num_warmup, num_steps - num_warmup, final=final)
+
+
+def one_cycle(
+    step: int, num_steps: int, *, warmup: float = 0.3, start: float = 1 / 25, final: float = 1 / 25e4
+) -> float:
+    """Half a cosine from `start` up to 1 over the share `warmup` of the steps, then half a cosine down to `final`.
+
+    The last of the `num_steps` steps is taken at `final`. As `torch.optim.lr_scheduler.OneCycleLR` with its defaults,
+    but for the momentum, which that one moves as well unless `cycle_momentum=False`. The base rate is its `max_lr`.
+    Source: Smith, A disciplined approach to neural network hyper-parameters, 2018.
+
+    >>> [round(one_cycle(step, 11), 4) for step in (0, 2, 6, 10)]
+    [0.04, 0.9603, 0.5306, 0.0]
+    """
+    positive_integer("num_steps", num_steps)
+    if isinstance(warmup, bool) or not isinstance(warmup, int | float) or not 0 < warmup < 1:
+        raise ValueError(f"warmup must be a share of the steps, between 0 and 1, got {warmup!r}")
+    _checked_share("start", start)
+    _checked_share("final", final)
+    peak, last = warmup * num_steps - 1, num_steps - 1
+    step = min(_checked_step(step), last)
+    if step <= peak:
+        return _half_cosine(start, 1.0, step / peak if peak else 1.0)
+    return _half_cosine(1.0, final, (step - peak) / (last - peak))
+
+
+def _half_cosine(first: float, last: float, done: float) -> float:
+    return last + (first - last) / 2 * (1 + math.cos(math.pi * done))
