@@ -5,6 +5,7 @@ from course_utils.labs.learning_rate import LearningRateLab
 from course_utils.labs.optimizer import OptimizerLab
 from course_utils.labs.prediction import Prediction
 from course_utils.labs.quadratic import QuadraticLab
+from course_utils.labs.running_loss import RunningLossLab
 from course_utils.labs.tensorboard_panel import TensorBoardPanel
 from course_utils.labs.training import TrainingLab
 from course_utils.labs.writer import WriterLab
@@ -16,6 +17,7 @@ __all__ = [
     "OptimizerLab",
     "Prediction",
     "QuadraticLab",
+    "RunningLossLab",
     "TensorBoardPanel",
     "TrainingLab",
     "WriterLab",
