@@ -1,4 +1,4 @@
-"""The course's loop as a command: `python -m course_utils train …`, alone or under torchrun."""
+"""The course's loop as a command: `python -m course_utils train …`, alone or under torchrun, and `… find-lr`."""
 
 import argparse
 import contextlib
@@ -6,15 +6,17 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from course_utils import distributed
-from course_utils.data import NAMES, load, seed_everything
+from course_utils.data import NAMES, Data, load, seed_everything
 from course_utils.guards import PRECISIONS, NonFiniteError, RunCompleteError
-from course_utils.lr import OPTIMIZERS, make_optimizer
+from course_utils.lr import OPTIMIZERS, find_lr, make_optimizer, schedules
 from course_utils.meters import History
 from course_utils.models import MODELS, make_model
 from course_utils.training import Trainer
@@ -30,10 +32,38 @@ examples:
   look at the curves
     tensorboard --logdir runs
 """
+FIND_EXAMPLES = """\
+examples:
+  look for a learning rate, then train with it
+    python -m course_utils find-lr --optimizer adam
+    python -m course_utils find-lr --optimizer sgd --momentum 0.9 --model cnn --batch-size 32
+"""
 
 ENDED = "another process of this run has ended, or torchrun was told to stop: start all again with --resume"
 # What a process finds when another one that it exchanges gradients with is gone.
 LOST = re.compile(r"connection (closed|reset) by peer|broken pipe|connection refused|socket closed", re.IGNORECASE)
+
+
+def _steps_down(step: int, num_steps: int) -> float:
+    """A tenth after half of the steps, a hundredth after three quarters."""
+    milestones = sorted({num_steps // 2, num_steps * 3 // 4} - {0})
+    return schedules.multistep(step, milestones=milestones)
+
+
+def _warmup_cosine(step: int, num_steps: int) -> float:
+    """A tenth of the steps to warm up, then half a cosine."""
+    return schedules.warmup_cosine(step, num_steps, num_warmup=num_steps // 10)
+
+
+# name: the share of the rate at (step, num_steps)
+SCHEDULES: dict[str, Callable[[int, int], float] | None] = {
+    "constant": None,
+    "step": _steps_down,
+    "linear": schedules.linear,
+    "cosine": schedules.cosine,
+    "warmup-cosine": _warmup_cosine,
+    "one-cycle": schedules.one_cycle,
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -51,30 +81,20 @@ def parser() -> argparse.ArgumentParser:
     )
     train.set_defaults(run=_train)
 
-    data = train.add_argument_group("data and model")
-    data.add_argument("--data", default="digits", metavar="NAME", help=f"{', '.join(NAMES)} (default: digits)")
-    data.add_argument("--root", default="./data", metavar="DIR", help="where downloaded data lies (default: ./data)")
-    data.add_argument("--model", default="mlp", metavar="NAME", help=f"{' or '.join(MODELS)} (default: mlp)")
-    data.add_argument("--seed", type=int, default=0, help="of the weights and of the order of the rows (default: 0)")
-
-    optimizer = train.add_argument_group("optimizer")
-    optimizer.add_argument("--optimizer", default="sgd", metavar="NAME", help=f"{', '.join(OPTIMIZERS)} (default: sgd)")
+    _add_data(train)
+    optimizer = _add_optimizer(train)
     optimizer.add_argument("--lr", type=float, default=0.05, help="learning rate (default: 0.05)")
-    optimizer.add_argument("--momentum", type=float, metavar="M", help="for sgd, momentum and rmsprop")
-    optimizer.add_argument("--weight-decay", type=float, metavar="W", help="pull of the weights towards 0")
     optimizer.add_argument(
-        "--schedule", choices=["constant", "cosine"], default="constant", help="lr over the steps (default: constant)"
+        "--schedule",
+        choices=SCHEDULES,
+        default="constant",
+        metavar="NAME",
+        help=f"lr over the steps: {', '.join(SCHEDULES)} (default: constant)",
     )
 
     loop = train.add_argument_group("loop")
     loop.add_argument("--epochs", type=int, default=10, metavar="N", help="passes over the data (default: 10)")
-    loop.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="rows a batch, all processes together (default: 64)"
-    )
-    loop.add_argument("--accumulate", type=int, default=1, metavar="N", help="batches a step (default: 1)")
-    loop.add_argument("--max-grad-norm", type=float, metavar="C", help="clip the norm of the gradients to this")
-    loop.add_argument("--precision", default="fp32", metavar="P", help=f"{', '.join(PRECISIONS)} (default: fp32)")
-    loop.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
+    _add_step(loop)
     loop.add_argument(
         "--on-nonfinite", choices=["raise", "skip"], default="raise", help="at a NaN: stop, or leave the step out"
     )
@@ -88,7 +108,49 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--log-every", type=int, default=50, metavar="N", help="steps between two (default: 50)")
     run.add_argument("--grad-norm", action="store_true", help="log the norm of the gradients")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+    find = commands.add_parser(
+        "find-lr",
+        help="look for a learning rate",
+        description="Raise the learning rate at each step, watch the loss, and suggest a rate to train with.",
+        epilog=FIND_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    find.set_defaults(run=_find_lr)
+    _add_data(find)
+    _add_optimizer(find)
+    search = find.add_argument_group("search")
+    search.add_argument("--start", type=float, default=1e-6, metavar="LR", help="first rate (default: 0.000001)")
+    search.add_argument("--end", type=float, default=10.0, metavar="LR", help="last rate (default: 10)")
+    search.add_argument("--steps", type=int, default=100, metavar="N", help="rates in between (default: 100)")
+    _add_step(search)
     return command
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    data = command.add_argument_group("data and model")
+    data.add_argument("--data", default="digits", metavar="NAME", help=f"{', '.join(NAMES)} (default: digits)")
+    data.add_argument("--root", default="./data", metavar="DIR", help="where downloaded data lies (default: ./data)")
+    data.add_argument("--model", default="mlp", metavar="NAME", help=f"{' or '.join(MODELS)} (default: mlp)")
+    data.add_argument("--seed", type=int, default=0, help="of the weights and of the order of the rows (default: 0)")
+
+
+def _add_optimizer(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    optimizer = command.add_argument_group("optimizer")
+    optimizer.add_argument("--optimizer", default="sgd", metavar="NAME", help=f"{', '.join(OPTIMIZERS)} (default: sgd)")
+    optimizer.add_argument("--momentum", type=float, metavar="M", help="for sgd, momentum and rmsprop")
+    optimizer.add_argument("--weight-decay", type=float, metavar="W", help="pull of the weights towards 0")
+    return optimizer
+
+
+def _add_step(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--batch-size", type=int, default=64, metavar="N", help="rows a batch, all processes together (default: 64)"
+    )
+    group.add_argument("--accumulate", type=int, default=1, metavar="N", help="batches a step (default: 1)")
+    group.add_argument("--max-grad-norm", type=float, metavar="C", help="clip the norm of the gradients to this")
+    group.add_argument("--precision", default="fp32", metavar="P", help=f"{', '.join(PRECISIONS)} (default: fp32)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -145,25 +207,62 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _make(options: argparse.Namespace) -> tuple:
-    """Make the trainer and its data from the command line's options."""
+def _find_lr(options: argparse.Namespace) -> int:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("find-lr runs in one process: start it without torchrun")
+    model, optimizer, data = _make_parts(options, lr=1.0)
+    print(
+        f"{options.model} on {len(data.train.dataset):,} rows of {options.data}, {options.optimizer}: "
+        f"{options.steps} rates from {options.start:g} to {options.end:g}",
+        flush=True,
+    )
+    try:
+        found = find_lr(
+            model,
+            optimizer,
+            nn.CrossEntropyLoss(),
+            data.train,
+            start=options.start,
+            end=options.end,
+            num_steps=options.steps,
+            accumulation_steps=options.accumulate,
+            max_grad_norm=options.max_grad_norm,
+            precision=options.precision,
+            progress=sys.stderr.isatty(),
+        )
+    except KeyboardInterrupt:
+        return 130
+    if found.suggestion is None:
+        return _fail(f"no suggestion: {found.reason}", 1)
+    print(found.reason)
+    print(f"--lr {found.suggestion.point:.2g}, or from {found.suggestion.low:.2g} to {found.suggestion.high:.2g}")
+    return 0
+
+
+def _make_parts(options: argparse.Namespace, *, lr: float) -> tuple[nn.Module, Optimizer, Data]:
+    """Make the model, its optimizer and the data from the command line's options."""
     device = distributed.local_device(options.device)
     seed_everything(options.seed)
     data = load(options.data, batch_size=options.batch_size, seed=options.seed, device=device, root=options.root)
     model = make_model(options.model, data.shape, data.num_classes).to(device)
     chosen = {"momentum": options.momentum, "weight_decay": options.weight_decay}
     chosen = {name: value for name, value in chosen.items() if value is not None}
-    optimizer = make_optimizer(options.optimizer, model.parameters(), options.lr, **chosen)
-    scheduler = None
-    if options.schedule == "cosine" and options.epochs > 0 and options.accumulate > 0:
+    return model, make_optimizer(options.optimizer, model.parameters(), lr, **chosen), data
+
+
+def _make(options: argparse.Namespace) -> tuple:
+    """Make the trainer and its data from the command line's options."""
+    model, optimizer, data = _make_parts(options, lr=options.lr)
+    shape, scheduler = SCHEDULES[options.schedule], None
+    if shape is not None and options.epochs > 0 and options.accumulate > 0:
         num_steps = options.epochs * -(-len(data.train) // options.accumulate)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, num_steps)
+        scheduler = LambdaLR(optimizer, partial(shape, num_steps=num_steps))
     trainer = Trainer(
         model,
         optimizer,
         nn.CrossEntropyLoss(),
         scheduler=scheduler,
-        device=device,
+        device=distributed.local_device(options.device),
         precision=options.precision,
         accumulation_steps=options.accumulate,
         max_grad_norm=options.max_grad_norm,
@@ -174,7 +273,7 @@ def _make(options: argparse.Namespace) -> tuple:
         on_nonfinite=options.on_nonfinite,
         track_grad_norm=options.grad_norm,
     )
-    trainer.hyperparameters |= {"data": options.data, "seed": options.seed}
+    trainer.hyperparameters |= {"data": options.data, "seed": options.seed, "schedule": options.schedule}
     if distributed.rank() > 0:
         # The weights start alike everywhere; what is random in training (dropout) should differ.
         seed_everything(options.seed + distributed.rank())

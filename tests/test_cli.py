@@ -1,5 +1,6 @@
 """The loop as a command, in this process and for real in others."""
 
+import math
 import os
 import re
 import signal
@@ -11,9 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import course_utils.__main__ as command
 from course_utils import checkpoint
 from course_utils.__main__ import main
 from course_utils.data import load, seed_everything
+from course_utils.lr import find_lr
+from course_utils.lr.finder import judge
+from course_utils.lr.schedules import one_cycle
 from course_utils.models import make_model
 from course_utils.training import Trainer
 
@@ -82,7 +87,7 @@ def test_every_option_reaches_the_run(tmp_path):
     kept = state["made_with"]
     assert (kept["model"], kept["optimizer"], kept["lr"], kept["weight_decay"]) == ("CNN", "AdamW", 0.002, 0.1)
     assert (kept["batch_size"], kept["accumulation_steps"], kept["max_grad_norm"]) == (128, 2, 1.5)
-    assert (kept["precision"], kept["on_nonfinite"], kept["scheduler"]) == ("bf16", "skip", "CosineAnnealingLR")
+    assert (kept["precision"], kept["on_nonfinite"], kept["schedule"]) == ("bf16", "skip", "cosine")
     # 12 batches, two a step: 6 steps an epoch; the last step's lr is one before the cosine's zero.
     assert state["step"] == 12
     assert [step for step, _ in state["history"]["grad_norm"]] == [3, 6, 9, 12]
@@ -138,6 +143,104 @@ def test_bad_input_is_one_line_and_a_code(options, code, message, capsys):
     assert main([*QUICK, *options]) == code
     error = capsys.readouterr().err
     assert re.fullmatch(rf"error: .*{message}.*\n", error)
+
+
+@pytest.mark.parametrize(
+    ("name", "shares"),
+    [
+        ("constant", [1.0] * 8),
+        ("step", [1.0] * 4 + [0.1] * 2 + [0.01] * 2),
+        ("linear", [1 - step / 8 for step in range(8)]),
+        ("cosine", [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]),
+        ("warmup-cosine", [(1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]),
+        ("one-cycle", [one_cycle(step, 8) for step in range(8)]),
+    ],
+)
+def test_every_schedule_sets_the_rate_of_every_step(name, shares, tmp_path):
+    options = ["--schedule", name, "--batch-size", "400", "--lr", "0.2", "--log-every", "1", "--quiet"]
+    assert main([*QUICK, *options, "--run-dir", str(tmp_path)]) == 0
+    assert [lr for _, lr in checkpoint.load(tmp_path)["history"]["lr"]] == pytest.approx(
+        [0.2 * share for share in shares]
+    )
+
+
+def test_a_run_goes_on_under_its_own_schedule_alone(tmp_path, capsys):
+    options = ["--run-dir", str(tmp_path), "--quiet", "--schedule"]
+    assert main([*QUICK, *options, "cosine"]) == 0
+    assert main([*QUICK, *options, "linear", "--epochs", "3", "--resume"]) == 2
+    assert "schedule was 'cosine', is 'linear'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("name", ["step", "linear", "cosine", "warmup-cosine", "one-cycle"])
+def test_a_run_of_one_or_two_steps_has_a_schedule_too(name, epochs):
+    options = ["--schedule", name, "--batch-size", "1437", "--quiet"]
+    assert main(["train", "--device", "cpu", "--epochs", str(epochs), *options]) == 0
+
+
+def test_find_lr_suggests_a_rate_that_can_be_typed_in(capsys):
+    assert main(["find-lr", "--device", "cpu", "--optimizer", "adam", "--seed", "1"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "mlp on 1,437 rows of digits, adam: 100 rates from 1e-06 to 10"
+    assert re.fullmatch(r"the loss fell from 2\.3\d* to [\d.]+, where the rate was .*", shown[1])
+    typed, low, high = re.fullmatch(r"--lr ([\d.e-]+), or from ([\d.e-]+) to ([\d.e-]+)", shown[2]).groups()
+    assert float(low) < float(typed) < float(high)
+    seed_everything(1)
+    model = make_model("mlp")
+    optimizer = torch.optim.Adam(model.parameters())
+    found = find_lr(model, optimizer, torch.nn.CrossEntropyLoss(), load(seed=1).train)
+    assert f"{found.suggestion.point:.2g}" == typed
+    assert main([*QUICK, "--optimizer", "adam", "--lr", typed]) == 0
+
+
+def test_every_option_reaches_the_search(monkeypatch, capsys):
+    asked = {}
+
+    def search(model, optimizer, loss_fn, train, **options):
+        asked.update(options, batch_size=train.batch_size, momentum=optimizer.defaults["momentum"], model=model)
+        return judge([0.1], [2.3])
+
+    monkeypatch.setattr(command, "find_lr", search)
+    options = ["--model", "cnn", "--momentum", "0.5", "--batch-size", "32", "--accumulate", "2", "--steps", "40"]
+    options += ["--start", "0.001", "--end", "2", "--max-grad-norm", "1.5", "--precision", "bf16"]
+    assert main(["find-lr", "--device", "cpu", *options]) == 1
+    assert "error: no suggestion: the loss was seen after only 1 steps" in capsys.readouterr().err
+    assert type(asked.pop("model")).__name__ == "CNN"
+    assert asked == {
+        "start": 0.001, "end": 2.0, "num_steps": 40, "accumulation_steps": 2, "max_grad_norm": 1.5,
+        "precision": "bf16", "progress": False, "batch_size": 32, "momentum": 0.5,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (["--start", "0"], 2, r"start must be a finite number above 0, got 0\.0"),
+        (["--start", "1", "--end", "0.1"], 2, r"end must be above start, got start=1\.0 and end=0\.1"),
+        (["--steps", "5"], 2, r"num_steps must be at least 20, got 5"),
+        (["--accumulate", "0"], 2, r"accumulation_steps must be .* got 0"),
+        (["--model", "cn"], 2, r"unknown model 'cn': did you mean 'cnn'"),
+        (["--end", "0.001"], 1, r"no suggestion: the loss stayed near 2\.3 .*: give a larger end"),
+    ],
+)
+def test_a_search_that_cannot_be_is_one_line_and_a_code(options, code, message, capsys):
+    assert main(["find-lr", "--device", "cpu", *options]) == code
+    assert re.fullmatch(rf"error: .*{message}.*\n", capsys.readouterr().err)
+
+
+def test_a_search_under_torchrun_is_refused(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["find-lr"]) == 2
+    assert "find-lr runs in one process: start it without torchrun" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_a_search_quietly(monkeypatch, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "find_lr", interrupted)
+    assert main(["find-lr", "--device", "cpu"]) == 130
+    assert capsys.readouterr().err == ""
 
 
 def test_a_command_is_needed(capsys):
