@@ -1,0 +1,116 @@
+"""Where in the learner's code the program is, and what the loop's own counters say."""
+
+import inspect
+import os
+import sys
+from collections.abc import Iterator
+from types import CodeType, FrameType
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from course_utils.doctor.record import Place
+
+DEPTH = 6  # frames of the learner's that are looked at
+
+# PyTorch's files and these are passed over; at the frames of whoever runs a cell, a test or a script the search ends.
+_PASSED = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
+_TRANSPARENT = ("contextlib.py", "functools.py")
+_OUTER = tuple(f"{os.sep}{name}{os.sep}" for name in ("IPython", "ipykernel", "_pytest", "pluggy"))
+
+
+class Frames:
+    """Finds the learner's frames among those of PyTorch and of the doctor."""
+
+    def __init__(self) -> None:
+        self._known: dict[CodeType, str] = {}
+
+    def learner(self) -> Iterator[FrameType]:
+        """The learner's frames, the innermost first, at most `DEPTH` of them."""
+        frame: FrameType | None = sys._getframe(1)
+        found = 0
+        while frame is not None and found < DEPTH:
+            kind = self._known.get(frame.f_code)
+            if kind is None:
+                kind = self._known[frame.f_code] = _kind(frame.f_code.co_filename)
+            if kind == "outer":
+                return
+            if kind == "learner":
+                found += 1
+                yield frame
+            frame = frame.f_back
+
+    def place(self) -> Place | None:
+        """The line of the learner's that runs now, or None where there is none."""
+        for frame in self.learner():
+            return place_of(frame)
+        return None
+
+
+def place_of(frame: FrameType) -> Place:
+    """The line at which a frame stands."""
+    return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+
+
+def _kind(file: str) -> str:
+    if file.startswith(_PASSED) or file.endswith(_TRANSPARENT):
+        return "passed"
+    if file.startswith("<frozen") or any(part in file for part in _OUTER):
+        return "outer"
+    return "learner"
+
+
+class LoopVariables:
+    """Where no DataLoader says when an epoch begins, the whole numbers in the learner's own loop often do.
+
+    A counter that falls back (`for i, batch in enumerate(...)`) begins anew; one that changes seldom and by one
+    (`for epoch in range(...)`) has gone on.
+    """
+
+    def __init__(self) -> None:
+        self.epoch: object = None
+        self._last: dict[tuple[CodeType, str], int] = {}
+        self._still: dict[tuple[CodeType, str], int] = {}
+        self._names: dict[CodeType, tuple[str, ...]] = {}
+        self._looks = 0
+        self._falls = False
+
+    def _variables(self, frame: FrameType) -> Iterator[tuple[str, Any]]:
+        code = frame.f_code
+        names = self._names.get(code)
+        if names is None:
+            inside = code.co_flags & inspect.CO_OPTIMIZED
+            names = code.co_varnames + code.co_cellvars + code.co_freevars if inside else code.co_names
+            self._names[code] = names
+        values = frame.f_locals
+        for name in names:
+            if name in values:
+                yield name, values[name]
+
+    def look(self, frames: list[FrameType]) -> None:
+        """Compare the whole numbers in these frames with those at the last look."""
+        self._looks += 1
+        fell = grew = False
+        for frame in frames:
+            for name, value in self._variables(frame):
+                if type(value) is not int:
+                    continue
+                key = (frame.f_code, name)
+                last = self._last.get(key)
+                self._last[key] = value
+                if last is None or value == last:
+                    self._still[key] = self._still.get(key, 0) + 1
+                    continue
+                still, self._still[key] = self._still.get(key, 0), 0
+                if value < last and still == 0 and self._looks > 2:
+                    fell = True
+                elif value == last + 1 and still >= 2:
+                    grew = True
+        self._falls = self._falls or fell
+        if self.epoch is None or fell or (grew and not self._falls):
+            self.epoch = object()
+
+    def optimizers(self, frames: list[FrameType]) -> list[Optimizer]:
+        """The optimizers that the learner's own variables name."""
+        return [value for frame in frames for _, value in self._variables(frame) if isinstance(value, Optimizer)]

@@ -1,0 +1,95 @@
+"""Reading what PyTorch keeps: tensors in arguments, the top of a loss's graph, the leaves below it."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def wrapped(tensor: Tensor) -> bool:
+    """Whether a tensor exists only inside a function transform such as vmap."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+
+
+def is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.ndim == 0 or (value.ndim == 1 and value.numel() == 1)
+    return isinstance(value, int | float) or getattr(value, "shape", None) in ((), (1,))
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in an argument or a result: itself, or those of its parts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from tensors_in(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from tensors_in(part)
+    elif isinstance(getattr(value, "logits", None), Tensor):
+        yield value.logits
+
+
+# Nodes that change neither a loss's value nor what it means.
+_THROUGH = ("ToCopyBackward0", "ViewBackward0", "SqueezeBackward0", "ReshapeAliasBackward0", "CloneBackward0")
+_SHAPES = (*_THROUGH, "UnsafeViewBackward0", "TransposeBackward0", "PermuteBackward0", "UnsqueezeBackward0")
+
+
+def read_graph(node: Any) -> tuple[float, str | None, bool]:
+    """Read the top of a loss's graph: by what number it was multiplied, its reduction, and a softmax too many."""
+    factor = 1.0
+    while node is not None:
+        name = node.name()
+        if name in ("MulBackward0", "DivBackward0"):
+            other = node._saved_other
+            if other is None or other.numel() != 1 or other.is_meta or other.requires_grad:
+                break
+            # A factor on an accelerator is a GradScaler's: to read it would wait, and it says nothing about scaling.
+            number = float(other) if other.device.type == "cpu" else 1.0
+            factor = factor * number if name == "MulBackward0" else factor / (number or 1.0)
+        elif name not in _THROUGH:
+            break
+        node = node.next_functions[0][0] if node.next_functions else None
+    return factor, *_reduction_and_softmax(node)
+
+
+def _reduction_and_softmax(node: Any) -> tuple[str | None, bool]:
+    reduction, softmax = None, False
+    waiting, seen = [node], 0
+    while waiting and seen < 24:
+        node = waiting.pop(0)
+        if node is None:
+            continue
+        seen += 1
+        name = node.name()
+        if reduction is None:
+            if name.startswith("MeanBackward"):
+                reduction = "mean"
+            elif name.startswith("SumBackward"):
+                reduction = "sum"
+            elif hasattr(node, "_saved_reduction"):
+                reduction = {1: "mean", 2: "sum"}.get(node._saved_reduction)
+        if name == "LogSoftmaxBackward0":
+            below = node.next_functions[0][0]
+            while below is not None and below.name() in _SHAPES:
+                below = below.next_functions[0][0]
+            softmax = softmax or (below is not None and below.name() == "SoftmaxBackward0")
+            continue
+        waiting += [below for below, _ in node.next_functions]
+    return reduction, softmax
+
+
+def leaves(node: Any) -> Iterable[Tensor]:
+    """The leaf tensors that a graph leads to."""
+    waiting, seen = [node], {node}
+    while waiting:
+        node = waiting.pop()
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            yield variable
+        for below, _ in node.next_functions:
+            if below is not None and below not in seen:
+                seen.add(below)
+                waiting.append(below)

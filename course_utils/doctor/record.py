@@ -1,0 +1,250 @@
+"""What was seen in one block: counters, first places and first numbers. It does not grow with the run."""
+
+import sys
+import weakref
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from course_utils.doctor.ledger import Ledger, Series
+
+BLOCK = 3  # looks over which the least number of living graphs is taken
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in the learner's code something happened."""
+
+    file: str
+    line: int
+    function: str
+
+
+@dataclass
+class Tally:
+    """How often something was seen, where first, and the first time's facts."""
+
+    count: int = 0
+    place: Place | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def note(self, place: Place | None, **facts: Any) -> None:
+        """Count once more; the first place and facts are kept."""
+        if self.count == 0:
+            self.place, self.facts = place, facts
+        self.count += 1
+
+
+class Parameter:
+    """One weight tensor, and what its gradient looked like when it was last seen.
+
+    A gradient is known by its `Mark`: the tensor object and its version, which every change in place raises.
+    """
+
+    __slots__ = (
+        "after", "before", "changed", "name", "optimizers", "received", "ref", "requires_grad", "shape", "stale",
+        "used", "used_at", "version", "watched_at", "watched_value",
+    )  # fmt: skip
+
+    def __init__(self, parameter: Tensor, name: str):
+        self.ref = weakref.ref(parameter)
+        self.name, self.shape = name, tuple(parameter.shape)
+        self.requires_grad = parameter.requires_grad
+        self.version = parameter._version
+        self.before: tuple[int, int] | None = None  # the mark as a backward call found it
+        self.after: tuple[int, int] | None = None  # and as it left it
+        self.used: tuple[int, int] | None = None  # the mark as the last step left it
+        self.used_at = 0
+        self.stale: int | None = None  # the step whose gradient is still in this one
+        self.received = 0
+        self.changed = False
+        self.optimizers: list[OptimizerRecord] = []
+        self.watched_at: int | None = None  # one number of the weights, for changes that raise no version
+        self.watched_value = 0.0
+
+    def mark(self) -> tuple[int, int] | None:
+        """The gradient as it is now."""
+        parameter = self.ref()
+        gradient = None if parameter is None else parameter.grad
+        return None if gradient is None else (id(gradient), gradient._version)
+
+    def empty(self) -> bool:
+        """Whether the gradient is None or all zeros."""
+        parameter = self.ref()
+        if parameter is None or parameter.grad is None:
+            return True
+        gradient = parameter.grad
+        if gradient.is_meta:
+            return False
+        with torch.no_grad():
+            return not bool((gradient._values() if gradient.is_sparse else gradient).any())
+
+    def cleared(self) -> bool:
+        """Whether the gradient that the last backward call left has been taken away."""
+        mark = self.mark()
+        return mark is None or (mark != self.after and self.empty())
+
+
+@dataclass(eq=False)
+class OptimizerRecord:
+    """What one optimizer did."""
+
+    name: str
+    ref: "weakref.ref[Optimizer]"
+    parameters: list[Parameter] = field(default_factory=list)
+    made_at: Place | None = None
+    place: Place | None = None
+    num_steps: int = 0
+    num_zero_grads: int = 0
+    num_closures: int = 0
+    pending: list[tuple[object, bool]] = field(default_factory=list)  # backward calls since the last step
+    lines: set[object] = field(default_factory=set)  # of the backward calls that a step used
+    groups: Counter = field(default_factory=Counter)  # how many backward calls made one step
+    unscaled: Tally = field(default_factory=Tally)
+    stale: Tally = field(default_factory=Tally)
+    cleared: Tally = field(default_factory=Tally)
+    empty: Tally = field(default_factory=Tally)
+    repeated: Tally = field(default_factory=Tally)
+    dropped: Tally = field(default_factory=Tally)
+    zeroed_after_step: Tally = field(default_factory=Tally)
+    left_over: int = 0
+    received: int = 0
+    largest_move: float = 0.0
+    num_moves_measured: int = 0
+    num_large_moves: int = 0
+    lr: float = 0.0
+    gone: bool = False
+
+
+@dataclass(eq=False)
+class RootRecord:
+    """One model that was called by the learner's own code."""
+
+    name: str
+    ref: "weakref.ref[nn.Module]"
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    sensitive: list[str] = field(default_factory=list)  # layers that behave otherwise in eval mode
+    num_calls: int = 0
+    steps_in_eval: Tally = field(default_factory=Tally)
+    num_steps_in_train: int = 0
+    calls_without_backward: Tally = field(default_factory=Tally)
+    calls_in_eval: int = 0
+    evaluated_in_train: Tally = field(default_factory=Tally)
+
+
+@dataclass(eq=False)
+class WriterRecord:
+    """One TensorBoard writer."""
+
+    ref: "weakref.ref[Any]"
+    folder: str
+    made_inside: bool
+    place: Place | None
+    num_written: int = 0
+    closed_at: Place | None = None
+    num_closes: int = 0
+    num_reopened: int = 0
+    written_after_close: Tally = field(default_factory=Tally)
+    closed_again: Tally = field(default_factory=Tally)
+    num_since_close: int = 0
+
+    def open(self) -> bool:
+        """Whether it is open now, or was when it went out of sight."""
+        writer = self.ref()
+        if writer is None:
+            return self.closed_at is None or self.num_since_close > 0
+        return writer.all_writers is not None
+
+
+class Marker:
+    """Hangs on a node of the graph and dies with it."""
+
+    __slots__ = ("__weakref__",)
+
+
+class Kept:
+    """Counts graphs that stay alive, by the markers that hang on them."""
+
+    def __init__(self) -> None:
+        self.peak = 0
+        self.lasting = 0  # how many were alive all through a block of looks
+        self.num_rising = 0
+        self.place: Place | None = None
+        self._alive: dict[int, tuple[weakref.ref, int]] = {}
+        self._least, self._last_least, self._looks = sys.maxsize, 0, 0
+
+    def hang(self, marker: Marker) -> None:
+        """Follow a marker until it dies."""
+        key = id(marker)
+        self._alive[key] = (weakref.ref(marker, lambda _: self._alive.pop(key, None)), self._looks)
+
+    def release(self, key: int) -> None:
+        """A backward call came for this graph: it was kept for a purpose, and so was what piled up before."""
+        _, since = self._alive.pop(key, (None, self._looks))
+        if self._looks - since >= 2 * BLOCK:
+            self.num_rising, self.lasting, self.place, self._last_least = 0, 0, None, sys.maxsize
+
+    def look(self, place: Place | None) -> None:
+        """Count what is alive; where the least count of block after block rises, graphs pile up."""
+        count = len(self._alive)
+        self.peak = max(self.peak, count)
+        self._least = min(self._least, count)
+        self._looks += 1
+        if self._looks % BLOCK == 0:
+            self.lasting = max(self.lasting, self._least)
+            if self._least > self._last_least:
+                self.num_rising += 1
+                self.place = self.place or place
+            elif self.num_rising < 3:
+                self.num_rising, self.place = 0, None
+            self._last_least, self._least = self._least, sys.maxsize
+
+    def forget(self) -> None:
+        """Follow no marker any longer."""
+        self._alive.clear()
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a model that built a graph, and whether a backward call ever came for it."""
+
+    root: RootRecord
+    eval_mode: bool
+    place: Place | None
+    reached: bool = False
+
+
+@dataclass(eq=False)
+class Record:
+    """All that was seen in one block."""
+
+    ledger: Ledger = field(default_factory=Ledger)
+    optimizers: list[OptimizerRecord] = field(default_factory=list)
+    roots: list[RootRecord] = field(default_factory=list)
+    writers: list[WriterRecord] = field(default_factory=list)
+    losses: dict[object, Series] = field(default_factory=dict)  # the series that backward calls began from
+    num_backwards: int = 0
+    num_gradients: int = 0
+    num_steps: int = 0
+    num_scaler_steps: int = 0
+    num_manual_updates: int = 0
+    num_parameters_reached: int = 0
+    backward_place: Place | None = None
+    unchanged: list[tuple[str, int]] = field(default_factory=list)  # got gradients, never changed
+    manual_stale: Tally = field(default_factory=Tally)
+    losses_kept: Kept = field(default_factory=Kept)
+    outputs_kept: Kept = field(default_factory=Kept)
+    outputs_dropped: int = 0
+    softmax: Tally = field(default_factory=Tally)
+    scalar_images: Tally = field(default_factory=Tally)
+    early_schedulers: Tally = field(default_factory=Tally)
+    num_scheduler_steps: int = 0
+    waits: Counter = field(default_factory=Counter)
+    num_waits: int = 0
+    other_threads: bool = False
+    tensorboardx: bool = False
+    interrupted: bool = False

@@ -1,0 +1,665 @@
+"""What happens inside the block: events and tensors, folded into a `Record` that does not grow with the run.
+
+Nothing here judges. A learner's loop is watched from outside: PyTorch's global hooks for modules and optimizers,
+wrappers around a few functions, hooks on nodes of the autograd graph. All of them are taken away at the end.
+"""
+
+import functools
+import inspect
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from importlib.util import find_spec
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim import lr_scheduler as schedulers
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.data import dataloader
+
+from course_utils.doctor.frames import Frames, LoopVariables, place_of
+from course_utils.doctor.graph import is_number, leaves, read_graph, tensors_in, wrapped
+from course_utils.doctor.ledger import Series
+from course_utils.doctor.record import (
+    Call,
+    Marker,
+    OptimizerRecord,
+    Parameter,
+    Place,
+    Record,
+    RootRecord,
+    WriterRecord,
+)
+
+LOSSES = (
+    "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div",
+    "binary_cross_entropy", "binary_cross_entropy_with_logits", "poisson_nll_loss", "gaussian_nll_loss",
+)  # fmt: skip
+WRITES = ("add_scalar", "add_scalars", "add_image", "add_images", "add_histogram", "add_figure", "add_text")
+# Reading a number from these devices makes the program wait until the device has finished.
+DEVICES_THAT_WAIT = ("cuda",)
+READS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__")
+SAMPLE = 512  # weights of one tensor whose movement is measured
+
+
+class Watch:
+    """Watches the thread that began it, from `begin` to `end`, and fills in `record`."""
+
+    def __init__(self) -> None:
+        self.record = Record()
+        self.on = False
+        self._undo: list[Callable[[], None]] = []
+        self._thread = 0
+        self._parameters: dict[int, Parameter] = {}
+        self._gone: list[Parameter] = []
+        self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerRecord] = weakref.WeakKeyDictionary()
+        self._roots: weakref.WeakKeyDictionary[nn.Module, RootRecord] = weakref.WeakKeyDictionary()
+        self._writers: weakref.WeakKeyDictionary[Any, WriterRecord] = weakref.WeakKeyDictionary()
+        self._calls: list[nn.Module] = []
+        self._frames = Frames()
+        self._graphs: dict[int, tuple[weakref.ref, Call, Any]] = {}
+        self._last_reached: dict[int, Call] = {}
+        self._quiet = False
+        self._batch = 0
+        self._eval = False
+        self._delivered: object = None
+        self._epochs: dict[int, object] = {}
+        self._backwards_at_valid = -1
+        self._loop = LoopVariables()
+        self._moves: list[tuple[Tensor, Tensor]] = []
+        self._scaled = False
+
+    # Beginning and ending.
+
+    def begin(self) -> None:
+        """Put all hooks and wrappers in place."""
+        self._thread = threading.get_ident()
+        self.on = True
+        self._undo += [
+            nn.modules.module.register_module_forward_pre_hook(self._enter_module).remove,
+            nn.modules.module.register_module_forward_hook(self._leave_module, always_call=True).remove,
+            register_optimizer_step_pre_hook(self._before_step).remove,
+            register_optimizer_step_post_hook(self._after_step).remove,
+        ]
+        self._wrap(torch.autograd, "backward", self._backward)
+        self._wrap(torch.autograd, "grad", self._count_gradients)
+        for name in LOSSES:
+            self._wrap(nn.functional, name, functools.partial(self._loss, name))
+        self._wrap(Optimizer, "__init__", self._make_optimizer)
+        self._wrap(Optimizer, "zero_grad", self._zero_grad)
+        self._wrap(torch.amp.GradScaler, "step", self._scaler_step)
+        for kind in (schedulers.LRScheduler, schedulers.SequentialLR, schedulers.ReduceLROnPlateau):
+            self._wrap(kind, "step", self._scheduler_step)
+        self._wrap(dataloader._BaseDataLoaderIter, "__next__", self._deliver)
+        if find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._wrap(SummaryWriter, "__init__", self._make_writer)
+            self._wrap(SummaryWriter, "close", self._close_writer)
+            for name in WRITES:
+                self._wrap(SummaryWriter, name, functools.partial(self._write, name))
+        if "cpu" in DEVICES_THAT_WAIT or torch.cuda.is_available():
+            for name in READS:
+                self._wrap(Tensor, name, self._read)
+
+    def end(self, *, interrupted: bool) -> None:
+        """Take everything away again and complete the record."""
+        self.on = False
+        for undo in reversed(self._undo):
+            undo()
+        self._undo.clear()
+        for key, (_, _, handle) in list(self._graphs.items()):
+            handle.remove()  # takes the marker with it
+            self._drop(key)
+        record = self.record
+        record.losses_kept.forget()
+        record.outputs_kept.forget()
+        record.interrupted = interrupted
+        record.tensorboardx = "tensorboardX" in sys.modules
+        record.ledger.fold()
+        for root in record.roots:
+            self._look_through(root)
+        for parameter in self._parameters.values():
+            self._notice_change(parameter)
+        for optimizer in record.optimizers:
+            optimizer.left_over = len(optimizer.pending)
+            optimizer.received = sum(p.received > 0 for p in optimizer.parameters)
+        got = [p for p in (*self._gone, *self._parameters.values()) if p.received]
+        record.num_parameters_reached = len(got)
+        record.unchanged = [(p.name, p.received) for p in got if not p.changed]
+        self._parameters = {}
+        self._loop = LoopVariables()
+        self._moves, self._delivered = [], None
+        self._last_reached.clear()
+
+    def _wrap(self, owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
+        own = vars(owner).get(name)
+        original = getattr(owner, name)
+        wrapper = functools.wraps(original)(make(original))
+        setattr(owner, name, wrapper)
+
+        def undo() -> None:
+            if own is None:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, own)
+
+        self._undo.append(undo)
+
+    def _sees(self) -> bool:
+        """Whether an event belongs to this watch: its own thread, and no compiler that only traces."""
+        return (
+            self.on and not self._quiet and threading.get_ident() == self._thread and not torch.compiler.is_compiling()
+        )
+
+    # Models.
+
+    def _enter_module(self, module: nn.Module, args: Any) -> None:
+        if self._sees():
+            self._calls.append(module)
+
+    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
+        if not self._sees() or not self._calls:
+            return
+        while self._calls and self._calls.pop() is not module:
+            pass
+        if not self._calls and output is not None:
+            self._called(module, args, output)
+
+    def _called(self, module: nn.Module, args: tuple, output: Any) -> None:
+        root = self._roots.get(module)
+        if root is None:
+            if next(module.parameters(), None) is None:
+                return  # a loss function
+            root = self._roots[module] = RootRecord(type(module).__name__, weakref.ref(module))
+            self.record.roots.append(root)
+        root.num_calls += 1
+        if root.num_calls & (root.num_calls - 1) == 0:  # layers may be added later: look again at 1, 2, 4, 8 …
+            self._look_through(root)
+        tensor = next(tensors_in(args), None)
+        self._batch = tensor.shape[0] if tensor is not None and tensor.ndim else 0
+        self._eval = not module.training
+        root.calls_in_eval += self._eval
+        result = next((t for t in tensors_in(output) if t.grad_fn is not None), None)
+        if result is None:
+            if not self._eval:
+                root.evaluated_in_train.note(self._frames.place())
+            return
+        marker, call = Marker(), Call(root, self._eval, self._frames.place())
+        key = id(marker)
+        # The hook holds the marker, so the marker lives as long as the node that carries the hook.
+        handle = result.grad_fn.register_prehook(functools.partial(self._reach, marker, call))
+        self._graphs[key] = (weakref.ref(marker, lambda _: self._drop(key)), call, handle)
+        self.record.outputs_kept.hang(marker)
+        self.record.outputs_kept.look(call.place)
+
+    def _reach(self, marker: Marker, call: Call, gradients: Any) -> None:
+        """A backward call has come to a model's output."""
+        if self.on:
+            call.reached = True
+            self._last_reached[id(call.root)] = call
+            self.record.outputs_kept.release(id(marker))
+
+    def _drop(self, key: int) -> None:
+        """A model's output has gone, with its graph."""
+        _, call, _ = self._graphs.pop(key, (None, None, None))
+        if call is not None and call.eval_mode and not call.reached:
+            call.root.calls_without_backward.note(call.place)
+
+    def _look_through(self, root: RootRecord) -> None:
+        """Learn a model's parameters by name, and its layers that behave otherwise in eval mode."""
+        module = root.ref()
+        if module is None:
+            return
+        for name, parameter in module.named_parameters():
+            known = self._know(parameter, name)
+            if name.count(".") < known.name.count(".") or known.name.startswith("parameter "):
+                known.name = name
+            root.parameters[name] = known
+        root.sensitive = [
+            f"{name or type(layer).__name__} ({type(layer).__name__})"
+            for name, layer in module.named_modules()
+            if (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0)
+            or (isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats)
+        ]
+
+    def _know(self, parameter: Tensor, name: str = "") -> Parameter:
+        known = self._parameters.get(id(parameter))
+        if known is None or known.ref() is not parameter:
+            shape = "×".join(map(str, parameter.shape)) or "one number"
+            known = Parameter(parameter, name or f"parameter {len(self._parameters) + 1} ({shape})")
+            key = id(parameter)
+            self._parameters[key] = known
+            weakref.finalize(parameter, self._lose, key, known).atexit = False
+        return known
+
+    def _lose(self, key: int, known: Parameter) -> None:
+        """A weight has gone; what was seen of it is kept, for so many weights as a judge can name."""
+        if self._parameters.get(key) is known:
+            del self._parameters[key]
+            if known.received and len(self._gone) < 1024:
+                self._gone.append(known)
+
+    # Losses.
+
+    def _loss(self, name: str, original: Callable) -> Callable:
+        @functools.wraps(original)
+        def loss(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            if self._sees() and isinstance(result, Tensor) and result.ndim == 0 and not wrapped(result):
+                inputs = args[0] if args else kwargs.get("input")
+                self._saw_loss(name, result, kwargs.get("reduction", "mean"), inputs)
+            return result
+
+        return loss
+
+    def _saw_loss(self, name: str, result: Tensor, reduction: str, inputs: Any) -> None:
+        place = self._frames.place()
+        training = result.requires_grad and not self._eval
+        if isinstance(inputs, Tensor) and inputs.ndim:
+            self._batch = inputs.shape[0]
+        phase = "train" if training else "valid"
+        words = "batch loss" if training else "validation loss of a batch"
+        series = self.record.ledger.of((name, phase, place), words, phase, reduction)
+        if series is None:
+            return
+        if not training and self._backwards_at_valid != self.record.num_backwards:
+            self._backwards_at_valid = self.record.num_backwards
+            for other in self.record.ledger.series.values():
+                if other.phase == "valid":
+                    other.begin_epoch()
+        if training:
+            self._begin_epoch_where_due(series)
+        series.append(self._value(result), self._batch)
+
+    def _begin_epoch_where_due(self, series: Series) -> None:
+        """Begin an epoch where a DataLoader began a new pass or, without one, where the loop's own counters say so."""
+        source = self._delivered if self._delivered is not None else self._loop.epoch
+        if self._epochs.setdefault(id(series), source) is not source:
+            self._epochs[id(series)] = source
+            series.begin_epoch()
+        elif source is not None:
+            series.knows_epochs = True
+
+    def _value(self, loss: Tensor) -> Tensor | float:
+        """A loss's value: fetched at once on the CPU, later in one go elsewhere, so that nothing waits for it here."""
+        if loss.is_meta:
+            return float("nan")
+        if loss.device.type != "cpu":
+            return loss.detach().clone()
+        self._quiet = True
+        try:
+            return float(loss.detach())
+        finally:
+            self._quiet = False
+
+    # Backward calls.
+
+    def _backward(self, original: Callable) -> Callable:
+        def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+            if not self._sees():
+                if self.on and threading.get_ident() != self._thread:
+                    self.record.other_threads = True
+                return original(tensors, *args, **kwargs)
+            roots = [tensors] if isinstance(tensors, Tensor) else [t for t in tensors if isinstance(t, Tensor)]
+            frames = list(self._frames.learner())
+            place = place_of(frames[0]) if frames else None
+            line = tuple((frame.f_code, frame.f_lineno) for frame in frames)
+            weights = args[0] if args else kwargs.get("grad_tensors")
+            self._before_backward(roots, weights, line, place, frames)
+            del frames
+            original(tensors, *args, **kwargs)
+            if self.on:
+                self._after_backward(roots, line, place)
+            return None
+
+        return backward
+
+    def _count_gradients(self, original: Callable) -> Callable:
+        def grad(*args: Any, **kwargs: Any) -> Any:
+            if self._sees():
+                self.record.num_gradients += 1
+            return original(*args, **kwargs)
+
+        return grad
+
+    def _before_backward(
+        self, roots: list[Tensor], weights: Any, line: object, place: Place | None, frames: list[FrameType]
+    ) -> None:
+        record = self.record
+        record.num_backwards += 1
+        record.backward_place = record.backward_place or place
+        self._last_reached.clear()
+        if self._delivered is None or record.num_backwards <= 2:
+            self._loop.look(frames)
+            for optimizer in self._loop.optimizers(frames) if record.num_backwards <= 2 else ():
+                self._know_optimizer(optimizer)
+        self._scaled = False
+        if len(roots) == 1 and roots[0].grad_fn is not None and not wrapped(roots[0]):
+            self._look_at_loss(roots[0], line, place)
+        gradient = weights[0] if isinstance(weights, list | tuple) and weights else weights
+        if isinstance(gradient, Tensor) and gradient.numel() == 1 and not gradient.is_meta and not self._scaled:
+            self._scaled = abs(float(gradient)) < 1
+        if record.num_backwards & (record.num_backwards - 1) == 0 and roots[0].grad_fn is not None:
+            for leaf in leaves(roots[0].grad_fn):
+                self._know(leaf)
+        self._notice_old_gradients(place)
+
+    def _look_at_loss(self, loss: Tensor, line: object, place: Place | None) -> None:
+        factor, reduction, softmax = read_graph(loss.grad_fn)
+        # Dividing or a factor below 1 scales a micro-batch; a GradScaler's factor is far above 1.
+        self._scaled = factor < 1 or reduction == "sum"
+        if softmax:
+            self.record.softmax.note(place)
+        if loss.numel() != 1:
+            return
+        series = self.record.ledger.of(line, "batch loss", "train", reduction)
+        if series is not None:
+            self._begin_epoch_where_due(series)
+            series.append(self._value(loss), self._batch)
+            self.record.losses[line] = series
+
+    def _notice_old_gradients(self, place: Place | None) -> None:
+        """Look which gradients still hold what a step has used already."""
+        stale, updated = [], False
+        for parameter in self._parameters.values():
+            mark = parameter.before = parameter.mark()
+            changed = self._notice_change(parameter)
+            if mark is None:
+                parameter.stale = parameter.used = None
+                continue
+            if changed and not parameter.optimizers and parameter.received:
+                updated = True
+                if mark == parameter.after:  # the learner's own update has used this gradient
+                    parameter.used, parameter.used_at = mark, self.record.num_manual_updates + 1
+                    if parameter.stale is not None:
+                        self.record.manual_stale.note(place, name=parameter.name, step=parameter.stale)
+            if parameter.used is not None and mark == parameter.used:
+                stale.append(parameter)
+            elif parameter.stale is not None and mark != parameter.after and parameter.empty():
+                parameter.stale = None
+        self.record.num_manual_updates += updated
+        # `p.grad.data.zero_()` raises no version, so the numbers themselves decide; two tensors are enough.
+        if stale and not all(parameter.empty() for parameter in stale[:2]):
+            for parameter in stale:
+                parameter.stale = parameter.used_at
+        for optimizer in self.record.optimizers:
+            if optimizer.pending and self._all_cleared(optimizer):
+                if {key for key, _ in optimizer.pending} <= optimizer.lines:
+                    optimizer.dropped.note(place, left=len(optimizer.pending))
+                optimizer.pending.clear()
+
+    def _all_cleared(self, optimizer: OptimizerRecord) -> bool:
+        marked = [parameter for parameter in optimizer.parameters if parameter.after is not None]
+        return bool(marked) and all(parameter.cleared() for parameter in marked)
+
+    def _notice_change(self, parameter: Parameter) -> bool:
+        """Whether a weight has changed since the last look."""
+        tensor = parameter.ref()
+        if tensor is None:
+            return False
+        changed = tensor._version != parameter.version
+        parameter.version = tensor._version
+        if not changed and parameter.watched_at is not None and not parameter.optimizers:
+            changed = float(tensor.detach().flatten()[parameter.watched_at]) != parameter.watched_value
+        if changed and parameter.watched_at is not None:
+            parameter.watched_value = float(tensor.detach().flatten()[parameter.watched_at])
+        parameter.changed = parameter.changed or changed
+        return changed
+
+    def _after_backward(self, roots: list[Tensor], line: object, place: Place | None) -> None:
+        reached = {}
+        for parameter in self._parameters.values():
+            mark = parameter.mark()
+            if mark is not None and mark != parameter.before:
+                parameter.received += 1
+                reached |= {id(optimizer): optimizer for optimizer in parameter.optimizers}
+                if parameter.received == 1 and not parameter.optimizers:
+                    self._watch_one_number(parameter)
+            parameter.after = mark
+        for optimizer in reached.values():
+            if len(optimizer.pending) < 1024:
+                optimizer.pending.append((line, self._scaled))
+        for loss in roots:
+            if loss.grad_fn is not None and loss.numel() == 1 and not wrapped(loss):
+                marker = Marker()
+                loss.grad_fn.metadata["loop doctor"] = marker
+                self.record.losses_kept.hang(marker)
+        self.record.losses_kept.look(place)
+
+    def _watch_one_number(self, parameter: Parameter) -> None:
+        """Choose the weight with the largest gradient: `p.data -= …` changes it and raises no version."""
+        tensor = parameter.ref()
+        if tensor is not None and not tensor.is_meta and not tensor.grad.is_sparse:
+            parameter.watched_at = int(tensor.grad.abs().argmax())
+            parameter.watched_value = float(tensor.detach().flatten()[parameter.watched_at])
+
+    # Optimizers.
+
+    def _know_optimizer(self, optimizer: Optimizer, made_at: Place | None = None) -> OptimizerRecord:
+        record = self._optimizers.get(optimizer)
+        if record is None:
+            record = OptimizerRecord(type(optimizer).__name__, weakref.ref(optimizer), made_at=made_at)
+            weakref.finalize(optimizer, setattr, record, "gone", True).atexit = False
+            self._optimizers[optimizer] = record
+            self.record.optimizers.append(record)
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if len(held) != len(record.parameters):
+            record.parameters = [self._know(parameter) for parameter in held]
+            for parameter in record.parameters:
+                if record not in parameter.optimizers:
+                    parameter.optimizers.append(record)
+        return record
+
+    def _make_optimizer(self, original: Callable) -> Callable:
+        def init(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+            original(optimizer, *args, **kwargs)
+            if self._sees():
+                self._know_optimizer(optimizer, self._frames.place())
+
+        return init
+
+    def _zero_grad(self, original: Callable) -> Callable:
+        def zero_grad(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+            if self._sees():
+                record = self._know_optimizer(optimizer)
+                record.num_zero_grads += 1
+                if record.num_steps and not record.pending:
+                    record.zeroed_after_step.note(self._frames.place())
+            original(optimizer, *args, **kwargs)
+
+        return zero_grad
+
+    def _scaler_step(self, original: Callable) -> Callable:
+        def step(scaler: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+            if self._sees():
+                self._know_optimizer(optimizer)
+                self.record.num_scaler_steps += 1
+            return original(scaler, optimizer, *args, **kwargs)
+
+        return step
+
+    def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        if not self._sees():
+            return
+        record = self._know_optimizer(optimizer)
+        record.place = record.place or self._frames.place()
+        record.lr = float(optimizer.param_groups[0]["lr"])
+        if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None:
+            record.num_closures += 1
+            return  # the closure's own backward calls come now
+        marks = [parameter.mark() for parameter in record.parameters]
+        if record.pending and self._all_cleared(record):
+            record.cleared.note(self._frames.place())
+        elif record.pending:
+            lines = {line for line, _ in record.pending}
+            record.lines |= lines if len(record.lines) < 64 else set()
+            if len(lines) == 1:
+                record.groups[min(len(record.pending), 1024)] += 1
+                whole = not any(scaled for _, scaled in record.pending)
+                # A gradient that was changed after backward() may have been divided there.
+                as_it_was = all(mark == p.after for mark, p in zip(marks, record.parameters, strict=True))
+                if len(record.pending) > 1 and whole and as_it_was:
+                    record.unscaled.note(self._frames.place(), k=len(record.pending))
+        elif not any(marks):
+            record.empty.note(self._frames.place())
+        elif (
+            record.num_steps
+            and self.record.num_backwards
+            and record.num_closures == 0
+            and all(mark == p.used for mark, p in zip(marks, record.parameters, strict=True))
+        ):
+            record.repeated.note(self._frames.place())
+        old = [p for p, mark in zip(record.parameters, marks, strict=True) if mark and p.stale is not None]
+        if old and not old[0].empty():
+            record.stale.note(self.record.backward_place, name=old[0].name, step=old[0].stale)
+        for call in self._last_reached.values():
+            if call.root.sensitive and call.eval_mode:
+                call.root.steps_in_eval.note(call.place)
+            else:
+                call.root.num_steps_in_train += 1
+        self._last_reached.clear()
+        if record.num_steps < 64 or record.num_steps % 16 == 0:
+            self._moves = [
+                (part, part.clone())
+                for parameter in record.parameters[:8]
+                if (tensor := parameter.ref()) is not None and not tensor.is_meta
+                for part in [tensor.detach().flatten()[:SAMPLE]]
+            ]
+
+    def _after_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
+        record = self._optimizers.get(optimizer)
+        if record is None or not self._sees():
+            return
+        record.num_steps += 1
+        self.record.num_steps += 1
+        record.pending.clear()
+        for parameter in record.parameters:
+            parameter.used, parameter.used_at, parameter.stale = parameter.mark(), record.num_steps, None
+            tensor = parameter.ref()
+            if tensor is not None and tensor._version != parameter.version:
+                parameter.version, parameter.changed = tensor._version, True
+        moves, self._moves = self._moves, []
+        if moves and moves[0][0].device.type == "cpu":
+            lengths = [(float((now - old).norm()), float(old.norm())) for now, old in moves]
+            way, length = (sum(x * x for x in column) ** 0.5 for column in zip(*lengths, strict=True))
+            record.num_moves_measured += 1
+            if length > 0:
+                record.largest_move = max(record.largest_move, way / length)
+                record.num_large_moves += way > 0.5 * length
+
+    def _scheduler_step(self, original: Callable) -> Callable:
+        def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
+            if self._sees() and getattr(scheduler, "last_epoch", -1) >= 0 and not self._quiet:
+                # A scheduler's constructor calls step() itself, with last_epoch still at -1.
+                self.record.num_scheduler_steps += 1
+                optimizer = scheduler.optimizer
+                record = self._know_optimizer(optimizer)
+                first = self.record.num_scheduler_steps == 1 and not self.record.num_scaler_steps
+                if first and not record.num_steps and not getattr(optimizer, "_opt_called", False):
+                    self.record.early_schedulers.note(self._frames.place(), name=type(scheduler).__name__)
+            quiet, self._quiet = self._quiet, True
+            try:
+                return original(scheduler, *args, **kwargs)
+            finally:
+                self._quiet = quiet
+
+        return step
+
+    # Data, writers and reading.
+
+    def _deliver(self, original: Callable) -> Callable:
+        def deliver(iterator: Any) -> Any:
+            batch = original(iterator)
+            if self._sees():
+                self._delivered = iterator
+            return batch
+
+        return deliver
+
+    def _make_writer(self, original: Callable) -> Callable:
+        signature = inspect.signature(original)
+
+        def init(writer: Any, *args: Any, **kwargs: Any) -> None:
+            original(writer, *args, **kwargs)
+            if self._sees():
+                given = signature.bind(writer, *args, **kwargs).arguments
+                folder = str(given.get("log_dir") or getattr(writer, "log_dir", ""))
+                self._know_writer(writer, WriterRecord(weakref.ref(writer), folder, True, self._frames.place()))
+
+        return init
+
+    def _know_writer(self, writer: Any, record: WriterRecord) -> WriterRecord:
+        self._writers[writer] = record
+        if len(self.record.writers) < 256:
+            self.record.writers.append(record)
+        return record
+
+    def _writer(self, writer: Any) -> WriterRecord:
+        known = self._writers.get(writer)
+        if known is None:
+            known = self._know_writer(writer, WriterRecord(weakref.ref(writer), str(writer.log_dir), False, None))
+            known.closed_at = Place("", 0, "") if writer.all_writers is None else None
+        return known
+
+    def _write(self, name: str, original: Callable) -> Callable:
+        signature = inspect.signature(original)
+
+        def write(writer: Any, *args: Any, **kwargs: Any) -> Any:
+            if not self._sees():
+                return original(writer, *args, **kwargs)
+            record = self._writer(writer)
+            given = signature.bind_partial(writer, *args, **kwargs).arguments
+            if writer.all_writers is None:
+                record.written_after_close.note(self._frames.place(), closed_at=record.closed_at)
+            if name == "add_image" and is_number(given.get("img_tensor")):
+                self.record.scalar_images.note(self._frames.place(), tag=given.get("tag"))
+            self._quiet = True
+            try:
+                result = original(writer, *args, **kwargs)
+            finally:
+                self._quiet = False
+            record.num_written += 1
+            record.num_since_close += 1
+            if name == "add_scalar":
+                self._log(str(given.get("tag")), given.get("scalar_value"))
+            elif name == "add_scalars":
+                for tag, value in dict(given.get("tag_scalar_dict") or {}).items():
+                    self._log(f"{given.get('main_tag')}/{tag}", value)
+            return result
+
+        return write
+
+    def _log(self, tag: str, value: Any) -> None:
+        self._quiet = True
+        try:
+            number = float(value.detach() if isinstance(value, Tensor) else value)
+        finally:
+            self._quiet = False
+        self.record.ledger.log(tag, number, self._frames.place())
+
+    def _close_writer(self, original: Callable) -> Callable:
+        def close(writer: Any) -> None:
+            if self._sees():
+                record = self._writer(writer)
+                if writer.all_writers is None:
+                    record.closed_again.note(self._frames.place())
+                else:
+                    record.num_closes += 1
+                    record.closed_at, record.num_since_close = self._frames.place(), 0
+            original(writer)
+
+        return close
+
+    def _read(self, original: Callable) -> Callable:
+        def read(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if tensor.device.type in DEVICES_THAT_WAIT and self._sees():
+                self.record.num_waits += 1
+                self.record.waits[self._frames.place()] += 1
+            return original(tensor, *args, **kwargs)
+
+        return read
