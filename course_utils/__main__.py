@@ -1,4 +1,4 @@
-"""The course's loop as a command: `python -m course_utils train …`, alone or under torchrun, and `… find-lr`."""
+"""The course's tools as commands: `python -m course_utils train …` (alone or under torchrun), `find-lr`, `doctor`."""
 
 import argparse
 import contextlib
@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -37,6 +38,14 @@ examples:
   look for a learning rate, then train with it
     python -m course_utils find-lr --optimizer adam
     python -m course_utils find-lr --optimizer sgd --momentum 0.9 --model cnn --batch-size 32
+"""
+DOCTOR_EXAMPLES = """\
+examples:
+  look at a loop of your own
+    python -m course_utils doctor train.py --epochs 1
+
+It ends with 0 where nothing is wrong, with 1 where a problem was found or the script failed, and with the script's
+own number where the script chose one.
 """
 
 ENDED = "another process of this run has ended, or torchrun was told to stop: start all again with --resume"
@@ -124,6 +133,18 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--end", type=float, default=10.0, metavar="LR", help="last rate (default: 10)")
     search.add_argument("--steps", type=int, default=100, metavar="N", help="rates in between (default: 100)")
     _add_step(search)
+
+    doctor = commands.add_parser(
+        "doctor",
+        help="run a training script of your own and say what is wrong with its loop",
+        description="Run a Python script, watch its training loop, and say what is wrong with it. The script really "
+        "runs, with all that it does: it trains, and it writes what it writes.",
+        epilog=DOCTOR_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument("script", metavar="SCRIPT.py", help="the script")
+    doctor.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="what the script is to be given")
     return command
 
 
@@ -278,6 +299,28 @@ def _make(options: argparse.Namespace) -> tuple:
         # The weights start alike everywhere; what is random in training (dropout) should differ.
         seed_everything(options.seed + distributed.rank())
     return trainer, data.train, data.valid
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from course_utils.doctor import has_problems, run_script
+
+    if not options.script.endswith(".py"):
+        raise ValueError(f"SCRIPT must be a Python file that ends with .py, got {options.script!r}")
+    print(f"running {options.script} under the loop doctor …", file=sys.stderr, flush=True)
+    doctor, ended = run_script(options.script, options.arguments)
+    sys.stderr.flush()
+    print(doctor, flush=True)
+    if isinstance(ended, KeyboardInterrupt):
+        return 130
+    if isinstance(ended, SystemExit) and ended.code is not None:
+        return ended.code if isinstance(ended.code, int) else _fail(ended.code, 1)
+    if ended is not None and not isinstance(ended, SystemExit):
+        own = ended.__traceback__
+        while own is not None and own.tb_frame.f_code.co_filename != options.script:
+            own = own.tb_next
+        traceback.print_exception(ended.with_traceback(own or ended.__traceback__))
+        return 1
+    return 1 if has_problems(doctor) else 0
 
 
 class _EpochLines:

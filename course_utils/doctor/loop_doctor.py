@@ -98,7 +98,7 @@ class LoopDoctor:
         return None if self._record is None else as_html(self.findings, self.curves, self._record)
 
 
-def run_script(path: str, arguments: list[str]) -> LoopDoctor:
+def run_script(path: str, arguments: list[str]) -> tuple[LoopDoctor, BaseException | None]:
     """Run a Python script as `python SCRIPT ARGS` would, and watch it.
 
     Args:
@@ -106,25 +106,24 @@ def run_script(path: str, arguments: list[str]) -> LoopDoctor:
         arguments: what the script finds in `sys.argv` after its own name.
 
     Returns:
-        The doctor. Where the script ended with an error, the error is its `error` attribute.
+        The doctor, and what the script ended with: an error, a `SystemExit`, a `KeyboardInterrupt`, or None.
 
     Raises:
         FileNotFoundError: there is no such file.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no script {path!r}: give the path of a Python file")
-    doctor = LoopDoctor()
-    doctor.error = None
+    doctor, ended = LoopDoctor(), None
     before = sys.argv, sys.path[:]
     sys.argv, sys.path[:0] = [path, *arguments], [str(Path(path).resolve().parent)]
     try:
         with doctor:
             runpy.run_path(path, run_name="__main__")
-    except BaseException as error:
-        doctor.error = error
+    except BaseException as error:  # whatever it is, the caller tells it after the findings
+        ended = error
     finally:
         sys.argv, sys.path[:] = before
-    return doctor
+    return doctor, ended
 
 
 def has_problems(doctor: LoopDoctor) -> bool:
