@@ -1,0 +1,94 @@
+"""Lesson 04 in the real JupyterLab: all cells run, and the lab answers the mouse, the keyboard and the buttons."""
+
+import re
+
+import nbformat
+import pytest
+from lab_page import NotebookPage
+from playwright.sync_api import expect
+from running import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+LESSON = "04_zero_grad.ipynb"
+ARTIFACTS = ROOT / "artifacts"
+
+
+@pytest.fixture(scope="module")
+def lesson(browser, server):
+    """The lesson after Run All; what went wrong on the page until its end is an error of this fixture."""
+    opened = NotebookPage(browser, server, LESSON)
+    try:
+        opened.run_all()
+        yield opened
+        assert opened.faults == []
+    finally:
+        opened.close()
+
+
+@pytest.fixture
+def lab(lesson):
+    return lesson.lab("zero-grad-lab")
+
+
+def shows(lab, words):
+    """Wait until the picture shows this setting."""
+    expect(lab.front).to_have_attribute("data-shown", re.compile(words))
+
+
+def test_all_cells_run_without_an_error(lesson):
+    cells = nbformat.read(lesson.server.folder / LESSON, as_version=4).cells
+    assert lesson.numbered() == sum(cell.cell_type == "code" for cell in cells)
+    assert lesson.output_errors() == []
+
+
+def test_picture_and_words_follow_the_mouse(lab):
+    shows(lab, "^never every")
+    words, paths = lab.words(), lab.paths()
+    assert "momentum 1" in words
+    lab.drag_to(0.0)
+    shows(lab, "^1 every")
+    assert lab.paths() != paths
+    assert "the ordinary loop" in lab.words()
+    assert lab.errors() == []
+
+
+def test_picture_follows_the_arrow_keys(lab):
+    lab.drag_to(0.0)
+    shows(lab, "^1 every")
+    lab.handle.focus()
+    lab.page.keyboard.press("ArrowRight")
+    shows(lab, "^2 every")
+    lab.page.keyboard.press("ArrowLeft")
+    shows(lab, "^1 every")
+
+
+def test_the_goal_is_reached_by_hand(lab):
+    lab.drag_to(2 / 7)
+    shows(lab, "^4 every")
+    lab.root.get_by_role("button", name="once, just before clearing").click()
+    shows(lab, "^4 once unscaled")
+    expect(lab.root.locator(".lab-words")).not_to_contain_text("Goal reached")
+    rate = lab.root.locator(".noUi-handle").nth(1)
+    rate.focus()
+    for _ in range(2):
+        lab.page.keyboard.press("ArrowRight")
+    shows(lab, r"^4 once unscaled 0\.0625$")
+    expect(lab.root.locator(".lab-words")).to_contain_text("Goal reached ✓")
+    lab.root.get_by_label("divide each loss by k").check()
+    shows(lab, r"^4 once scaled 0\.0625$")
+    expect(lab.root.locator(".lab-words")).not_to_contain_text("Goal reached")
+    assert lab.errors() == []
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_lab_is_photographed_in_both_themes(lesson, lab, theme):
+    """The pictures in artifacts/ are to be looked at; here only that the lab follows the theme."""
+    try:
+        lesson.set_theme(theme)
+        lab.bring_into_view()
+        ink = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
+        lab.screenshot(ARTIFACTS / f"zero-grad-lab-{theme}.png")
+    finally:
+        lesson.set_theme("light")
+    other = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
+    assert (ink == other) == (theme == "light")
