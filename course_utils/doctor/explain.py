@@ -219,7 +219,7 @@ TEXTS: dict[str, _Text] = {
     "softmax-before-cross-entropy": _Text(
         "The model ends with a softmax, and cross-entropy applies its own. Two of them squeeze the gradients: the "
         "network learns slowly and cannot become sure.",
-        lambda v: f"in {v.count:,} of {v.facts['backwards']:,} backward calls a softmax stood right before the "
+        lambda v: f"in {v.count:,} of {v.facts['graphs']:,} graphs looked at, a softmax stood right before the "
         "log-softmax of the loss",
         "return logits  # without softmax; nn.CrossEntropyLoss() takes logits", "08_the_whole_loop",
     ),

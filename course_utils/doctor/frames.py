@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from course_utils.doctor.record import Place
 
+SURE = 8  # looks after which only the names that held whole numbers are looked at
 DEPTH = 6  # frames of the learner's that are looked at
 
 # PyTorch's files and these are passed over; at the frames of whoever runs a cell, a test or a script the search ends.
@@ -83,6 +84,8 @@ class LoopVariables:
             inside = code.co_flags & inspect.CO_OPTIMIZED
             names = code.co_varnames + code.co_cellvars + code.co_freevars if inside else code.co_names
             self._names[code] = names
+        if not names:
+            return
         values = frame.f_locals
         for name in names:
             if name in values:
@@ -92,6 +95,10 @@ class LoopVariables:
         """Compare the whole numbers in these frames with those at the last look."""
         self._looks += 1
         fell = grew = False
+        if self._looks == SURE:  # by now every counter of the loop has been seen
+            self._names = {
+                code: tuple(name for name in names if (code, name) in self._last) for code, names in self._names.items()
+            }
         for frame in frames:
             for name, value in self._variables(frame):
                 if type(value) is not int:

@@ -248,7 +248,7 @@ def softmax_before_cross_entropy(record: Record) -> Verdict | None:
     """The graph of the loss has a softmax right below the cross-entropy's own."""
     if record.softmax.count < FEW:
         return None
-    return _of("softmax-before-cross-entropy", record.softmax, backwards=record.num_backwards)
+    return _of("softmax-before-cross-entropy", record.softmax, graphs=record.num_graphs_read)
 
 
 # Modes.

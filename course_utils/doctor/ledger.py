@@ -5,8 +5,10 @@ have begun to add. So the memory is the same after ten steps and after a million
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +20,7 @@ MAX_SERIES = 8
 MAX_TAGS = 64
 
 
-@dataclass(frozen=True)
-class State:
+class State(NamedTuple):
     """The sums after `count` batches: of the losses, of the losses times their batch sizes, and of the batch sizes."""
 
     count: int = 0
@@ -41,12 +42,12 @@ class Series:
         self.words, self.phase, self.reduction = words, phase, reduction
         self._waiting: list[tuple[Tensor | float, int]] = []
         self._now = self._previous = self._epoch = State()
-        self._ring = np.zeros((WINDOWS + 1, 3))
+        self._past = deque([State()], maxlen=WINDOWS + 1)
         self.num_epochs = 1
         self.epoch_size = State()
         self.knows_epochs = False
         self.first: list[float] = []
-        self.last: list[float] = []
+        self.last: deque[float] = deque(maxlen=20)
         self.largest, self.largest_at = -math.inf, 0
         self.nonfinite_at: int | None = None
         self.num_nonfinite = 0
@@ -87,10 +88,9 @@ class Series:
         if len(self.first) < 10:
             self.first.append(loss)
         self.last.append(loss)
-        del self.last[:-20]
         self._previous = before
         self._now = State(count, before.losses + loss, before.weighted + loss * samples, before.samples + samples)
-        self._ring[count % (WINDOWS + 1)] = (self._now.losses, self._now.weighted, self._now.samples)
+        self._past.append(self._now)
 
     @property
     def now(self) -> State:
@@ -106,8 +106,7 @@ class Series:
             window: the number of batches for "window".
         """
         if origin == "window":
-            count = min(window, self._now.count)
-            past = State(self._now.count - count, *self._ring[(self._now.count - count) % (WINDOWS + 1)])
+            past = self._past[-1 - min(window, self._now.count)]
         else:
             past = {
                 "batch": self._previous, "epoch": self._epoch, "log": tag.at.get(id(self), State()), "start": State(),
@@ -121,7 +120,7 @@ class Series:
         """Give the lengths N of two or more for which `value` is the mean of the last N losses."""
         longest = min(self._now.count, WINDOWS)
         lengths = np.arange(2, longest + 1)
-        sums = self._now.losses - self._ring[(self._now.count - lengths) % (WINDOWS + 1), 0]
+        sums = self._now.losses - np.array([state.losses for state in self._past])[-1 - lengths]
         yield from lengths[np.abs(sums - value * lengths) <= tolerance * np.abs(sums) + 1e-300][:8].tolist()
 
 

@@ -114,7 +114,6 @@ class OptimizerRecord:
     left_over: int = 0
     received: int = 0
     largest_move: float = 0.0
-    num_moves_measured: int = 0
     num_large_moves: int = 0
     lr: float = 0.0
     gone: bool = False
@@ -203,6 +202,10 @@ class Kept:
                 self.num_rising, self.place = 0, None
             self._last_least, self._least = self._least, sys.maxsize
 
+    def piling(self) -> bool:
+        """Whether more is alive than a loop holds by its names."""
+        return len(self._alive) >= BLOCK
+
     def forget(self) -> None:
         """Follow no marker any longer."""
         self._alive.clear()
@@ -229,6 +232,7 @@ class Record:
     losses: dict[object, Series] = field(default_factory=dict)  # the series that backward calls began from
     num_backwards: int = 0
     num_gradients: int = 0
+    num_graphs_read: int = 0
     num_steps: int = 0
     num_scaler_steps: int = 0
     num_manual_updates: int = 0

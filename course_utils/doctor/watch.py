@@ -58,6 +58,7 @@ class Watch:
         self._gone: list[Parameter] = []
         self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerRecord] = weakref.WeakKeyDictionary()
         self._roots: weakref.WeakKeyDictionary[nn.Module, RootRecord] = weakref.WeakKeyDictionary()
+        self._without_weights: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._writers: weakref.WeakKeyDictionary[Any, WriterRecord] = weakref.WeakKeyDictionary()
         self._calls: list[nn.Module] = []
         self._frames = Frames()
@@ -70,8 +71,11 @@ class Watch:
         self._epochs: dict[int, object] = {}
         self._backwards_at_valid = -1
         self._loop = LoopVariables()
-        self._moves: list[tuple[Tensor, Tensor]] = []
+        self._weights_before: Tensor | None = None
         self._scaled = False
+        self._lines: dict[object, tuple[int, str | None]] = {}
+        self._scaled_lines: dict[object, bool] = {}
+        self._last_loss: tuple[weakref.ref, float] | None = None
 
     # Beginning and ending.
 
@@ -133,7 +137,7 @@ class Watch:
         record.unchanged = [(p.name, p.received) for p in got if not p.changed]
         self._parameters = {}
         self._loop = LoopVariables()
-        self._moves, self._delivered = [], None
+        self._weights_before = self._delivered = None
         self._last_reached.clear()
 
     def _wrap(self, owner: Any, name: str, make: Callable[[Callable], Callable]) -> None:
@@ -173,8 +177,11 @@ class Watch:
     def _called(self, module: nn.Module, args: tuple, output: Any) -> None:
         root = self._roots.get(module)
         if root is None:
-            if next(module.parameters(), None) is None:
+            if module in self._without_weights:
                 return  # a loss function
+            if next(module.parameters(), None) is None:
+                self._without_weights.add(module)
+                return
             root = self._roots[module] = RootRecord(type(module).__name__, weakref.ref(module))
             self.record.roots.append(root)
         root.num_calls += 1
@@ -189,13 +196,16 @@ class Watch:
             if not self._eval:
                 root.evaluated_in_train.note(self._frames.place())
             return
-        marker, call = Marker(), Call(root, self._eval, self._frames.place())
+        kept = self.record.outputs_kept
+        # To find the place costs as much as all the rest here, so it is found only where it may be told.
+        place = self._frames.place() if self._eval or kept.piling() else None
+        marker, call = Marker(), Call(root, self._eval, place)
         key = id(marker)
         # The hook holds the marker, so the marker lives as long as the node that carries the hook.
         handle = result.grad_fn.register_prehook(functools.partial(self._reach, marker, call))
         self._graphs[key] = (weakref.ref(marker, lambda _: self._drop(key)), call, handle)
-        self.record.outputs_kept.hang(marker)
-        self.record.outputs_kept.look(call.place)
+        kept.hang(marker)
+        kept.look(place)
 
     def _reach(self, marker: Marker, call: Call, gradients: Any) -> None:
         """A backward call has come to a model's output."""
@@ -291,11 +301,15 @@ class Watch:
             return float("nan")
         if loss.device.type != "cpu":
             return loss.detach().clone()
+        if self._last_loss is not None and self._last_loss[0]() is loss:
+            return self._last_loss[1]
         self._quiet = True
         try:
-            return float(loss.detach())
+            value = float(loss.detach())
         finally:
             self._quiet = False
+        self._last_loss = (weakref.ref(loss), value)
+        return value
 
     # Backward calls.
 
@@ -350,11 +364,16 @@ class Watch:
         self._notice_old_gradients(place)
 
     def _look_at_loss(self, loss: Tensor, line: object, place: Place | None) -> None:
-        factor, reduction, softmax = read_graph(loss.grad_fn)
-        # Dividing or a factor below 1 scales a micro-batch; a GradScaler's factor is far above 1.
-        self._scaled = factor < 1 or reduction == "sum"
-        if softmax:
-            self.record.softmax.note(place)
+        looks, reduction = self._lines.get(line, (0, None))
+        if looks < 8 or self.record.num_backwards % 16 == 0:
+            factor, reduction, softmax = read_graph(loss.grad_fn)
+            # Dividing or a factor below 1 scales a micro-batch; a GradScaler's factor is far above 1.
+            self._scaled_lines[line] = factor < 1 or reduction == "sum"
+            self._lines[line] = (looks + 1, reduction)
+            self.record.num_graphs_read += 1
+            if softmax:
+                self.record.softmax.note(place)
+        self._scaled = self._scaled_lines[line]
         if loss.numel() != 1:
             return
         series = self.record.ledger.of(line, "batch loss", "train", reduction)
@@ -523,13 +542,8 @@ class Watch:
             else:
                 call.root.num_steps_in_train += 1
         self._last_reached.clear()
-        if record.num_steps < 64 or record.num_steps % 16 == 0:
-            self._moves = [
-                (part, part.clone())
-                for parameter in record.parameters[:8]
-                if (tensor := parameter.ref()) is not None and not tensor.is_meta
-                for part in [tensor.detach().flatten()[:SAMPLE]]
-            ]
+        if record.num_steps < 16 or record.num_steps % 16 == 0:
+            self._weights_before = _sample(record)
 
     def _after_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         record = self._optimizers.get(optimizer)
@@ -543,14 +557,12 @@ class Watch:
             tensor = parameter.ref()
             if tensor is not None and tensor._version != parameter.version:
                 parameter.version, parameter.changed = tensor._version, True
-        moves, self._moves = self._moves, []
-        if moves and moves[0][0].device.type == "cpu":
-            lengths = [(float((now - old).norm()), float(old.norm())) for now, old in moves]
-            way, length = (sum(x * x for x in column) ** 0.5 for column in zip(*lengths, strict=True))
-            record.num_moves_measured += 1
-            if length > 0:
-                record.largest_move = max(record.largest_move, way / length)
-                record.num_large_moves += way > 0.5 * length
+        before, self._weights_before = self._weights_before, None
+        if before is not None:
+            length = float(before.norm())
+            move = float((_sample(record) - before).norm()) / length if length > 0 else 0.0
+            record.largest_move = max(record.largest_move, move)
+            record.num_large_moves += move > 0.5
 
     def _scheduler_step(self, original: Callable) -> Callable:
         def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
@@ -663,3 +675,11 @@ class Watch:
             return original(tensor, *args, **kwargs)
 
         return read
+
+
+def _sample(record: OptimizerRecord) -> Tensor | None:
+    """The first weights of an optimizer's first tensors as one vector; None where they cannot be read at once."""
+    weights = [weight for parameter in record.parameters[:8] if (weight := parameter.ref()) is not None]
+    if not weights or any(weight.device.type != "cpu" for weight in weights):
+        return None
+    return torch.cat([weight.detach().flatten()[:SAMPLE].double() for weight in weights])
