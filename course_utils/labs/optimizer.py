@@ -74,38 +74,41 @@ class OptimizerLab(Lab):
             [self.surface, *self.optimizers.values()],
             layout=widgets.Layout(flex_flow="row wrap", justify_content="space-between"),
         )
-        controls = {"lr": self.lr, "momentum": self.momentum, "surface": self.surface, **self.optimizers}
+        shown = {f"show {name}": button for name, button in self.optimizers.items()}
+        controls = {"lr": self.lr, "momentum": self.momentum, "surface": self.surface, **shown}
         super().__init__(
             [self.lr, self.momentum, choosers, layers(self._back, self._front), self._words],
             controls=controls,
             css_class="optimizer-lab",
         )
         self.paths: dict[str, list[Point]] = {}
-        self.when(self.surface, self._redraw)
-        for control in (self.lr, self.momentum, *self.optimizers.values()):
+        self._surface_behind: str | None = None
+        for control in controls.values():
             self.when(control, self._follow)
-        self._draw_back()
-        self._draw_front()
+        self._draw()
 
     def _follow(self) -> None:
         self.clear_error()
-        self.drawing.submit(lambda stale: self._draw_front())
-
-    def _redraw(self) -> None:
-        self.clear_error()
-        self.drawing.submit(lambda stale: (self._draw_back(), self._draw_front()))
+        self.drawing.submit(lambda stale: self._draw())
 
     # What is drawn. The back changes with the surface, the front with the handles.
 
+    def _draw(self) -> None:
+        # Only the newest job is run, so whether the back is out of date is seen here and not by who asks.
+        if self._surface_behind != self.surface.value:
+            self._draw_back()
+        self._draw_front()
+
     def _panels(self, surface: Surface) -> tuple[svg.Panel, svg.Panel]:
         lowest, highest = _loss_range(surface)
-        seen = svg.Panel(48, 34, 414, 276, surface.x_range, surface.y_range)
-        fall = svg.Panel(538, 34, 330, 276, (0, NUM_STEPS), (lowest, highest), log_y=True)
+        seen = svg.Panel(54, 34, 408, 272, surface.x_range, surface.y_range)
+        fall = svg.Panel(540, 34, 330, 272, (0, NUM_STEPS), (lowest, highest), log_y=True)
         return seen, fall
 
     def _draw_back(self) -> None:
         surface = SURFACES[self.surface.value]
         seen, fall = self._panels(surface)
+        self._surface_behind = surface.name
         lowest, highest = _loss_range(surface)
         powers = range(math.ceil(math.log10(lowest)), math.floor(math.log10(highest)) + 1)
         powers = [power for power in powers if power % 2 == 0]
@@ -155,7 +158,7 @@ class OptimizerLab(Lab):
             body.append(_mark(fall.x(len(path) - 1), fall.y(losses[-1]), end, colour, size=13))
             words = f"{MARKS[name]} {name}: {self._ended(surface, path)}"
             # Two columns of two lines, below the axes' own words.
-            left, top = (48 if number % 2 == 0 else 468), 366 + 19 * (number // 2)
+            left, top = (54 if number % 2 == 0 else 474), 366 + 19 * (number // 2)
             body.append(svg.text(left, top, words, colour=colour, weight="600"))
         shown = f"{lr:.4g}"
         self._front.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt="", data_shown=shown)
@@ -180,7 +183,7 @@ class OptimizerLab(Lab):
         wanted = {3: "three", 4: "all four"}[WANTED[surface.name]]
         goal = f"Goal: one learning rate and one momentum with which {wanted} end in the ring."
         if surface.name == "narrow valley":
-            goal += " (Plain SGD cannot, at no rate.)"
+            goal += " (No rate brings plain SGD there.)"
         if len(inside) >= WANTED[surface.name]:
             goal = f"<b>Goal reached ✓</b> {wanted} with one setting. Try another surface."
         return f"{setting}<br>{goal}"
@@ -221,7 +224,7 @@ def arrival(surface: Surface, path: list[Point]) -> int | None:
 
 def plot_surface(surface: Surface, ax: Axes) -> list[list[np.ndarray]]:
     """Draw the lines of equal loss and the rings; return the lines of each level as arrays (points, 2)."""
-    xs, ys = np.linspace(*surface.x_range, 121), np.linspace(*surface.y_range, 81)
+    xs, ys = np.linspace(*surface.x_range, 241), np.linspace(*surface.y_range, 161)
     heights = surface.loss(*np.meshgrid(xs, ys))
     top = surface.loss(*surface.start)
     drawn = ax.contour(xs, ys, heights, levels=[share * top for share in SHARES], colors="#aaaaaa", linewidths=0.6)
@@ -237,7 +240,7 @@ def contours(surface: Surface) -> list[list[list[Point]]]:
     """The lines of equal loss by level, thinned to what a small picture can show; each line is a row of points."""
     (ax,) = plots.new_axes()
     return [
-        [[*line[:-1:2].tolist(), line[-1].tolist()] for line in level if len(line) > 1]
+        [[*line[:-1:3].tolist(), line[-1].tolist()] for line in level if len(line) > 1]
         for level in plot_surface(surface, ax)
     ]
 

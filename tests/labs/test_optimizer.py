@@ -1,6 +1,7 @@
 """The optimizers' lab: the paths are torch's, the words fit them, and each goal can be reached."""
 
 import re
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 
@@ -59,6 +60,10 @@ def test_what_is_drawn_is_what_torch_walks(lab, surface):
 
 def dot(panel, point):
     return f"M{panel.x(point[0]):.1f} {panel.y(point[1]):.1f}h0"
+
+
+def test_every_control_is_named(lab):
+    assert list(lab.controls.values()) == [lab.lr, lab.momentum, lab.surface, *lab.optimizers.values()]
 
 
 def test_momentum_moves_only_the_two_that_have_it(lab):
@@ -156,6 +161,17 @@ def test_the_back_is_not_drawn_again_while_the_hand_moves(lab, monkeypatch):
     monkeypatch.setattr(OptimizerLab, "_draw_back", lambda self: pytest.fail("the back was drawn again"))
     set_to(lab, 0.2, 0.5)
     assert 'data-shown="0.2' in lab._front.value
+
+
+def test_a_new_surface_is_not_lost_when_the_next_move_comes_before_it_is_drawn(lab):
+    held = threading.Event()
+    lab.drawing.submit(lambda stale: held.wait(10))
+    lab.surface.value = "saddle"
+    lab.lr.value = 0.1
+    held.set()
+    lab.settle()
+    assert "saddle" in lab._back.value
+    assert 'data-shown="0.1"' in lab._front.value
 
 
 def test_a_path_once_walked_is_not_walked_again(lab):

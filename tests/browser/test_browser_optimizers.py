@@ -1,0 +1,111 @@
+"""Lesson 01 in the real JupyterLab: all cells run, and the four paths follow the hand."""
+
+import nbformat
+import pytest
+from lab_page import NotebookPage
+from latency import Hand
+from playwright.sync_api import expect
+from running import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+LESSON = "01_optimizers.ipynb"
+ARTIFACTS = ROOT / "artifacts"
+
+
+@pytest.fixture(scope="module")
+def lesson(browser, server):
+    """The lesson after Run All; what went wrong on the page until its end is an error of this fixture."""
+    opened = NotebookPage(browser, server, LESSON)
+    try:
+        opened.run_all()
+        yield opened
+        assert opened.faults == []
+    finally:
+        opened.close()
+
+
+@pytest.fixture
+def lab(lesson):
+    return lesson.lab("optimizer-lab")
+
+
+def type_rate(lab, rate):
+    shown, readout = lab.shown(), lab.root.locator(".widget-readout").first
+    readout.click()
+    readout.fill(rate)
+    readout.press("Enter")
+    lab.wait_for_another(shown)
+
+
+def button(lab, words):
+    return lab.root.get_by_role("button", name=words)
+
+
+def test_all_cells_run_without_an_error(lesson):
+    cells = nbformat.read(lesson.server.folder / LESSON, as_version=4).cells
+    assert lesson.numbered() == sum(cell.cell_type == "code" for cell in cells)
+    assert lesson.output_errors() == []
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9, 0.5])
+def test_paths_and_words_follow_the_mouse(lab, share):
+    shown, paths, words = lab.shown(), lab.paths(), lab.words()
+    lab.drag_to(share)
+    lab.wait_for_another(shown)
+    assert lab.paths() != paths
+    assert lab.words() != words
+    assert f"{float(lab.shown()):.3g}" in lab.words()
+    assert lab.errors() == []
+
+
+def test_momentum_follows_the_arrow_keys(lab):
+    lab.bring_into_view()
+    lab.drag_to(0.4)
+    paths = lab.paths()
+    lab.root.locator(".noUi-handle").nth(1).focus()
+    lab.page.keyboard.press("ArrowLeft")
+    expect(lab.root.locator(".lab-words")).to_contain_text("momentum 0.89")
+    assert lab.paths() != paths
+    lab.page.keyboard.press("ArrowRight")
+    expect(lab.root.locator(".lab-words")).to_contain_text("momentum 0.90")
+
+
+def test_a_path_can_be_hidden_and_the_goal_be_reached_on_another_surface(lab):
+    lab.bring_into_view()
+    number = lab.front.locator("path").count()
+    button(lab, "SGD").first.click()
+    expect(lab.front.locator("path")).to_have_count(number - 3)
+    button(lab, "SGD").first.click()
+    expect(lab.front.locator("path")).to_have_count(number)
+    button(lab, "round bowl").click()
+    expect(lab.root.locator(".lab-back")).to_contain_text("round bowl")
+    type_rate(lab, "0.237")
+    lab.root.locator(".noUi-handle").nth(1).focus()
+    lab.page.keyboard.press("Home")
+    expect(lab.root.locator(".lab-words")).to_contain_text("Goal reached ✓")
+    button(lab, "narrow valley").click()
+    expect(lab.root.locator(".lab-words")).not_to_contain_text("Goal reached")
+    assert lab.errors() == []
+
+
+def test_paths_answer_while_the_hand_moves(lesson, lab):
+    """A generous limit, for a busy machine: forty real steps of four optimizers lie behind each picture."""
+    hand = Hand(lesson, lab.root.locator(".widget-slider").first, ".optimizer-lab .lab-front svg")
+    assert hand.drags(8).median < 200
+    storm = hand.storm()
+    assert storm.pictures > 15
+    assert storm.settled < 600
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_lab_is_photographed_in_both_themes(lesson, lab, theme):
+    """The pictures in artifacts/ are to be looked at; here only that the lab follows the theme."""
+    try:
+        lesson.set_theme(theme)
+        lab.bring_into_view()
+        ink = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
+        lab.screenshot(ARTIFACTS / f"optimizer-lab-{theme}.png")
+    finally:
+        lesson.set_theme("light")
+    other = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
+    assert (ink == other) == (theme == "light")
