@@ -6,6 +6,7 @@ from course_utils.labs.optimizer import OptimizerLab
 from course_utils.labs.prediction import Prediction
 from course_utils.labs.quadratic import QuadraticLab
 from course_utils.labs.running_loss import RunningLossLab
+from course_utils.labs.schedule import ScheduleLab
 from course_utils.labs.tensorboard_panel import TensorBoardPanel
 from course_utils.labs.training import TrainingLab
 from course_utils.labs.writer import WriterLab
@@ -18,6 +19,7 @@ __all__ = [
     "Prediction",
     "QuadraticLab",
     "RunningLossLab",
+    "ScheduleLab",
     "TensorBoardPanel",
     "TrainingLab",
     "WriterLab",
