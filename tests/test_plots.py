@@ -178,7 +178,8 @@ def test_a_search_without_a_suggestion_is_drawn_all_the_same(losses):
 
 
 def test_logged_curves_are_drawn_with_dots_where_points_are_few():
-    ax = plots.plot_curves({"few": [(23, 2.0), (46, 1.0)], "many": [(s, 1.0) for s in range(50)], "none": []}, title="t")
+    long = [(step, 1.0) for step in range(50)]
+    ax = plots.plot_curves({"few": [(23, 2.0), (46, 1.0)], "many": long, "none": []}, title="t")
     few, many, none = ax.get_lines()
     assert list(few.get_xdata()) == [23, 46]
     assert list(few.get_ydata()) == [2.0, 1.0]

@@ -4,6 +4,7 @@ from course_utils.checks.item import count_nodes, lean_validation, read_once_a_w
 from course_utils.checks.learning_rate import descend, diagnose, largest_rate
 from course_utils.checks.optimizers import adam_step, forgotten, make_groups, momentum_step, new_head, sgd_step
 from course_utils.checks.results import report
+from course_utils.checks.running_loss import books, name_curve, predict_curve, recover, window_means
 from course_utils.checks.whole_loop import drawn_points, remembers_gradients, take_down, two_curves
 from course_utils.checks.writer import log_image, log_losses, survivors, train_and_log
 from course_utils.checks.zero_grad import accumulate, ball_without_clearing, cured_loop, grad_after
@@ -12,6 +13,7 @@ __all__ = [
     "accumulate",
     "adam_step",
     "ball_without_clearing",
+    "books",
     "count_nodes",
     "cured_loop",
     "descend",
@@ -25,8 +27,11 @@ __all__ = [
     "log_losses",
     "make_groups",
     "momentum_step",
+    "name_curve",
     "new_head",
+    "predict_curve",
     "read_once_a_window",
+    "recover",
     "remembers_gradients",
     "report",
     "sgd_step",
@@ -35,4 +40,5 @@ __all__ = [
     "train_and_log",
     "two_curves",
     "what_comes_back",
+    "window_means",
 ]
