@@ -32,6 +32,7 @@ WIDTH, HEIGHT = 880, 320
 REDRAW = 0.1
 WIDE = widgets.Layout(width="98%")
 CHOOSER = widgets.Layout(width="auto")
+BESIDE = widgets.Layout(width="auto", margin="2px 2px 2px 12px")
 Setting = tuple[str, str, str, bool]
 
 
@@ -147,8 +148,8 @@ class ItemLab(Lab):
             style={"description_width": "90px"}, tooltip="read the numbers after this many steps",
         )  # fmt: skip
         self.loop = widgets.ToggleButtons(options=["validation", "training"], value="validation")
-        self.keep = widgets.ToggleButtons(options=[(f"+= {keep}", keep) for keep in KEEPS], value="loss")
-        self.no_grad = widgets.ToggleButton(value=False, description="with torch.no_grad()")
+        self.keep = widgets.ToggleButtons(options=[(f"+= {keep}", keep) for keep in KEEPS], value="loss", layout=BESIDE)
+        self.no_grad = widgets.ToggleButton(value=False, description="with torch.no_grad()", layout=BESIDE)
         self.model = widgets.Dropdown(options=MODELS, value="small", description="model", layout=CHOOSER)
         for chooser in (self.loop, self.keep):
             chooser.style.button_width = "auto"
@@ -216,6 +217,7 @@ class ItemLab(Lab):
                 self.tell(len(run.points) / NUM_STEPS, f"step {len(run.points)} of {NUM_STEPS}")
                 self._redraw()
 
+        self.tell(0.0, "running")
         try:
             self.run = measure(setting, stale, follow)
         finally:
@@ -245,8 +247,8 @@ class ItemLab(Lab):
         byte_ticks = [(left.y_range[1] * share / 4, f"{left.y_range[1] * share / 4e6:g}") for share in range(5)]
         node_ticks = [(count, f"{count:,}") for count in range(0, TOP_NODES + 1, 1000)]
         body = [
-            left.axes("Kept for backward", "step", "MB", step_ticks, byte_ticks),
-            right.axes("Live nodes of the graph", "step", "nodes", step_ticks, node_ticks),
+            left.axes("MB kept for backward", "step", "", step_ticks, byte_ticks),
+            right.axes("Live nodes of the graph", "step", "", step_ticks, node_ticks),
         ]
         for (model, *_), run in list(self._measured.items()):
             if model == self.model.value:

@@ -160,7 +160,7 @@ def test_memory_is_freed_without_the_garbage_collector():
 def test_a_stopped_run_is_not_taken_for_the_whole_and_can_be_run_again(monkeypatch):
     monkeypatch.setattr(item, "REDRAW", 0.0)
     lab = ItemLab()
-    monkeypatch.setattr(lab, "tell", lambda share, words: len(lab.run.points) > 20 and lab.halt.click())
+    monkeypatch.setattr(lab, "tell", lambda share, words: share > 0.07 and lab.halt.click())
     lab.again.click()
     settle(lab)
     assert lab.run.ended == "stopped"
@@ -181,6 +181,7 @@ def test_a_run_fills_in_while_it_goes_on(monkeypatch):
     lab.keep.value = "loss.detach()"
     settle(lab)
     assert [share for share, _ in told] == sorted(share for share, _ in told)
+    assert told[0] == (0.0, "running")
     assert told[-1] == (1.0, "step 300 of 300")
 
 

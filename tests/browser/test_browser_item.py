@@ -1,0 +1,115 @@
+"""Lesson 06 in the real JupyterLab: the lab answers the hand, and what a learner chooses is what is run and shown."""
+
+import nbformat
+import pytest
+from lab_page import NotebookPage
+from latency import Hand
+from playwright.sync_api import expect
+from running import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+LESSON = "06_item.ipynb"
+
+
+@pytest.fixture(scope="module")
+def lesson(browser, server):
+    """The lesson after Run All; what went wrong on the page until its end is an error of this fixture."""
+    opened = NotebookPage(browser, server, LESSON)
+    try:
+        opened.run_all()
+        yield opened
+        assert opened.faults == []
+    finally:
+        opened.close()
+
+
+@pytest.fixture
+def lab(lesson):
+    return lesson.lab("item-lab")
+
+
+def press(lab, words):
+    lab.root.get_by_role("button", name=words, exact=True).click()
+
+
+def expect_words(lab, words):
+    expect(lab.root.locator(".lab-words")).to_contain_text(words)
+
+
+def test_all_cells_run_without_an_error(lesson):
+    cells = nbformat.read(lesson.server.folder / LESSON, as_version=4).cells
+    assert lesson.numbered() == sum(cell.cell_type == "code" for cell in cells)
+    assert lesson.output_errors() == []
+
+
+def test_the_numbers_follow_the_mouse_and_the_keys(lab):
+    expect_words(lab, "After step 300, 3,306 nodes and 10.6 MB are kept.")
+    shown, paths = lab.shown(), lab.paths()
+    lab.drag_to(0.3)
+    lab.wait_for_another(shown)
+    there = lab.shown()
+    assert lab.paths() != paths
+    expect_words(lab, f"After step {there}, ")
+    lab.handle.focus()
+    lab.page.keyboard.press("ArrowRight")
+    lab.wait_for_another(there)
+    assert int(lab.shown()) == int(there) + 1
+    expect_words(lab, f"After step {int(there) + 1}, ")
+    assert lab.errors() == []
+
+
+def test_the_picture_answers_while_the_hand_moves(lesson, lab):
+    """A generous limit, for a busy machine."""
+    lab.bring_into_view()
+    hand = Hand(lesson, lab.root.locator(".widget-slider").first, ".item-lab .lab-front svg")
+    assert hand.drags(8).median < 200
+
+
+def test_a_learner_reaches_the_goal(lab):
+    code = lab.root.locator("pre").first
+    height = lab.root.bounding_box()["height"]
+    press(lab, "+= loss.item()")
+    expect_words(lab, "Found so far: loss.item().")
+    expect(code).to_contain_text("running_loss += loss.item()")
+    press(lab, "+= loss.detach()")
+    expect_words(lab, "Found so far: loss.item(), loss.detach().")
+    press(lab, "+= loss")
+    press(lab, "with torch.no_grad()")
+    expect_words(lab, "Goal reached ✓")
+    expect(code).to_contain_text("with torch.no_grad():")
+    press(lab, "training")
+    expect_words(lab, "PyTorch refuses.")
+    assert abs(lab.root.bounding_box()["height"] - height) < 2
+    press(lab, "validation")
+    press(lab, "with torch.no_grad()")
+    assert lab.errors() == []
+
+
+def test_a_run_can_be_stopped_and_its_memory_is_given_back(lab):
+    press(lab, "training")
+    # The run takes half a second: the button is pressed as soon as it can be.
+    lab.root.locator("button", has_text="Stop").evaluate(
+        "stop => { const wait = setInterval(() => { if (!stop.disabled) { stop.click(); clearInterval(wait); } }, 5); }"
+    )
+    lab.root.locator("select").select_option("small CNN")
+    expect_words(lab, "Stopped after step")
+    expect_words(lab, "0 bytes are kept now")
+    lab.root.locator("button", has_text="Run again").click()
+    expect(lab.root.locator(".lab-words")).not_to_contain_text("Stopped")
+    expect_words(lab, "nodes and 0 bytes are kept.")
+    lab.root.locator("select").select_option("small MLP")
+    press(lab, "validation")
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_lab_is_photographed_in_both_themes(lesson, lab, theme):
+    """The pictures in artifacts/ are to be looked at; here only that the lab follows the theme."""
+    try:
+        lesson.set_theme(theme)
+        lab.bring_into_view()
+        ink = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
+        lab.screenshot(ROOT / "artifacts" / f"item-lab-{theme}.png")
+    finally:
+        lesson.set_theme("light")
+    other = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
+    assert (ink == other) == (theme == "light")
