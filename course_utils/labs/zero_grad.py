@@ -59,7 +59,7 @@ class ZeroGradLab(Lab):
     def __init__(self, *, num_epochs: int = 5, seed: int = 0):
         self.num_epochs = num_epochs
         self.clear_every = widgets.SelectionSlider(
-            options=CLEAR_EVERY, value=NEVER, description="clear every", layout=WIDE, style=STYLE,
+            options=CLEAR_EVERY, value=NEVER, description="clear every k =", layout=WIDE, style=STYLE,
             tooltip="clear the gradients after this many micro-batches of 16 images",
         )  # fmt: skip
         self.lr = widgets.FloatLogSlider(
@@ -67,7 +67,8 @@ class ZeroGradLab(Lab):
             readout_format=".3g", layout=WIDE, style=STYLE, tooltip="learning rate, powers of two from 1/256 to 1",
         )  # fmt: skip
         self.step = widgets.ToggleButtons(
-            options=STEPS, value="every", description="step()", style={**STYLE, "button_width": "auto"},
+            options=STEPS, value="every", description="step()", layout=widgets.Layout(width="auto"),
+            style={**STYLE, "button_width": "auto"},
             tooltips=["a step after each micro-batch", "a step only when the gradients are about to be cleared"],
         )  # fmt: skip
         self.scale = widgets.Checkbox(
@@ -77,7 +78,9 @@ class ZeroGradLab(Lab):
         self._back, self._front, self._words = widgets.HTML(), widgets.HTML(), widgets.HTML()
         for part, name in ((self._back, "lab-back"), (self._front, "lab-front")):
             part.add_class(name)
-        choosers = widgets.HBox([self.step, self.scale], layout=widgets.Layout(flex_flow="row wrap"))
+        choosers = widgets.HBox(
+            [self.step, self.scale], layout=widgets.Layout(flex_flow="row wrap", align_items="center")
+        )
         super().__init__(
             [self.clear_every, self.lr, choosers, layers(self._back, self._front), self._words],
             controls={"clear_every": self.clear_every, "lr": self.lr, "step": self.step, "scale": self.scale},
@@ -210,7 +213,9 @@ class ZeroGradLab(Lab):
             body.append(svg.text(middle, right.top + 40, "no step is ever taken", anchor="middle", colour="accent"))
         shown = f"{self.clear_every.value} {self.step.value} {'scaled' if plan.scaled else 'unscaled'} {plan.lr:g}"
         self._front.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt="", data_shown=shown)
-        self._words.value = f'<div class="lab-words" aria-live="polite">{self._sentence(plan, means, lengths)}</div>'
+        # Room for three lines always: where the words are longer, nothing below may move.
+        sentence = self._sentence(plan, means, lengths)
+        self._words.value = f'<div class="lab-words" style="min-height: 4.4em" aria-live="polite">{sentence}</div>'
 
     # What is said.
 
