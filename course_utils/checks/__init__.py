@@ -5,6 +5,7 @@ from course_utils.checks.learning_rate import descend, diagnose, largest_rate
 from course_utils.checks.optimizers import adam_step, forgotten, make_groups, momentum_step, new_head, sgd_step
 from course_utils.checks.results import report
 from course_utils.checks.running_loss import books, name_curve, predict_curve, recover, window_means
+from course_utils.checks.schedules import cured_schedule, even_ratios, read_finder, try_rate, warmup_cosine
 from course_utils.checks.whole_loop import drawn_points, remembers_gradients, take_down, two_curves
 from course_utils.checks.writer import log_image, log_losses, survivors, train_and_log
 from course_utils.checks.zero_grad import accumulate, ball_without_clearing, cured_loop, grad_after
@@ -16,9 +17,11 @@ __all__ = [
     "books",
     "count_nodes",
     "cured_loop",
+    "cured_schedule",
     "descend",
     "diagnose",
     "drawn_points",
+    "even_ratios",
     "forgotten",
     "grad_after",
     "largest_rate",
@@ -30,6 +33,7 @@ __all__ = [
     "name_curve",
     "new_head",
     "predict_curve",
+    "read_finder",
     "read_once_a_window",
     "recover",
     "remembers_gradients",
@@ -38,7 +42,9 @@ __all__ = [
     "survivors",
     "take_down",
     "train_and_log",
+    "try_rate",
     "two_curves",
+    "warmup_cosine",
     "what_comes_back",
     "window_means",
 ]
