@@ -44,9 +44,8 @@ class Frames:
 
     def place(self) -> Place | None:
         """The line of the learner's that runs now, or None where there is none."""
-        for frame in self.learner():
-            return place_of(frame)
-        return None
+        frame = next(self.learner(), None)
+        return None if frame is None else place_of(frame)
 
 
 def place_of(frame: FrameType) -> Place:

@@ -1,5 +1,6 @@
 """Reading what PyTorch keeps: tensors in arguments, the top of a loss's graph, the leaves below it."""
 
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ def wrapped(tensor: Tensor) -> bool:
 
 
 def is_number(value: Any) -> bool:
+    """Whether a value is one number: a Python number, or a tensor or array of one element and at most one dimension."""
     if isinstance(value, Tensor):
         return value.ndim == 0 or (value.ndim == 1 and value.numel() == 1)
     return isinstance(value, int | float) or getattr(value, "shape", None) in ((), (1,))
@@ -37,9 +39,9 @@ _THROUGH = ("ToCopyBackward0", "ViewBackward0", "SqueezeBackward0", "ReshapeAlia
 _SHAPES = (*_THROUGH, "UnsafeViewBackward0", "TransposeBackward0", "PermuteBackward0", "UnsqueezeBackward0")
 
 
-def read_graph(node: Any) -> tuple[float, str | None, bool]:
-    """Read the top of a loss's graph: by what number it was multiplied, its reduction, and a softmax too many."""
-    factor = 1.0
+def read_factors(node: Any) -> tuple[list[float], Any]:
+    """Read by what numbers a loss was multiplied, the last one first, and give the node of the loss before that."""
+    factors = []
     while node is not None:
         name = node.name()
         if name in ("MulBackward0", "DivBackward0"):
@@ -48,14 +50,15 @@ def read_graph(node: Any) -> tuple[float, str | None, bool]:
                 break
             # A factor on an accelerator is a GradScaler's: to read it would wait, and it says nothing about scaling.
             number = float(other) if other.device.type == "cpu" else 1.0
-            factor = factor * number if name == "MulBackward0" else factor / (number or 1.0)
+            factors.append(number if name == "MulBackward0" else 1 / number if number else math.inf)
         elif name not in _THROUGH:
             break
         node = node.next_functions[0][0] if node.next_functions else None
-    return factor, *_reduction_and_softmax(node)
+    return factors, node
 
 
-def _reduction_and_softmax(node: Any) -> tuple[str | None, bool]:
+def read_loss(node: Any) -> tuple[str | None, bool]:
+    """Read the top of a loss's graph: its reduction ("mean", "sum" or None), and whether a softmax is one too many."""
     reduction, softmax = None, False
     waiting, seen = [node], 0
     while waiting and seen < 24:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 WINDOWS = 4096  # the longest "mean over the last N steps" that is looked for
 AT_ONCE = 64  # losses on an accelerator are fetched together, so that watching does not wait at each step
-MAX_SERIES = 8
+MAX_SERIES = 12
 MAX_TAGS = 64
 
 
@@ -33,13 +33,13 @@ class Series:
     """The batch losses of one line of code, in the order in which they were seen.
 
     Args:
-        words: what the losses are, in words.
         phase: "train" or "valid".
         reduction: "mean" or "sum": what the loss function makes of a batch; None where that is not known.
+        rounded: whether the values were worked back from others and so are rounded.
     """
 
-    def __init__(self, words: str, phase: str, reduction: str | None):
-        self.words, self.phase, self.reduction = words, phase, reduction
+    def __init__(self, phase: str, reduction: str | None, *, rounded: bool = False):
+        self.phase, self.reduction, self.rounded = phase, reduction, rounded
         self._waiting: list[tuple[Tensor | float, int]] = []
         self._now = self._previous = self._epoch = State()
         self._past = deque([State()], maxlen=WINDOWS + 1)
@@ -118,6 +118,7 @@ class Series:
 
     def windows(self, value: float, tolerance: float) -> Iterator[int]:
         """Give the lengths N of two or more for which `value` is the mean of the last N losses."""
+        tolerance = max(tolerance, 1e-6 if self.rounded else 0.0)
         longest = min(self._now.count, WINDOWS)
         lengths = np.arange(2, longest + 1)
         sums = self._now.losses - np.array([state.losses for state in self._past])[-1 - lengths]
@@ -156,6 +157,7 @@ class Reading:
 
     def agrees(self, value: float, tolerance: float, tag: "Tag") -> bool:
         """Say whether a logged value is what this reading would have logged now."""
+        tolerance = max(tolerance, 1e-6 if self.series.rounded else 0.0)
         part = self.series.since(self.origin, tag, self.window)
         total = part.weighted if self.weighted else part.losses
         if part.count == 0 or not math.isfinite(total):
@@ -220,7 +222,9 @@ class Tag:
             reading
             for reading in self.readings or []
             # One rounded number agrees with some whole divisor, or some window, by chance; three do not.
-            if self.exact or reading.agreed >= 3 or not (reading.window or reading.fixed > 1)
+            if (self.exact and not reading.series.rounded)
+            or reading.agreed >= 3
+            or not (reading.window or reading.fixed > 1)
         ]
         return min(fitting, key=_plainness, default=None)
 
@@ -269,11 +273,11 @@ class Ledger:
         self.series: dict[object, Series] = {}
         self.tags: dict[str, Tag] = {}
 
-    def of(self, key: object, words: str, phase: str, reduction: str | None) -> Series | None:
+    def of(self, key: object, phase: str, reduction: str | None, *, rounded: bool = False) -> Series | None:
         """The series of one line of code; None where too many lines have one already."""
         found = self.series.get(key)
         if found is None and len(self.series) < MAX_SERIES:
-            found = self.series[key] = Series(words, phase, reduction)
+            found = self.series[key] = Series(phase, reduction, rounded=rounded)
         return found
 
     def fold(self) -> None:

@@ -6,6 +6,7 @@ wrappers around a few functions, hooks on nodes of the autograd graph. All of th
 
 import functools
 import inspect
+import math
 import sys
 import threading
 import weakref
@@ -22,7 +23,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.data import dataloader
 
 from course_utils.doctor.frames import Frames, LoopVariables, place_of
-from course_utils.doctor.graph import is_number, leaves, read_graph, tensors_in, wrapped
+from course_utils.doctor.graph import is_number, leaves, read_factors, read_loss, tensors_in, wrapped
 from course_utils.doctor.ledger import Series
 from course_utils.doctor.record import (
     Call,
@@ -273,8 +274,7 @@ class Watch:
         if isinstance(inputs, Tensor) and inputs.ndim:
             self._batch = inputs.shape[0]
         phase = "train" if training else "valid"
-        words = "batch loss" if training else "validation loss of a batch"
-        series = self.record.ledger.of((name, phase, place), words, phase, reduction)
+        series = self.record.ledger.of((name, phase, place), phase, reduction)
         if series is None:
             return
         if not training and self._backwards_at_valid != self.record.num_backwards:
@@ -364,23 +364,38 @@ class Watch:
         self._notice_old_gradients(place)
 
     def _look_at_loss(self, loss: Tensor, line: object, place: Place | None) -> None:
+        factors, below = read_factors(loss.grad_fn)
         looks, reduction = self._lines.get(line, (0, None))
         if looks < 8 or self.record.num_backwards % 16 == 0:
-            factor, reduction, softmax = read_graph(loss.grad_fn)
-            # Dividing or a factor below 1 scales a micro-batch; a GradScaler's factor is far above 1.
-            self._scaled_lines[line] = factor < 1 or reduction == "sum"
+            reduction, softmax = read_loss(below)
             self._lines[line] = (looks + 1, reduction)
             self.record.num_graphs_read += 1
             if softmax:
                 self.record.softmax.note(place)
-        self._scaled = self._scaled_lines[line]
-        if loss.numel() != 1:
-            return
-        series = self.record.ledger.of(line, "batch loss", "train", reduction)
+        # Dividing or a factor below 1 scales a micro-batch; a GradScaler's factor is far above 1.
+        self._scaled = reduction == "sum" or any(factor < 1 for factor in factors)
+        if loss.numel() == 1:
+            series = self._append(line, self._value(loss), reduction, factors)
+            if series is not None:
+                self.record.losses[line] = series
+            # What is logged may be the loss before it was scaled: undo one factor after the other.
+            undone = 1.0
+            for number, factor in enumerate(factors[:3], 1):
+                undone *= factor
+                if undone not in (0.0, math.inf):
+                    self._append((line, number), self._value(loss) / undone, reduction, factors[number:], rounded=True)
+
+    def _append(
+        self, key: object, value: Tensor | float, reduction: str | None, factors: list[float], *, rounded: bool = False
+    ) -> Series | None:
+        # A sum that is divided by the size of its batch is a mean.
+        if reduction == "sum" and any(abs(factor * self._batch - 1) < 1e-6 for factor in factors):
+            reduction = "mean"
+        series = self.record.ledger.of(key, "train", reduction, rounded=rounded)
         if series is not None:
             self._begin_epoch_where_due(series)
-            series.append(self._value(loss), self._batch)
-            self.record.losses[line] = series
+            series.append(value, self._batch)
+        return series
 
     def _notice_old_gradients(self, place: Place | None) -> None:
         """Look which gradients still hold what a step has used already."""
