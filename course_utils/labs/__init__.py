@@ -2,6 +2,7 @@
 
 from course_utils.labs.item import ItemLab
 from course_utils.labs.learning_rate import LearningRateLab
+from course_utils.labs.machine import MachineCard
 from course_utils.labs.optimizer import OptimizerLab
 from course_utils.labs.prediction import Prediction
 from course_utils.labs.quadratic import QuadraticLab
@@ -15,6 +16,7 @@ from course_utils.labs.zero_grad import ZeroGradLab
 __all__ = [
     "ItemLab",
     "LearningRateLab",
+    "MachineCard",
     "OptimizerLab",
     "Prediction",
     "QuadraticLab",

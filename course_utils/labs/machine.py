@@ -1,0 +1,35 @@
+"""Lesson 00's card: what this machine has, as a widget, so that no stored output names one machine's paths."""
+
+import html
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from course_utils.labs.base import Lab
+from course_utils.machine import Point
+
+
+class MachineCard(Lab):
+    """Show what `machine.look()` found: one row a point, and what to do where something is missing.
+
+    Args:
+        points: what was found.
+    """
+
+    def __init__(self, points: Sequence[Point]):
+        self._table = widgets.HTML(_table(points))
+        super().__init__([self._table], controls={}, css_class="machine-card")
+
+    def picture(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {"text/plain": "MachineCard: run the cell to see your own versions, device and folders"}, {}
+
+
+def _table(points: Sequence[Point]) -> str:
+    cell = 'style="text-align: left; padding: 2px 14px 2px 0"'
+    rows = "".join(
+        f"<tr><td {cell}>{'✓' if point.ok else '✗'}</td><td {cell}>{html.escape(point.name)}</td>"
+        f"<td {cell}>{html.escape(point.found)}</td><td {cell}>{html.escape(point.advice)}</td></tr>"
+        for point in points
+    )
+    return f"<table>{rows}</table>"

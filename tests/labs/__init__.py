@@ -1,0 +1,1 @@
+"""A package, because a part and its lab have test files of the same name."""
