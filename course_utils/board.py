@@ -46,6 +46,7 @@ class Board:
     Attributes:
         url: its address, once `wait` has returned.
         note: what was done otherwise than asked, in one sentence, or "".
+        found_folder: whether the folder was there at the start.
 
     Raises:
         ImportError: tensorboard is not installed.
@@ -71,6 +72,7 @@ class Board:
             [sys.executable, "-c", PROGRAM, *options],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **apart,
         )  # fmt: skip
+        self.found_folder = self.folder.exists()
         self._said: deque[str] = deque(maxlen=20)
         self._listening = threading.Event()
         # Its words are read to the end: a full pipe would stop it.
@@ -165,10 +167,14 @@ _lock = threading.Lock()
 def open_board(folder: str | Path, *, port: int | None = None, reload_seconds: float = 5.0) -> Board:
     """Give the TensorBoard of a folder: the one that runs, or a new one. So a cell that is run twice starts one.
 
-    Takes the arguments of `Board`; where one runs already, they change nothing.
+    Takes the arguments of `Board`; where one runs already, they change nothing. One whose folder has been taken away
+    is ended.
     """
     place = Path(folder).resolve()
     with _lock:
+        for other in _boards.values():
+            if other.found_folder and not other.folder.exists():
+                other.stop()
         running = _boards.get(place)
         if running is None or not running.alive:
             running = _boards[place] = Board(place, port=port, reload_seconds=reload_seconds)

@@ -94,6 +94,7 @@ def read_file(path: str | Path) -> EventFile:
     try:
         from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
         from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
         from tensorboard.util.tensor_util import make_ndarray
     except ImportError as error:
         raise ImportError("event files are read with TensorBoard: pip install tensorboard") from error
@@ -114,15 +115,12 @@ def read_file(path: str | Path) -> EventFile:
             elif kind == "tensor" and value.metadata.plugin_data.plugin_name == "scalars":
                 scalars.setdefault(value.tag, []).append((event.step, float(make_ndarray(value.tensor))))
     size = max(len(content), readable)
-    return EventFile(path, size, readable, scalars, images, _trouble(path.name, content, readable))
-
-
-def _trouble(name: str, content: bytes, readable: int) -> str:
-    """Say what stands behind the last whole record: nothing, a record that was cut off, or a damaged one."""
-    rest = content[readable:]
-    if not rest:
-        return ""
-    told = f"{name}: {readable} of {len(content)} bytes could be read; "
-    if len(rest) < FRAME or len(rest) < FRAME + struct.unpack("<Q", rest[:8])[0]:
-        return told + "then the file ends in the middle of a record"
-    return told + f"the record at byte {readable} is damaged (its checksum does not fit), and all behind it is lost"
+    rest, trouble = content[readable:], ""
+    if rest:
+        trouble = f"{path.name}: {readable} of {len(content)} bytes could be read; "
+        head_fits = len(rest) >= 12 and masked_crc32c(rest[:8]) == struct.unpack("<I", rest[8:12])[0]
+        if len(rest) < 12 or (head_fits and len(rest) < FRAME + struct.unpack("<Q", rest[:8])[0]):
+            trouble += "then the file ends in the middle of a record"
+        else:
+            trouble += f"the record at byte {readable} is damaged (its checksum does not fit), and what follows is lost"
+    return EventFile(path, size, readable, scalars, images, trouble)

@@ -158,13 +158,27 @@ def test_a_cell_that_is_run_twice_starts_one_and_a_stopped_one_is_started_again(
     assert gone(url)
 
 
+def test_a_board_whose_folder_was_taken_away_is_ended_when_another_is_opened(tmp_path):
+    (tmp_path / "old").mkdir()
+    old, later = open_board(tmp_path / "old"), open_board(tmp_path / "later")
+    (tmp_path / "old").rmdir()
+    new = open_board(tmp_path / "new")
+    try:
+        assert not old.alive
+        assert later.alive
+        assert new.alive
+    finally:
+        later.stop()
+        new.stop()
+
+
 KERNEL = """\
 import sys, time
 from course_utils.board import Board
 board = Board(sys.argv[1]).wait()
-print(board.url, board._process.pid, flush=True)
 while True:
     try:
+        print(board.url, board._process.pid, flush=True)
         time.sleep(100)
     except KeyboardInterrupt:
         print("interrupted", flush=True)

@@ -1,6 +1,7 @@
 """What event files hold: compared with TensorBoard's own accumulator, also where a file is cut or damaged."""
 
 import builtins
+import struct
 
 import pytest
 import torch
@@ -73,14 +74,19 @@ def test_a_file_that_was_cut_is_read_as_far_as_it_goes(tmp_path, cut):
     assert read_folder(tmp_path).trouble == file.trouble
 
 
-def test_a_damaged_byte_ends_the_reading_there(tmp_path):
+@pytest.mark.parametrize("part", ["length", "checksum of the length", "content", "checksum of the content"])
+def test_a_damaged_byte_ends_the_reading_there(tmp_path, part):
     path = write(tmp_path)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
+    content, record = bytearray(path.read_bytes()), 0
+    for _ in range(8):
+        last, record = record, record + FRAME + struct.unpack("<Q", content[record : record + 8])[0]
+    places = {"length": 1, "checksum of the length": 9, "content": 20, "checksum of the content": -2}
+    content[(record if places[part] < 0 else last) + places[part]] ^= 255
     path.write_bytes(content)
     file = read_file(path)
     assert file.scalars == {"loss": oracle(tmp_path)}
-    assert 0 < file.points < POINTS
+    assert file.points == 6
+    assert file.readable == last
     assert f"the record at byte {file.readable} is damaged" in file.trouble
 
 

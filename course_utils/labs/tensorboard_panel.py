@@ -2,7 +2,7 @@
 
 import html
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,23 @@ class TensorBoardPanel(Lab):
         folder: the folder of the runs; it may come into being later.
         port: where TensorBoard listens; None takes any free port.
         reload_seconds: how often it looks for new data; TensorBoard's own default is 5.
+        pictured: the runs in the figure that stands in for the page; by default the first ones.
 
     Attributes:
         start, end: the buttons.
         board: the running `Board`, or None.
     """
 
-    def __init__(self, folder: str | Path, *, port: int | None = None, reload_seconds: float = 5.0):
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        port: int | None = None,
+        reload_seconds: float = 5.0,
+        pictured: Collection[str] | None = None,
+    ):
         self.folder, self._port, self._reload_seconds = Path(folder), port, reload_seconds
+        self._pictured = pictured
         self.board: Board | None = None
         self.start = widgets.Button(description="Start", icon="play", tooltip="start TensorBoard on this folder")
         self.end = widgets.Button(description="End", icon="stop", tooltip="end TensorBoard; the files stay")
@@ -117,6 +126,8 @@ class TensorBoardPanel(Lab):
         found = {}
         for place in sorted({path.parent for path in Path(self.folder).rglob("*tfevents*")}):
             run = place.relative_to(self.folder).as_posix()
+            if self._pictured is not None and run not in self._pictured:
+                continue
             for tag, points in read_folder(place).scalars.items():
                 found[tag if run == "." else f"{run}: {tag}"] = points
         return dict(list(found.items())[:MOST_CURVES])

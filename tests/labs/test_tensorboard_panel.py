@@ -98,6 +98,15 @@ def test_the_still_picture_shows_the_curves_of_the_files(panel):
     assert [len(points) for points in panel._curves().values()] == [4, 4]
 
 
+def test_the_still_picture_can_be_of_chosen_runs(runs):
+    panel = TensorBoardPanel(runs, pictured=["b"])
+    try:
+        assert list(panel._curves()) == ["b: loss/train"]
+        panel.settle(60)
+    finally:
+        panel.close()
+
+
 def test_a_folder_without_files_has_a_picture_too(tmp_path):
     panel = TensorBoardPanel(tmp_path / "later")
     try:

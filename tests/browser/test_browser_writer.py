@@ -1,0 +1,118 @@
+"""Lesson 07 in the real JupyterLab: the lab follows the hand; TensorBoard stands in the lesson and on its own page."""
+
+import re
+
+import nbformat
+import pytest
+from lab_page import ANSWER_TIMEOUT, NotebookPage
+from playwright.sync_api import expect
+from running import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+LESSON = "07_summary_writer.ipynb"
+ARTIFACTS = ROOT / "artifacts"
+# TensorBoard's page is large, and the first look at it builds all its cards.
+BOARD_TIMEOUT = 2 * ANSWER_TIMEOUT
+
+
+@pytest.fixture(scope="module")
+def lesson(browser, server):
+    """The lesson after Run All; what went wrong on the page until its end is an error of this fixture."""
+    opened = NotebookPage(browser, server, LESSON)
+    try:
+        opened.run_all()
+        yield opened
+        assert opened.faults == []
+    finally:
+        opened.close()
+
+
+@pytest.fixture
+def lab(lesson):
+    return lesson.lab("writer-lab")
+
+
+def numbers(lab):
+    """What the picture says it shows: added, waiting, on disk, lost, files."""
+    return [int(number) for number in lab.shown().split()]
+
+
+def click(lab, words):
+    button = lab.root.locator(f".jupyter-button:has-text('{words}')")
+    button.scroll_into_view_if_needed()
+    button.click()
+
+
+def wait_for(lab, *shown):
+    expect(lab.front).to_have_attribute("data-shown", " ".join(map(str, shown)))
+
+
+def test_all_cells_run_without_an_error(lesson):
+    cells = nbformat.read(lesson.server.folder / LESSON, as_version=4).cells
+    assert lesson.numbered() == sum(cell.cell_type == "code" for cell in cells)
+    assert lesson.output_errors() == []
+
+
+def test_the_lab_follows_the_hand_to_its_goal(lab):
+    click(lab, "start over")
+    wait_for(lab, 0, 0, 0, 0, 1)
+    # A crash at once, while the slow disk is at its first records.
+    lab.drag_to(1.0)
+    expect(lab.root.locator(".widget-readout").first).to_have_text("40")
+    click(lab, "add_scalar")
+    expect(lab.root.locator(".lab-words")).to_contain_text("is full")
+    click(lab, "crash")
+    expect(lab.root.locator(".lab-words")).to_contain_text("First half done")
+    added, waiting, on_disk, lost, files = numbers(lab)
+    assert (waiting, files) == (0, 2)
+    assert lost > 0
+    assert added == on_disk + lost
+    lab.handle.focus()
+    lab.page.keyboard.press("Home")
+    for _ in range(5):
+        lab.page.keyboard.press("ArrowRight")
+    expect(lab.root.locator(".widget-readout").first).to_have_text("6")
+    click(lab, "add_scalar")
+    click(lab, "flush()")
+    wait_for(lab, added + 6, 0, on_disk + 6, lost, 2)
+    click(lab, "crash")
+    expect(lab.root.locator(".lab-words")).to_contain_text("Goal reached")
+    assert lab.errors() == []
+
+
+def test_tensorboard_stands_in_the_lesson_with_the_curves_of_its_runs(lesson):
+    frame = lesson.page.locator(".tensorboard-panel iframe[title='TensorBoard']")
+    frame.scroll_into_view_if_needed()
+    board = lesson.page.frame_locator(".tensorboard-panel iframe[title='TensorBoard']")
+    # The tag of the run that the lesson trained, in the head of its card.
+    card = board.locator("scalar-card", has_text="loss").first
+    expect(card).to_be_visible(timeout=BOARD_TIMEOUT)
+    expect(card.locator("line-chart svg path, line-chart canvas").first).to_be_attached(timeout=BOARD_TIMEOUT)
+    expect(board.get_by_text("live", exact=True).first).to_be_attached()
+    ARTIFACTS.mkdir(exist_ok=True)
+    frame.screenshot(path=ARTIFACTS / "tensorboard-in-the-lesson.png")
+
+
+def test_tensorboard_opens_as_a_page_of_its_own(lesson):
+    link = lesson.page.locator(".tensorboard-panel a", has_text="open it as a page")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", link.get_attribute("href"))
+    with lesson.context.expect_page() as opening:
+        link.click()
+    page = opening.value
+    try:
+        expect(page.locator("scalar-card", has_text="loss").first).to_be_visible(timeout=BOARD_TIMEOUT)
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_lab_is_photographed_in_both_themes(lesson, lab, theme):
+    try:
+        lesson.set_theme(theme)
+        lab.bring_into_view()
+        ink = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
+        lab.screenshot(ARTIFACTS / f"writer-lab-{theme}.png")
+    finally:
+        lesson.set_theme("light")
+    other = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
+    assert (ink == other) == (theme == "light")
