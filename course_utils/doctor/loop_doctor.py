@@ -132,18 +132,23 @@ def has_problems(doctor: LoopDoctor) -> bool:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Add the cell magic `%%doctor`: the cell runs as it is, and the doctor's card follows."""
+    """Add the cell magic `%%doctor`: the cell runs, and the doctor's card follows; after an error, before the error."""
+    from IPython.display import display
 
     def doctor(line: str, cell: str) -> LoopDoctor:
         """Run the cell under the loop doctor; `%%doctor harmless` tells harmless habits too."""
         if line.strip() not in ("", "harmless"):
             raise ValueError(f"%%doctor takes nothing or the word harmless, got {line.strip()!r}")
         watching = LoopDoctor(harmless=line.strip() == "harmless")
-        with watching:
-            result = shell.run_cell(cell)
-            failed = result.error_before_exec or result.error_in_exec
-        if failed is not None:
-            watching._seen().interrupted = True
+        # The line of the magic itself counts, so that the numbers are those that JupyterLab shows.
+        source = "\n" + shell.transform_cell(cell)
+        code = compile(source, shell.compile.cache(source, shell.execution_count), "exec")
+        try:
+            with watching:
+                exec(code, shell.user_ns)
+        except BaseException:
+            display(watching)
+            raise
         return watching
 
     shell.register_magic_function(doctor, "cell")

@@ -1,0 +1,295 @@
+"""The doctor as it is used: a block, a cell, a script, one at a time, and its card."""
+
+import functools
+import subprocess
+import sys
+import textwrap
+import threading
+
+import pytest
+import torch
+from IPython.core.interactiveshell import InteractiveShell
+from torch import nn
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.utils.tensorboard import SummaryWriter
+
+from course_utils.doctor import Finding, LoopDoctor, has_problems, load_ipython_extension, run_script
+from course_utils.doctor.explain import TEXTS
+from course_utils.doctor.judge import JUDGES
+
+SICK = """\
+import torch
+from torch import nn
+
+torch.manual_seed(0)
+model = nn.Linear(4, 2)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+for i in range(12):
+    loss = nn.functional.cross_entropy(model(torch.randn(8, 4)), torch.randint(0, 2, (8,)))
+    loss.backward()
+    optimizer.step()
+"""
+CURED = SICK.replace("    loss.backward()", "    optimizer.zero_grad()\n    loss.backward()")
+
+
+def train(num_steps=12, *, clear=True, at=None):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for step in range(num_steps):
+        if step == at:
+            raise KeyError("own <error>")
+        loss = nn.functional.cross_entropy(model(torch.randn(8, 4)), torch.randint(0, 2, (8,)))
+        if clear:
+            optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def patched():
+    """Everything that a watch changes in PyTorch."""
+    return (
+        torch.autograd.backward, torch.autograd.grad, nn.functional.cross_entropy, torch.optim.Optimizer.zero_grad,
+        vars(torch.optim.Optimizer)["__init__"], torch.optim.lr_scheduler.LRScheduler.step, SummaryWriter.add_scalar,
+        SummaryWriter.close, torch.amp.GradScaler.step, len(_global_optimizer_pre_hooks),
+        len(_global_optimizer_post_hooks), len(nn.modules.module._global_forward_hooks),
+        len(nn.modules.module._global_forward_pre_hooks), "item" in vars(torch.Tensor),
+    )  # fmt: skip
+
+
+def test_a_finding_says_what_where_why_and_how_to_cure_it():
+    with LoopDoctor() as doctor:
+        train(clear=False)
+    (finding,) = doctor.findings
+    assert isinstance(finding, Finding)
+    assert (finding.code, finding.level, finding.lesson) == ("missing-zero-grad", "problem", "04_zero_grad")
+    assert "11 of 12 steps" in finding.evidence
+    assert "`weight` still held step 1's gradient" in finding.evidence
+    line = train.__code__.co_firstlineno + 10
+    assert finding.where.endswith(f"test_loop_doctor.py, line {line} in train(): loss.backward()")
+    assert "optimizer.zero_grad()" in finding.fix
+    assert has_problems(doctor)
+    for part in (finding.message, finding.evidence, finding.where, finding.lesson):
+        assert part in str(doctor)
+    assert repr(finding) == f"missing-zero-grad (problem): {finding.evidence}"
+
+
+def test_every_judge_has_its_words():
+    assert JUDGES.keys() == TEXTS.keys()
+
+
+def test_everything_is_put_back_also_after_an_error():
+    before = patched()
+    doctor = LoopDoctor()
+    with doctor as entered:
+        assert entered is doctor
+        assert patched() != before
+    assert patched() == before
+    with pytest.raises(KeyError, match="own <error>"), LoopDoctor() as doctor:
+        train(clear=False, at=8)
+    assert patched() == before
+    assert [finding.code for finding in doctor.findings] == ["missing-zero-grad"]
+    assert "7 of 8 steps" in doctor.findings[0].evidence
+    assert "The block ended early" in str(doctor)
+
+
+def test_a_function_kept_from_inside_the_block_works_on_after_it():
+    with LoopDoctor() as doctor:
+        kept = nn.functional.cross_entropy
+        backward = torch.autograd.backward
+    logits = torch.zeros(1, 2, requires_grad=True)
+    loss = kept(logits, torch.tensor([0]))
+    backward(loss)
+    assert loss.item() == pytest.approx(0.6931, abs=1e-4)
+    assert logits.grad.tolist() == [[-0.5, 0.5]]
+    assert doctor.findings == []
+
+
+def test_one_doctor_at_a_time_in_all_threads():
+    refused = []
+
+    def another():
+        try:
+            LoopDoctor().__enter__()
+        except RuntimeError as error:
+            refused.append(str(error))
+
+    with LoopDoctor():
+        with pytest.raises(RuntimeError, match="another LoopDoctor is watching"), LoopDoctor():
+            pass
+        thread = threading.Thread(target=another)
+        thread.start()
+        thread.join()
+    assert len(refused) == 1
+    assert "another LoopDoctor is watching" in refused[0]
+    with LoopDoctor() as later:
+        train()
+    assert later.findings == []
+
+
+def test_a_loop_in_another_thread_is_not_mixed_in_and_said():
+    with LoopDoctor() as doctor:
+        thread = threading.Thread(target=functools.partial(train, clear=False))
+        thread.start()
+        thread.join()
+        train()
+    assert doctor.findings == []
+    assert "12 steps of SGD, 12 backward calls" in str(doctor)
+    assert "Another thread trained too" in str(doctor)
+
+
+def test_misuse_is_named():
+    doctor = LoopDoctor()
+    with pytest.raises(RuntimeError, match="nothing was watched yet"):
+        _ = doctor.findings
+    assert repr(doctor) == "LoopDoctor that has watched nothing yet"
+    assert doctor._repr_html_() is None
+    with doctor, pytest.raises(RuntimeError, match="the block is still open"):
+        _ = doctor.findings
+    with pytest.raises(RuntimeError, match="has watched already"), doctor:
+        pass
+
+
+def test_harmless_habits_are_told_on_request_alone():
+    def zero_after_step():
+        model = nn.Linear(4, 2)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+        for _ in range(5):
+            model(torch.randn(8, 4)).square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    with LoopDoctor() as quiet:
+        zero_after_step()
+    with LoopDoctor(harmless=True) as talking:
+        zero_after_step()
+    assert quiet.findings == []
+    (finding,) = talking.findings
+    assert (finding.code, finding.level) == ("harmless-here", "hint")
+    assert "zero_grad() after step()" in finding.evidence
+    assert not has_problems(talking)
+
+
+def test_the_learners_strings_are_escaped_in_the_card(tmp_path):
+    hostile = "<img src=x onerror=alert(1)>`"
+    with LoopDoctor() as doctor:
+        writer = SummaryWriter(tmp_path)
+        total = 0.0
+        for step in range(6):
+            loss = nn.functional.mse_loss(nn.Linear(2, 1)(torch.ones(4, 2)), torch.zeros(4, 1))
+            loss.backward()
+            total += loss.item()
+            writer.add_scalar(hostile, total, step)
+    card = doctor._repr_html_()
+    assert "<img" not in card
+    assert "&lt;img src=x onerror=alert(1)&gt;" in card
+    assert {finding.code for finding in doctor.findings} == {"loss-never-reset", "writer-left-open"}
+    writer.close()
+    assert {finding.code for finding in doctor.findings} == {"loss-never-reset"}
+
+
+# As a cell magic.
+
+
+@pytest.fixture(scope="module")
+def shell():
+    shell = InteractiveShell.instance()
+    load_ipython_extension(shell)
+    yield shell
+    InteractiveShell.clear_instance()
+
+
+def test_the_cell_magic_runs_the_cell_and_gives_the_card(shell):
+    result = shell.run_cell(f"%%doctor\nnumbers = !echo 7\n{SICK}")
+    result.raise_error()
+    assert [finding.code for finding in result.result.findings] == ["missing-zero-grad"]
+    assert shell.user_ns["numbers"] == ["7"]
+    assert "line 11" in result.result.findings[0].where
+    assert result.result.findings[0].where.endswith(": loss.backward()")
+    assert isinstance(shell.user_ns["model"], nn.Linear)
+    cured = shell.run_cell(f"%%doctor\n{CURED}")
+    assert cured.result.findings == []
+
+
+def test_the_cell_magic_shows_the_card_and_then_the_cells_own_error(shell, capsys):
+    result = shell.run_cell(f"%%doctor\n{SICK}\nraise ValueError('stop here')")
+    assert isinstance(result.error_in_exec, ValueError)
+    output = capsys.readouterr().out
+    assert "missing-zero-grad" in output
+    assert output.index("Loop doctor: 1 problem") < output.index("stop here")
+
+
+def test_the_cell_magic_names_an_unknown_word(shell, capsys):
+    result = shell.run_cell("%%doctor quietly\npass")
+    assert isinstance(result.error_in_exec, ValueError)
+    assert "got 'quietly'" in str(result.error_in_exec)
+
+
+# As a command.
+
+
+def command(*arguments, cwd):
+    return subprocess.run(
+        [sys.executable, "-m", "course_utils", "doctor", *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path / "helper.py").write_text("NAME = 'helper'\n")
+
+    def write(code):
+        path = tmp_path / "train.py"
+        path.write_text("import sys\nimport helper\nprint('given', sys.argv[1:])\n" + textwrap.dedent(code))
+        return path
+
+    return write
+
+
+def test_a_script_runs_as_it_would_alone_and_is_judged(script, tmp_path):
+    script(SICK)
+    done = command("train.py", "--epochs", "1", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "given ['--epochs', '1']" in done.stdout
+    assert "missing-zero-grad" in done.stdout
+    assert "train.py, line 12: loss.backward()" in done.stdout
+    assert "running train.py under the loop doctor" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("code", "returncode", "said"),
+    [
+        (CURED, 0, "nothing wrong was seen"),
+        (SICK + "raise ValueError('own error')", 1, "ValueError: own error"),
+        (SICK + "sys.exit(7)", 7, "missing-zero-grad"),
+        (SICK + "sys.exit('own words')", 1, "error: own words"),
+        ("raise KeyboardInterrupt", 130, "no loop to judge"),
+    ],
+)
+def test_a_script_ends_with_its_own_number(script, code, returncode, said):
+    path = script(code)
+    done = command(str(path), cwd=path.parent)
+    assert done.returncode == returncode, done.stderr
+    assert said in done.stdout + done.stderr
+    assert "Loop doctor:" in done.stdout
+    assert "run_script" not in done.stderr  # the traceback begins with the learner's own file
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("nothing.py", "there is no script 'nothing.py'"), ("train.sh", "got 'train.sh'")]
+)
+def test_a_script_that_cannot_be_run_is_named(name, said, tmp_path):
+    done = command(name, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
+
+
+def test_running_a_script_leaves_the_programs_own_arguments_alone(script):
+    path = script(SICK)
+    before = sys.argv, sys.path[:]
+    doctor, ended = run_script(str(path), ["a"])
+    sys.modules.pop("helper", None)
+    assert ended is None
+    assert has_problems(doctor)
+    assert (sys.argv, sys.path) == before
