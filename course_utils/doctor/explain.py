@@ -83,6 +83,13 @@ def _missing_step(verdict: Verdict) -> str:
     return f"gradients came into {weights} {_times(verdict.count)}, and not one of those weights changed"
 
 
+def _no_gradient(verdict: Verdict) -> str:
+    text = f"{_times(verdict.count)} a step found no gradient at all, and backward() was "
+    if not verdict.facts["backwards"]:
+        return text + "never called"
+    return text + f"called {_times(verdict.facts['backwards'])} on a loss that no weight had a part in"
+
+
 def _stale(verdict: Verdict) -> str:
     facts = verdict.facts
     return (
@@ -130,7 +137,9 @@ def _closed(verdict: Verdict) -> str:
 def _curve(verdict: Verdict) -> str:
     tag, others = verdict.facts["tag"], len(verdict.facts["tags"]) - 1
     more = f" ({others} more tag{'s' * (others > 1)} like it)" if others else ""
-    return f"`{tag}` is {words(verdict.facts['reading'])}; all {verdict.facts['logs']:,} logged numbers agree{more}"
+    logs = verdict.facts["logs"]
+    agree = "the one logged number agrees" if logs == 1 else f"{logs:,} of {logs:,} logged numbers agree"
+    return f"`{tag}` is {words(verdict.facts['reading'])}; {agree}{more}"
 
 
 def _divide_fix(verdict: Verdict) -> str:
@@ -163,9 +172,8 @@ TEXTS: dict[str, _Text] = {
         _missing_step, "loss.backward()\noptimizer.step()  # after backward()", "01_optimizers",
     ),
     "missing-backward": _Text(
-        "step() is called, but no gradient was ever computed. step() says nothing and changes nothing then.",
-        lambda v: f"{_times(v.count)} a step found no gradient at all, and backward() was never called",
-        "loss.backward()  # before optimizer.step()", "01_optimizers",
+        "step() is called, but no gradient ever came to a weight. step() says nothing and changes nothing then.",
+        _no_gradient, "loss.backward()  # before optimizer.step(), on the loss as the model made it", "01_optimizers",
     ),
     "repeated-step": _Text(
         "The same gradients are used for two steps. That is a larger step than your learning rate says.",
@@ -435,6 +443,8 @@ STYLE = """<style>
 .loop-doctor pre { margin: 0; padding: 4px 8px; white-space: pre-wrap; font-size: 13px;
   background: var(--jp-layout-color2, #eee); color: inherit; }
 .loop-doctor code { background: none; color: inherit; }
+.loop-doctor a { color: var(--jp-content-link-color, #0072b2); }
+.loop-doctor table { color: inherit; font-size: inherit; line-height: inherit; }
 .loop-doctor td { text-align: left; vertical-align: top; padding: 2px 14px 2px 0; }
 </style>"""
 
@@ -445,7 +455,7 @@ def as_html(findings: list[Finding], curves: dict[str, str], record: Record) -> 
     parts.append(f'<p class="seen">{_inline(" ".join([seen(record), *notes(record)]))}</p>')
     parts += [_card(finding) for finding in findings]
     if not findings and record.num_backwards:
-        parts.append('<div class="finding well">This loop does what its lines say.</div>')
+        parts.append('<div class="finding well">None of the mistakes that the doctor knows is in this loop.</div>')
     if curves:
         rows = "".join(
             f"<tr><td><code>{html.escape(tag)}</code></td><td>{_inline(meaning)}</td></tr>"
