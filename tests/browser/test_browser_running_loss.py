@@ -1,0 +1,96 @@
+"""Lesson 05 in the real JupyterLab: the curve, the words and the goal follow what is chosen."""
+
+import nbformat
+import pytest
+from lab_page import NotebookPage
+from latency import Hand
+from playwright.sync_api import expect
+from running import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+LESSON = "05_running_loss.ipynb"
+ARTIFACTS = ROOT / "artifacts"
+
+
+@pytest.fixture(scope="module")
+def lesson(browser, server):
+    """The lesson after Run All; what went wrong on the page until its end is an error of this fixture."""
+    opened = NotebookPage(browser, server, LESSON)
+    try:
+        opened.run_all()
+        yield opened
+        assert opened.faults == []
+    finally:
+        opened.close()
+
+
+@pytest.fixture
+def lab(lesson):
+    return lesson.lab("running-loss-lab")
+
+
+def choose(lab, description, value):
+    row = lab.root.locator(".widget-dropdown").filter(has=lab.page.locator("label", has_text=description))
+    row.locator("select").select_option(value)
+
+
+def expect_words(lab, words):
+    expect(lab.root.locator(".lab-words")).to_contain_text(words)
+
+
+def test_all_cells_run_and_only_the_wanted_error_is_there(lesson):
+    cells = nbformat.read(lesson.server.folder / LESSON, as_version=4).cells
+    assert lesson.numbered() == sum(cell.cell_type == "code" for cell in cells)
+    assert len(lesson.output_errors()) == 1
+    assert "UnboundLocalError" in lesson.output_errors()[0]
+
+
+def test_the_curve_follows_the_mouse_and_the_keys(lab):
+    expect_words(lab, "divided by 10, the length of a window")
+    shown, paths = lab.shown(), lab.paths()
+    lab.drag_to(0.15)
+    lab.wait_for_another(shown)
+    there = int(lab.shown())
+    assert lab.paths() != paths
+    expect_words(lab, f"divided by {there}, the length of a window")
+    lab.handle.focus()
+    lab.page.keyboard.press("ArrowRight")
+    lab.wait_for_another(str(there))
+    assert int(lab.shown()) == there + 1
+    expect_words(lab, f"divided by {there + 1}, the length of a window")
+    lab.drag_to(1.0)
+    expect_words(lab, "No point at all")
+    assert lab.errors() == []
+
+
+def test_the_picture_answers_while_the_hand_moves(lesson, lab):
+    """A generous limit, for a busy machine."""
+    choose(lab, "log", "each batch")
+    lab.bring_into_view()
+    hand = Hand(lesson, lab.root.locator(".widget-slider").first, ".running-loss-lab .lab-front svg")
+    assert hand.drags(8).median < 200
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_learner_reaches_the_goal_in_both_themes(lesson, lab, theme):
+    try:
+        lesson.set_theme(theme)
+        choose(lab, "reset", "never")
+        choose(lab, "divide by", "nothing")
+        choose(lab, "log", "each batch")
+        expect_words(lab, "the sum of all batch losses since training began")
+        expect_words(lab, "times too large")
+        height = lab.root.bounding_box()["height"]
+        lab.bring_into_view()
+        lab.screenshot(ARTIFACTS / f"running-loss-lab-{theme}.png")
+        choose(lab, "reset", "each epoch")
+        choose(lab, "divide by", "batches added")
+        choose(lab, "log", "each epoch")
+        expect_words(lab, "It is off by")
+        choose(lab, "divide by", "samples added")
+        expect_words(lab, "Goal reached ✓")
+        assert lab.root.bounding_box()["height"] == height
+        lab.screenshot(ARTIFACTS / f"running-loss-lab-goal-{theme}.png")
+    finally:
+        lesson.set_theme("light")
+    assert lab.errors() == []
