@@ -67,8 +67,7 @@ class ZeroGradLab(Lab):
             readout_format=".3g", layout=WIDE, style=STYLE, tooltip="learning rate, powers of two from 1/256 to 1",
         )  # fmt: skip
         self.step = widgets.ToggleButtons(
-            options=STEPS, value="every", description="step()", layout=widgets.Layout(width="auto"),
-            style={**STYLE, "button_width": "auto"},
+            options=STEPS, value="every", layout=widgets.Layout(width="auto"), style={"button_width": "auto"},
             tooltips=["a step after each micro-batch", "a step only when the gradients are about to be cleared"],
         )  # fmt: skip
         self.scale = widgets.Checkbox(
@@ -78,9 +77,11 @@ class ZeroGradLab(Lab):
         self._back, self._front, self._words = widgets.HTML(), widgets.HTML(), widgets.HTML()
         for part, name in ((self._back, "lab-back"), (self._front, "lab-front")):
             part.add_class(name)
-        choosers = widgets.HBox(
-            [self.step, self.scale], layout=widgets.Layout(flex_flow="row wrap", align_items="center")
-        )
+        # The buttons' own description would stand above them.
+        place = widgets.Layout(width=STYLE["description_width"], justify_content="flex-end")
+        label = widgets.Label("step()", layout=place)
+        row = widgets.Layout(flex_flow="row wrap", align_items="center")
+        choosers = widgets.HBox([label, self.step, self.scale], layout=row)
         super().__init__(
             [self.clear_every, self.lr, choosers, layers(self._back, self._front), self._words],
             controls={"clear_every": self.clear_every, "lr": self.lr, "step": self.step, "scale": self.scale},
