@@ -135,6 +135,7 @@ class Lab(widgets.VBox):
         self.add_class(css_class)
         self.controls = controls
         self.errors: list[Exception] = []
+        self._back_is_due = False
         self.drawing = Worker(f"{css_class}-drawing", self.show_error)
         self.computing = Worker(f"{css_class}-computing", self.show_error)
         self.when(self.halt, self.stop)
@@ -165,6 +166,21 @@ class Lab(widgets.VBox):
             control.on_click(guarded)
         else:
             control.observe(guarded, names="value")
+
+    def draw(self, *, back: bool = False) -> None:
+        """Ask for a drawing of `_draw_front`, which follows the hand, and of `_draw_back`, which lies behind it.
+
+        The newest wish wins; a wish for the back is not lost when a move of the hand comes right after it.
+        """
+        if back:
+            self._back_is_due = True
+        self.drawing.submit(self._draw_due)
+
+    def _draw_due(self, stale: Callable[[], bool]) -> None:
+        if self._back_is_due:
+            self._back_is_due = False
+            self._draw_back()
+        self._draw_front()
 
     def show_error(self, error: Exception) -> None:
         """Keep an error for `settle` and show it below the lab, where JupyterLab alone would hide it."""

@@ -175,7 +175,7 @@ class ItemLab(Lab):
         self.run = Run()
         self.cures: list[str] = []
         self._measured: dict[Setting, Run] = {}
-        self.when(self.steps, lambda: self.drawing.submit(lambda stale: self._draw_front()))
+        self.when(self.steps, lambda: self.draw())
         for control in (self.loop, self.keep, self.no_grad, self.model):
             self.when(control, self._change)
         self.when(self.again, self._once_more)
@@ -204,7 +204,7 @@ class ItemLab(Lab):
         else:
             self.run = self._measured[setting]
         self._note_cure(setting)
-        self._redraw()
+        self.draw(back=True)
 
     def _measured_now(self, setting: Setting, stale: Callable[[], bool]) -> None:
         drawn = time.monotonic()
@@ -215,7 +215,7 @@ class ItemLab(Lab):
                 drawn = time.monotonic()
                 self.run = run
                 self.tell(len(run.points) / NUM_STEPS, f"step {len(run.points)} of {NUM_STEPS}")
-                self._redraw()
+                self.draw(back=True)
 
         self.tell(0.0, "running")
         try:
@@ -232,9 +232,6 @@ class ItemLab(Lab):
             self.cures.append(changes[0])
 
     # What is drawn. The back changes with the setting, the front with the slider.
-
-    def _redraw(self) -> None:
-        self.drawing.submit(lambda stale: (self._draw_back(), self._draw_front()))
 
     def _panels(self) -> tuple[svg.Panel, svg.Panel]:
         top = TOP_BYTES[self.model.value]

@@ -108,7 +108,7 @@ class LearningRateLab(Lab):
 
     def _follow(self) -> None:
         self.clear_error()
-        self.drawing.submit(lambda stale: self._draw_front())
+        self.draw()
 
     def _change(self) -> None:
         self.clear_error()
@@ -135,7 +135,7 @@ class LearningRateLab(Lab):
             trouble = self._find(setting, name)
         if setting in self._finished:
             self.sweep = self._finished[setting]
-            self._redraw()
+            self.draw(back=True)
             return
         model, optimizer, momentum, batch_size, num_epochs, seed = setting
         options = {} if momentum is None else {"momentum": momentum}
@@ -152,10 +152,10 @@ class LearningRateLab(Lab):
                     return
                 if time.monotonic() - drawn > REDRAW:
                     self.tell(sweep.steps_done / sweep.losses.shape[1], f"training {len(RATES)} rates at once")
-                    self._redraw()
+                    self.draw(back=True)
                     drawn = time.monotonic()
         self._finished[setting] = self.sweep
-        self._redraw()
+        self.draw(back=True)
         if time.monotonic() - began > KEEP_AFTER:
             try:
                 self.sweep.save(learner_folder() / "sweeps" / name)
@@ -213,9 +213,6 @@ class LearningRateLab(Lab):
         self._follow()
 
     # What is drawn. The back changes with the setting, the front with the handle.
-
-    def _redraw(self) -> None:
-        self.drawing.submit(lambda stale: (self._draw_back(), self._draw_front()))
 
     def _panels(self) -> tuple[svg.Panel, svg.Panel]:
         top, steps = plots.ceiling(self.sweep), self.sweep.losses.shape[1]

@@ -18,13 +18,16 @@ class Doubling(Lab):
         super().__init__(
             [self.slider, self.shown], controls={"slider": self.slider, "button": self.button}, css_class="doubling-lab"
         )
-        self.when(self.slider, lambda: self.drawing.submit(lambda stale: self.draw()))
+        self.when(self.slider, lambda: self.draw())
         self.when(self.button, self.fail)
 
-    def draw(self):
+    def _draw_front(self):
         if self.slider.value == 7:
             raise ValueError("seven <is> not drawn")
         self.shown.value = str(2 * self.slider.value)
+
+    def _draw_back(self):
+        self.behind = self.slider.value
 
     def fail(self):
         raise KeyError("pressed")
@@ -110,6 +113,21 @@ def test_a_control_is_followed():
     lab.slider.value = 4
     lab.settle()
     assert lab.shown.value == "8"
+
+
+def test_a_wish_for_the_back_is_not_lost_when_the_hand_moves_on():
+    lab, go_on = Doubling(), threading.Event()
+    lab.drawing.submit(lambda stale: go_on.wait(5))  # the drawing worker is busy
+    lab.slider.value = 2
+    lab.draw(back=True)
+    lab.slider.value = 3
+    go_on.set()
+    lab.settle()
+    assert (lab.behind, lab.shown.value) == (3, "6")
+    lab.slider.value = 4
+    lab.settle()
+    assert (lab.behind, lab.shown.value) == (3, "8")  # the back is drawn only where it is asked for
+    lab.close()
 
 
 def test_an_error_in_a_worker_is_shown_escaped_and_raised_by_settle():
