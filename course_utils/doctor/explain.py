@@ -72,10 +72,23 @@ def _number(value: float) -> str:
 def _kept(verdict: Verdict) -> str:
     if verdict.facts["what"] == "loss":
         return f"the graphs of {verdict.count:,} past losses were alive at the same time, and they became more and more"
+    if verdict.facts["what"] == "again":
+        return (
+            f"one backward call went again through the graphs of {verdict.count:,} earlier outputs of the model, and "
+            "they became more and more"
+        )
     return (
         f"the graphs behind {verdict.count:,} outputs of the model were alive at the same time; no backward call ever "
         "came for them"
     )
+
+
+def _let_go(verdict: Verdict) -> str:
+    return {
+        "loss": "running_loss += loss.item()  # a number, without its graph",
+        "output": "outputs.append(output.detach())  # the numbers, without their graph",
+        "again": "state = state.detach()  # before the next batch; then backward() needs no retain_graph",
+    }[verdict.facts["what"]]
 
 
 def _missing_step(verdict: Verdict) -> str:
@@ -211,8 +224,8 @@ TEXTS: dict[str, _Text] = {
         "04_zero_grad",
     ),
     "graph-kept-alive": _Text(
-        "Something keeps the losses themselves, and each of them keeps its graph. Memory grows with every batch.",
-        _kept, "running_loss += loss.item()  # a number, without its graph", "06_item",
+        "Something keeps the tensors of past batches, and each of them keeps its graph. Memory grows with every batch.",
+        _kept, _let_go, "06_item",
     ),
     "loss-not-finite": _Text(
         "The loss became NaN or infinite. From there on nothing useful is learned.",

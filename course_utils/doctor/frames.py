@@ -17,6 +17,7 @@ DEPTH = 6  # frames of the learner's that are looked at
 
 # PyTorch's files and these are passed over; at the frames of whoever runs a cell, a test or a script the search ends.
 _PASSED = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
+_READERS = (f"torch{os.sep}_tensor.py", f"torch{os.sep}_tensor_str.py")  # print(loss) and f"{loss:.3f}"
 _TRANSPARENT = ("contextlib.py", "functools.py")
 _OUTER = tuple(f"{os.sep}{name}{os.sep}" for name in ("IPython", "ipykernel", "_pytest", "pluggy"))
 
@@ -41,6 +42,13 @@ class Frames:
                 found += 1
                 yield frame
             frame = frame.f_back
+
+    def reads(self) -> bool:
+        """Whether a reading of a number was asked for by the learner, and not by an optimizer or by the doctor."""
+        frame = sys._getframe(2)
+        while frame is not None and frame.f_code.co_filename.endswith(_READERS):
+            frame = frame.f_back
+        return frame is not None and not frame.f_code.co_filename.startswith(_PASSED)
 
     def place(self) -> Place | None:
         """The line of the learner's that runs now, or None where there is none."""

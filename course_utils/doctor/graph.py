@@ -13,6 +13,12 @@ def wrapped(tensor: Tensor) -> bool:
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
+def address(tensor: Tensor) -> int:
+    """Where a tensor's numbers lie, or 0 where it has no memory of its own."""
+    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
+    return tensor.data_ptr() if plain and not wrapped(tensor) else 0
+
+
 def is_number(value: Any) -> bool:
     """Whether a value is one number: a Python number, or a tensor or array of one element and at most one dimension."""
     if isinstance(value, Tensor):

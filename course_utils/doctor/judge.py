@@ -86,7 +86,7 @@ def missing_step(record: Record) -> Verdict | None:
         backwards = max(parameter.received for parameter in first.parameters)
         if backwards < FEW:
             return None
-        return Verdict("missing-step", backwards, record.backward_place, {"optimizer": first.name})
+        return Verdict("missing-step", backwards, first.backward_place, {"optimizer": first.name})
     if record.optimizers or record.num_manual_updates:
         return None
     trained = [root for root in record.roots if root.num_calls >= 10 and root.calls_in_eval == 0]
@@ -98,13 +98,13 @@ def missing_step(record: Record) -> Verdict | None:
 
 @judge("missing-backward")
 def missing_backward(record: Record) -> Verdict | None:
-    """Steps were taken, and no gradient was ever computed."""
-    if record.num_backwards or record.num_gradients:
+    """Steps were taken, and no gradient ever came to a weight."""
+    if record.num_parameters_reached or record.num_gradients:
         return None
     worst = _worst(record.optimizers, "empty")
     if worst is None or worst[1].count < max(FEW, worst[0].num_steps):
         return None
-    return _of("missing-backward", worst[1], steps=worst[0].num_steps)
+    return _of("missing-backward", worst[1], steps=worst[0].num_steps, backwards=record.num_backwards)
 
 
 @judge("repeated-step")
@@ -138,9 +138,11 @@ def parameters_not_optimized(record: Record) -> Verdict | None:
         trained = [p for p in root.parameters.values() if p.received and (p.optimizers or p.changed)]
         left = {name: p for name, p in root.parameters.items() if p.received and not p.optimizers and not p.changed}
         stepped = any(o.num_steps >= FEW for p in trained for o in p.optimizers)
+        # Layers that a model keeps in a plain list are not its own: they have no names.
+        left |= {p.name: p for p in record.strays if p.received >= max((t.received for t in trained), default=0)}
         if stepped and left:
             numbers = sum(math.prod(p.shape) for p in left.values())
-            every = sum(math.prod(p.shape) for p in root.parameters.values())
+            every = sum(math.prod(p.shape) for p in {**root.parameters, **left}.values())
             place = next((o.made_at or o.place for p in trained for o in p.optimizers), None)
             facts = {"names": list(left), "numbers": numbers, "all_numbers": every, "model": root.name}
             return Verdict("parameters-not-optimized", len(left), place, facts)
@@ -202,7 +204,9 @@ def accumulation_tail_dropped(record: Record) -> Verdict | None:
 @judge("graph-kept-alive")
 def graph_kept_alive(record: Record) -> Verdict | None:
     """Graphs of past batches pile up because something holds on to their losses."""
-    for kept, what in ((record.losses_kept, "loss"), (record.outputs_kept, "output")):
+    for kept, what in (
+        (record.passed_again, "again"), (record.losses_kept, "loss"), (record.outputs_kept, "output")
+    ):  # fmt: skip
         if kept.num_rising >= 3 and kept.lasting >= MANY:
             return Verdict("graph-kept-alive", kept.peak, kept.place, {"what": what, "backwards": record.num_backwards})
     return None
@@ -214,10 +218,10 @@ def loss_not_finite(record: Record) -> Verdict | None:
     for series in record.losses.values():
         if series.num_nonfinite and math.isfinite(series.first[0]) and series.now.count > 1:
             facts = {"at": series.nonfinite_at, "steps": series.now.count}
-            return Verdict("loss-not-finite", series.num_nonfinite, record.backward_place, facts)
+            return Verdict("loss-not-finite", series.num_nonfinite, series.place, facts)
         if series.num_nonfinite and series.num_nonfinite == series.now.count:
             facts = {"at": 1, "steps": series.now.count}
-            return Verdict("loss-not-finite", series.num_nonfinite, record.backward_place, facts)
+            return Verdict("loss-not-finite", series.num_nonfinite, series.place, facts)
     return None
 
 
@@ -259,8 +263,9 @@ def eval_mode_while_training(record: Record) -> Verdict | None:
     """Steps came from outputs of a model in eval mode whose layers care about it."""
     for root in record.roots:
         every = root.steps_in_eval.count + root.num_steps_in_train
-        if root.sensitive and root.steps_in_eval.count >= max(FEW, 0.1 * every):
-            return _of("eval-mode-while-training", root.steps_in_eval, steps=every, layers=root.sensitive)
+        if root.steps_in_eval.count >= max(FEW, 0.1 * every):
+            layers = root.sensitive or [root.dropped]
+            return _of("eval-mode-while-training", root.steps_in_eval, steps=every, layers=layers)
     return None
 
 
@@ -391,7 +396,7 @@ def harmless_here(record: Record) -> Verdict | None:
             habits.append(("zero-grad-after-step", optimizer.zeroed_after_step))
             break
     for root in record.roots:
-        if not root.sensitive and root.evaluated_in_train.count >= FEW and _is_trained(root):
+        if not root.sensitive and not root.calls_dropout and root.evaluated_in_train.count >= FEW and _is_trained(root):
             habits.append(("no-eval-mode", root.evaluated_in_train))
             break
     for writer in record.writers:
@@ -413,7 +418,7 @@ FOLLOWS = {
     "missing-backward": {"missing-step", "optimizer-of-another-model", "parameters-not-optimized"},
     "optimizer-of-another-model": {"missing-step", "parameters-not-optimized", "missing-zero-grad"},
     "zero-grad-before-step": {"missing-step", "accumulation-tail-dropped"},
-    "missing-step": {"missing-zero-grad", "parameters-not-optimized"},
+    "missing-step": {"missing-zero-grad", "parameters-not-optimized", "scheduler-before-optimizer"},
 }
 
 

@@ -51,6 +51,7 @@ class Series:
         self.largest, self.largest_at = -math.inf, 0
         self.nonfinite_at: int | None = None
         self.num_nonfinite = 0
+        self.place: object = None
 
     def append(self, loss: Tensor | float, samples: int) -> None:
         """Add one batch's loss; `samples` is the size of the batch, or 0 where it is not known."""
@@ -221,6 +222,7 @@ class Tag:
         fitting = [
             reading
             for reading in self.readings or []
+            if reading.origin != "epoch" or reading.series.knows_epochs
             # One rounded number agrees with some whole divisor, or some window, by chance; three do not.
             if (self.exact and not reading.series.rounded)
             or reading.agreed >= 3
@@ -248,8 +250,6 @@ def _readings(series: Series) -> Iterator[Reading]:
     if series.reduction == "sum" and series.now.samples:
         yield Reading(series, "batch", False, SAMPLES)
     for origin in ("epoch", "log", "start"):
-        if origin == "epoch" and not series.knows_epochs:
-            continue
         yield Reading(series, origin, False, BATCHES)
         yield Reading(series, origin, False, FIXED, 1.0)
         yield Reading(series, origin, False, FIXED)

@@ -42,12 +42,12 @@ class Tally:
 class Parameter:
     """One weight tensor, and what its gradient looked like when it was last seen.
 
-    A gradient is known by its `Mark`: the tensor object and its version, which every change in place raises.
+    A gradient is known by its mark: a number for the tensor object and its version, which every change in place raises.
     """
 
     __slots__ = (
-        "after", "before", "changed", "name", "optimizers", "received", "ref", "requires_grad", "shape", "stale",
-        "used", "used_at", "version", "watched_at", "watched_value",
+        "after", "before", "changed", "gradient", "held", "name", "number", "optimizers", "received", "ref",
+        "requires_grad", "shape", "stale", "stale_at", "used", "used_at", "version", "watched_at", "watched_value",
     )  # fmt: skip
 
     def __init__(self, parameter: Tensor, name: str):
@@ -59,7 +59,11 @@ class Parameter:
         self.after: tuple[int, int] | None = None  # and as it left it
         self.used: tuple[int, int] | None = None  # the mark as the last step left it
         self.used_at = 0
+        self.held: int | None = None  # the step whose gradient a backward call found here
         self.stale: int | None = None  # the step whose gradient is still in this one
+        self.stale_at: Place | None = None  # the backward call that added to it
+        self.gradient: weakref.ref[Tensor] | None = None
+        self.number = 0
         self.received = 0
         self.changed = False
         self.optimizers: list[OptimizerRecord] = []
@@ -70,7 +74,13 @@ class Parameter:
         """The gradient as it is now."""
         parameter = self.ref()
         gradient = None if parameter is None else parameter.grad
-        return None if gradient is None else (id(gradient), gradient._version)
+        if gradient is None:
+            return None
+        # An address would not do: a new tensor often lies where the last one lay.
+        if self.gradient is None or self.gradient() is not gradient:
+            self.gradient = weakref.ref(gradient)
+            self.number += 1
+        return self.number, gradient._version
 
     def empty(self) -> bool:
         """Whether the gradient is None or all zeros."""
@@ -89,6 +99,16 @@ class Parameter:
         return mark is None or (mark != self.after and self.empty())
 
 
+@dataclass(frozen=True)
+class Micro:
+    """One backward call that waits for a step: which way it came, whether its loss was scaled, and whether it went
+    through a graph that an earlier call had gone through."""
+
+    way: object
+    scaled: bool
+    again: bool
+
+
 @dataclass(eq=False)
 class OptimizerRecord:
     """What one optimizer did."""
@@ -98,11 +118,13 @@ class OptimizerRecord:
     parameters: list[Parameter] = field(default_factory=list)
     made_at: Place | None = None
     place: Place | None = None
+    backward_place: Place | None = None
     num_steps: int = 0
     num_zero_grads: int = 0
+    stepped_first: bool = False  # its first step came before its first zero_grad()
     num_closures: int = 0
-    pending: list[tuple[object, bool]] = field(default_factory=list)  # backward calls since the last step
-    lines: set[object] = field(default_factory=set)  # of the backward calls that a step used
+    pending: list["Micro"] = field(default_factory=list)  # backward calls since the last step
+    ways: set[object] = field(default_factory=set)  # of the backward calls that a step used
     groups: Counter = field(default_factory=Counter)  # how many backward calls made one step
     unscaled: Tally = field(default_factory=Tally)
     stale: Tally = field(default_factory=Tally)
@@ -127,6 +149,8 @@ class RootRecord:
     ref: "weakref.ref[nn.Module]"
     parameters: dict[str, Parameter] = field(default_factory=dict)
     sensitive: list[str] = field(default_factory=list)  # layers that behave otherwise in eval mode
+    calls_dropout: bool = False  # as a function, which is no layer
+    dropped: str = ""  # the function's name, where eval mode turned it off
     num_calls: int = 0
     steps_in_eval: Tally = field(default_factory=Tally)
     num_steps_in_train: int = 0
@@ -165,16 +189,37 @@ class Marker:
     __slots__ = ("__weakref__",)
 
 
-class Kept:
-    """Counts graphs that stay alive, by the markers that hang on them."""
+class Growing:
+    """A number that is looked at again and again: whether it grows and grows."""
 
     def __init__(self) -> None:
         self.peak = 0
-        self.lasting = 0  # how many were alive all through a block of looks
+        self.lasting = 0  # the largest that it was all through a block of looks
         self.num_rising = 0
         self.place: Place | None = None
-        self._alive: dict[int, tuple[weakref.ref, int]] = {}
         self._least, self._last_least, self._looks = sys.maxsize, 0, 0
+
+    def count(self, number: int, place: Place | None) -> None:
+        """Look at the number; it grows where the least of block after block rises and never falls."""
+        self.peak = max(self.peak, number)
+        self._least = min(self._least, number)
+        self._looks += 1
+        if self._looks % BLOCK == 0:
+            self.lasting = max(self.lasting, self._least)
+            if self._least > self._last_least:
+                self.num_rising += 1
+                self.place = self.place or place
+            elif self._least < self._last_least and self.num_rising < 3:
+                self.num_rising, self.place = 0, None
+            self._last_least, self._least = self._least, sys.maxsize
+
+
+class Kept(Growing):
+    """Counts graphs that stay alive, by the markers that hang on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._alive: dict[int, tuple[weakref.ref, int]] = {}
 
     def hang(self, marker: Marker) -> None:
         """Follow a marker until it dies."""
@@ -188,19 +233,8 @@ class Kept:
             self.num_rising, self.lasting, self.place, self._last_least = 0, 0, None, sys.maxsize
 
     def look(self, place: Place | None) -> None:
-        """Count what is alive; where the least count of block after block rises, graphs pile up."""
-        count = len(self._alive)
-        self.peak = max(self.peak, count)
-        self._least = min(self._least, count)
-        self._looks += 1
-        if self._looks % BLOCK == 0:
-            self.lasting = max(self.lasting, self._least)
-            if self._least > self._last_least:
-                self.num_rising += 1
-                self.place = self.place or place
-            elif self.num_rising < 3:
-                self.num_rising, self.place = 0, None
-            self._last_least, self._least = self._least, sys.maxsize
+        """Count what is alive."""
+        self.count(len(self._alive), place)
 
     def piling(self) -> bool:
         """Whether more is alive than a loop holds by its names."""
@@ -218,6 +252,7 @@ class Call:
     root: RootRecord
     eval_mode: bool
     place: Place | None
+    from_model: bool = False  # its input was another model's output
     reached: bool = False
 
 
@@ -242,7 +277,8 @@ class Record:
     manual_stale: Tally = field(default_factory=Tally)
     losses_kept: Kept = field(default_factory=Kept)
     outputs_kept: Kept = field(default_factory=Kept)
-    outputs_dropped: int = 0
+    passed_again: Growing = field(default_factory=Growing)  # outputs that one backward call met for a second time
+    strays: list[Parameter] = field(default_factory=list)  # got gradients, in no model that was called, never changed
     softmax: Tally = field(default_factory=Tally)
     scalar_images: Tally = field(default_factory=Tally)
     early_schedulers: Tally = field(default_factory=Tally)

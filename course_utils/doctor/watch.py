@@ -23,11 +23,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.data import dataloader
 
 from course_utils.doctor.frames import Frames, LoopVariables, place_of
-from course_utils.doctor.graph import is_number, leaves, read_factors, read_loss, tensors_in, wrapped
+from course_utils.doctor.graph import address, is_number, leaves, read_factors, read_loss, tensors_in, wrapped
 from course_utils.doctor.ledger import Series
 from course_utils.doctor.record import (
     Call,
     Marker,
+    Micro,
     OptimizerRecord,
     Parameter,
     Place,
@@ -40,6 +41,7 @@ LOSSES = (
     "cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "kl_div",
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "poisson_nll_loss", "gaussian_nll_loss",
 )  # fmt: skip
+DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 WRITES = ("add_scalar", "add_scalars", "add_image", "add_images", "add_histogram", "add_figure", "add_text")
 # Reading a number from these devices makes the program wait until the device has finished.
 DEVICES_THAT_WAIT = ("cuda",)
@@ -74,6 +76,12 @@ class Watch:
         self._loop = LoopVariables()
         self._weights_before: Tensor | None = None
         self._scaled = False
+        self._closure: OptimizerRecord | None = None  # whose closure runs now
+        self._last_place: Place | None = None
+        self._num_reached_again = 0
+        self._last_results: dict[int, int] = {}
+        # Models whose forward calls dropout as a function, and the function's name where eval mode turned it off.
+        self._functional: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._lines: dict[object, tuple[int, str | None]] = {}
         self._scaled_lines: dict[object, bool] = {}
         self._last_loss: tuple[weakref.ref, float] | None = None
@@ -94,11 +102,15 @@ class Watch:
         self._wrap(torch.autograd, "grad", self._count_gradients)
         for name in LOSSES:
             self._wrap(nn.functional, name, functools.partial(self._loss, name))
+        for name in DROPOUTS:
+            self._wrap(nn.functional, name, functools.partial(self._dropout, name))
         self._wrap(Optimizer, "__init__", self._make_optimizer)
         self._wrap(Optimizer, "zero_grad", self._zero_grad)
         self._wrap(torch.amp.GradScaler, "step", self._scaler_step)
-        for kind in (schedulers.LRScheduler, schedulers.SequentialLR, schedulers.ReduceLROnPlateau):
-            self._wrap(kind, "step", self._scheduler_step)
+        self._wrap(schedulers.LRScheduler, "_initial_step", self._silently)
+        for kind in _kinds(schedulers.LRScheduler):
+            if "step" in vars(kind):
+                self._wrap(kind, "step", self._scheduler_step)
         self._wrap(dataloader._BaseDataLoaderIter, "__next__", self._deliver)
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -128,14 +140,20 @@ class Watch:
         record.ledger.fold()
         for root in record.roots:
             self._look_through(root)
-        for parameter in self._parameters.values():
-            self._notice_change(parameter)
+        self._notice_old_gradients(self._last_place)  # what came after the last backward call
         for optimizer in record.optimizers:
-            optimizer.left_over = len(optimizer.pending)
+            if {micro.way for micro in optimizer.pending} <= optimizer.ways:
+                optimizer.left_over = len(optimizer.pending)
             optimizer.received = sum(p.received > 0 for p in optimizer.parameters)
         got = [p for p in (*self._gone, *self._parameters.values()) if p.received]
         record.num_parameters_reached = len(got)
         record.unchanged = [(p.name, p.received) for p in got if not p.changed]
+        registered = {id(parameter) for root in record.roots for parameter in root.parameters.values()}
+        record.strays = [
+            parameter for parameter in self._parameters.values()
+            if parameter.received and not parameter.changed and not parameter.optimizers
+            and isinstance(parameter.ref(), nn.Parameter) and id(parameter) not in registered
+        ]  # fmt: skip
         self._parameters = {}
         self._loop = LoopVariables()
         self._weights_before = self._delivered = None
@@ -191,6 +209,8 @@ class Watch:
         tensor = next(tensors_in(args), None)
         self._batch = tensor.shape[0] if tensor is not None and tensor.ndim else 0
         self._eval = not module.training
+        if module in self._functional:
+            root.calls_dropout, root.dropped = True, self._functional[module] or root.dropped
         root.calls_in_eval += self._eval
         result = next((t for t in tensors_in(output) if t.grad_fn is not None), None)
         if result is None:
@@ -200,7 +220,8 @@ class Watch:
         kept = self.record.outputs_kept
         # To find the place costs as much as all the rest here, so it is found only where it may be told.
         place = self._frames.place() if self._eval or kept.piling() else None
-        marker, call = Marker(), Call(root, self._eval, place)
+        marker, call = Marker(), Call(root, self._eval, place, self._comes_from_model(root, tensor))
+        self._last_results[id(root)] = address(result)
         key = id(marker)
         # The hook holds the marker, so the marker lives as long as the node that carries the hook.
         handle = result.grad_fn.register_prehook(functools.partial(self._reach, marker, call))
@@ -208,9 +229,15 @@ class Watch:
         kept.hang(marker)
         kept.look(place)
 
+    def _comes_from_model(self, root: RootRecord, tensor: Tensor | None) -> bool:
+        """Whether a model's input is what another model gave last."""
+        at = 0 if tensor is None else address(tensor)
+        return at != 0 and any(at == other for key, other in self._last_results.items() if key != id(root))
+
     def _reach(self, marker: Marker, call: Call, gradients: Any) -> None:
         """A backward call has come to a model's output."""
         if self.on:
+            self._num_reached_again += call.reached
             call.reached = True
             self._last_reached[id(call.root)] = call
             self.record.outputs_kept.release(id(marker))
@@ -234,8 +261,7 @@ class Watch:
         root.sensitive = [
             f"{name or type(layer).__name__} ({type(layer).__name__})"
             for name, layer in module.named_modules()
-            if (isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0)
-            or (isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats)
+            if _differs_in_eval_mode(layer)
         ]
 
     def _know(self, parameter: Tensor, name: str = "") -> Parameter:
@@ -254,6 +280,20 @@ class Watch:
             del self._parameters[key]
             if known.received and len(self._gone) < 1024:
                 self._gone.append(known)
+
+    def _dropout(self, name: str, original: Callable) -> Callable:
+        """Dropout that a model's forward calls as a function is seen where it is called."""
+
+        @functools.wraps(original)
+        def dropout(*args: Any, **kwargs: Any) -> Any:
+            if self._calls and not isinstance(self._calls[-1], nn.modules.dropout._DropoutNd) and self._sees():
+                share = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
+                training = args[2] if len(args) > 2 else kwargs.get("training", True)
+                if share > 0 and (not training or self._calls[0] not in self._functional):
+                    self._functional[self._calls[0]] = "" if training else f"F.{name}"
+            return original(*args, **kwargs)
+
+        return dropout
 
     # Losses.
 
@@ -292,7 +332,7 @@ class Watch:
         if self._epochs.setdefault(id(series), source) is not source:
             self._epochs[id(series)] = source
             series.begin_epoch()
-        elif source is not None:
+        elif self._delivered is not None:
             series.knows_epochs = True
 
     def _value(self, loss: Tensor) -> Tensor | float:
@@ -347,7 +387,9 @@ class Watch:
         record = self.record
         record.num_backwards += 1
         record.backward_place = record.backward_place or place
+        self._last_place = place
         self._last_reached.clear()
+        self._num_reached_again = 0
         if self._delivered is None or record.num_backwards <= 2:
             self._loop.look(frames)
             for optimizer in self._loop.optimizers(frames) if record.num_backwards <= 2 else ():
@@ -377,6 +419,7 @@ class Watch:
         if loss.numel() == 1:
             series = self._append(line, self._value(loss), reduction, factors)
             if series is not None:
+                series.place = series.place or place
                 self.record.losses[line] = series
             # What is logged may be the loss before it was scaled: undo one factor after the other.
             undone = 1.0
@@ -399,9 +442,10 @@ class Watch:
 
     def _notice_old_gradients(self, place: Place | None) -> None:
         """Look which gradients still hold what a step has used already."""
-        stale, updated = [], False
+        stale, updated, old = [], False, None
         for parameter in self._parameters.values():
             mark = parameter.before = parameter.mark()
+            parameter.held = None
             changed = self._notice_change(parameter)
             if mark is None:
                 parameter.stale = parameter.used = None
@@ -411,19 +455,24 @@ class Watch:
                 if mark == parameter.after:  # the learner's own update has used this gradient
                     parameter.used, parameter.used_at = mark, self.record.num_manual_updates + 1
                     if parameter.stale is not None:
-                        self.record.manual_stale.note(place, name=parameter.name, step=parameter.stale)
+                        old = old or parameter
+            elif changed and mark == parameter.after and self._closure in parameter.optimizers:
+                # An optimizer that calls its closure several times has moved on with this gradient.
+                parameter.used, parameter.used_at = mark, self._closure.num_steps + 1
             if parameter.used is not None and mark == parameter.used:
                 stale.append(parameter)
             elif parameter.stale is not None and mark != parameter.after and parameter.empty():
                 parameter.stale = None
         self.record.num_manual_updates += updated
+        if old is not None:
+            self.record.manual_stale.note(old.stale_at, name=old.name, step=old.stale)
         # `p.grad.data.zero_()` raises no version, so the numbers themselves decide; two tensors are enough.
         if stale and not all(parameter.empty() for parameter in stale[:2]):
             for parameter in stale:
-                parameter.stale = parameter.used_at
+                parameter.held = parameter.used_at
         for optimizer in self.record.optimizers:
             if optimizer.pending and self._all_cleared(optimizer):
-                if {key for key, _ in optimizer.pending} <= optimizer.lines:
+                if {micro.way for micro in optimizer.pending} <= optimizer.ways:
                     optimizer.dropped.note(place, left=len(optimizer.pending))
                 optimizer.pending.clear()
 
@@ -446,24 +495,31 @@ class Watch:
         return changed
 
     def _after_backward(self, roots: list[Tensor], line: object, place: Place | None) -> None:
-        reached = {}
-        for parameter in self._parameters.values():
+        reached, weights = {}, 0
+        for key, parameter in self._parameters.items():
             mark = parameter.mark()
             if mark is not None and mark != parameter.before:
                 parameter.received += 1
+                weights ^= key
+                parameter.stale = parameter.stale if parameter.held is None else parameter.held
+                parameter.stale_at = place
                 reached |= {id(optimizer): optimizer for optimizer in parameter.optimizers}
                 if parameter.received == 1 and not parameter.optimizers:
                     self._watch_one_number(parameter)
             parameter.after = mark
+        # Micro-batches come by the same line, through the same models, from data alike, to the same weights.
+        sources = tuple(sorted((key, call.from_model) for key, call in self._last_reached.items()))
         for optimizer in reached.values():
+            optimizer.backward_place = optimizer.backward_place or place
             if len(optimizer.pending) < 1024:
-                optimizer.pending.append((line, self._scaled))
+                optimizer.pending.append(Micro((line, weights, sources), self._scaled, self._num_reached_again > 0))
         for loss in roots:
             if loss.grad_fn is not None and loss.numel() == 1 and not wrapped(loss):
                 marker = Marker()
                 loss.grad_fn.metadata["loop doctor"] = marker
                 self.record.losses_kept.hang(marker)
         self.record.losses_kept.look(place)
+        self.record.passed_again.count(self._num_reached_again, place)
 
     def _watch_one_number(self, parameter: Parameter) -> None:
         """Choose the weight with the largest gradient: `p.data -= …` changes it and raises no version."""
@@ -502,7 +558,7 @@ class Watch:
             if self._sees():
                 record = self._know_optimizer(optimizer)
                 record.num_zero_grads += 1
-                if record.num_steps and not record.pending:
+                if record.num_steps and not record.pending and record.stepped_first:
                     record.zeroed_after_step.note(self._frames.place())
             original(optimizer, *args, **kwargs)
 
@@ -525,16 +581,19 @@ class Watch:
         record.lr = float(optimizer.param_groups[0]["lr"])
         if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None:
             record.num_closures += 1
+            self._closure = record
             return  # the closure's own backward calls come now
+        if not record.num_steps:
+            record.stepped_first = not record.num_zero_grads
         marks = [parameter.mark() for parameter in record.parameters]
         if record.pending and self._all_cleared(record):
             record.cleared.note(self._frames.place())
         elif record.pending:
-            lines = {line for line, _ in record.pending}
-            record.lines |= lines if len(record.lines) < 64 else set()
-            if len(lines) == 1:
+            ways = {micro.way for micro in record.pending}
+            record.ways |= ways if len(record.ways) < 64 else set()
+            if len(ways) == 1 and not any(micro.again for micro in record.pending):
                 record.groups[min(len(record.pending), 1024)] += 1
-                whole = not any(scaled for _, scaled in record.pending)
+                whole = not any(micro.scaled for micro in record.pending)
                 # A gradient that was changed after backward() may have been divided there.
                 as_it_was = all(mark == p.after for mark, p in zip(marks, record.parameters, strict=True))
                 if len(record.pending) > 1 and whole and as_it_was:
@@ -548,11 +607,9 @@ class Watch:
             and all(mark == p.used for mark, p in zip(marks, record.parameters, strict=True))
         ):
             record.repeated.note(self._frames.place())
-        old = [p for p, mark in zip(record.parameters, marks, strict=True) if mark and p.stale is not None]
-        if old and not old[0].empty():
-            record.stale.note(self.record.backward_place, name=old[0].name, step=old[0].stale)
+        self._notice_stale_step(record, marks)
         for call in self._last_reached.values():
-            if call.root.sensitive and call.eval_mode:
+            if call.eval_mode and (call.root.sensitive or call.root.dropped):
                 call.root.steps_in_eval.note(call.place)
             else:
                 call.root.num_steps_in_train += 1
@@ -560,10 +617,25 @@ class Watch:
         if record.num_steps < 16 or record.num_steps % 16 == 0:
             self._weights_before = _sample(record)
 
+    def _notice_stale_step(self, record: OptimizerRecord, marks: list[tuple[int, int] | None]) -> None:
+        """Note it where a step uses a gradient to which a backward call added what a step had used before."""
+        old = [
+            p for p, mark in zip(record.parameters, marks, strict=True)
+            if p.stale is not None and mark is not None and p.after is not None and mark[0] == p.after[0]
+        ]  # fmt: skip
+        if old and not old[0].empty():
+            record.stale.note(old[0].stale_at, name=old[0].name, step=old[0].stale)
+
     def _after_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         record = self._optimizers.get(optimizer)
         if record is None or not self._sees():
             return
+        if self._closure is record:
+            self._closure = None
+            marks = [parameter.mark() for parameter in record.parameters]
+            self._notice_stale_step(record, marks)
+            if not any(marks):
+                record.empty.note(self._frames.place())
         record.num_steps += 1
         self.record.num_steps += 1
         record.pending.clear()
@@ -580,22 +652,33 @@ class Watch:
             record.num_large_moves += move > 0.5
 
     def _scheduler_step(self, original: Callable) -> Callable:
+        silent = self._silently(original)
+
         def step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-            if self._sees() and getattr(scheduler, "last_epoch", -1) >= 0 and not self._quiet:
-                # A scheduler's constructor calls step() itself, with last_epoch still at -1.
+            if self._sees():
                 self.record.num_scheduler_steps += 1
                 optimizer = scheduler.optimizer
                 record = self._know_optimizer(optimizer)
                 first = self.record.num_scheduler_steps == 1 and not self.record.num_scaler_steps
                 if first and not record.num_steps and not getattr(optimizer, "_opt_called", False):
                     self.record.early_schedulers.note(self._frames.place(), name=type(scheduler).__name__)
-            quiet, self._quiet = self._quiet, True
-            try:
-                return original(scheduler, *args, **kwargs)
-            finally:
-                self._quiet = quiet
+            return silent(scheduler, *args, **kwargs)
 
         return step
+
+    def _silently(self, original: Callable) -> Callable:
+        """A scheduler's constructor calls step(), and one step() may call another: those are not the learner's."""
+
+        def silent(*args: Any, **kwargs: Any) -> Any:
+            if not self._sees():
+                return original(*args, **kwargs)
+            self._quiet = True
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._quiet = False
+
+        return silent
 
     # Data, writers and reading.
 
@@ -662,6 +745,8 @@ class Watch:
         return write
 
     def _log(self, tag: str, value: Any) -> None:
+        if isinstance(value, Tensor) and value.device.type in DEVICES_THAT_WAIT:
+            self._wait()  # the writer reads it
         self._quiet = True
         try:
             number = float(value.detach() if isinstance(value, Tensor) else value)
@@ -682,14 +767,32 @@ class Watch:
 
         return close
 
+    def _wait(self) -> None:
+        self.record.num_waits += 1
+        self.record.waits[self._frames.place()] += 1
+
     def _read(self, original: Callable) -> Callable:
         def read(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-            if tensor.device.type in DEVICES_THAT_WAIT and self._sees():
-                self.record.num_waits += 1
-                self.record.waits[self._frames.place()] += 1
+            if tensor.device.type in DEVICES_THAT_WAIT and self._sees() and self._frames.reads():
+                self._wait()
             return original(tensor, *args, **kwargs)
 
         return read
+
+
+def _kinds(kind: type) -> set[type]:
+    """A class and all that were made from it."""
+    return {kind}.union(*map(_kinds, kind.__subclasses__()))
+
+
+def _differs_in_eval_mode(layer: nn.Module) -> bool:
+    if isinstance(layer, nn.modules.dropout._DropoutNd):
+        return layer.p > 0
+    if isinstance(layer, nn.modules.batchnorm._NormBase):
+        return layer.track_running_stats
+    if isinstance(layer, nn.RNNBase):
+        return layer.dropout > 0 and layer.num_layers > 1
+    return isinstance(layer, nn.MultiheadAttention) and layer.dropout > 0
 
 
 def _sample(record: OptimizerRecord) -> Tensor | None:

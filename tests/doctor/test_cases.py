@@ -1,0 +1,146 @@
+"""Each sick loop is told by its name and its line, each healthy one is left in peace, and none is changed."""
+
+import contextlib
+import random
+import re
+from collections import Counter
+
+import cases
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim import lr_scheduler as schedulers
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.utils.data import dataloader
+from torch.utils.tensorboard import SummaryWriter
+
+from course_utils.doctor import LoopDoctor, watch
+from course_utils.doctor.explain import TEXTS
+
+# Where the doctor, or anything else, could leave something behind.
+PLACES = (
+    Tensor, torch._C.TensorBase, torch.autograd, nn.functional, Optimizer, torch.optim.SGD, torch.optim.Adam,
+    torch.amp.GradScaler, *(kind for kind in vars(schedulers).values() if isinstance(kind, type)),
+    dataloader._BaseDataLoaderIter, SummaryWriter, nn.Module, nn.Linear,
+)  # fmt: skip
+GLOBAL_HOOKS = (
+    *(
+        value
+        for name, value in vars(nn.modules.module).items()
+        if name.startswith("_global_") and hasattr(value, "items")
+    ),
+    _global_optimizer_pre_hooks,
+    _global_optimizer_post_hooks,
+)
+
+
+def attributes():
+    """Everything that is patched if it is another object than before."""
+    return [{name: id(value) for name, value in vars(place).items()} for place in PLACES]
+
+
+def parts(value):
+    """The tensors, numbers and names in what a loop returned, as plain comparable things."""
+    if isinstance(value, Tensor):
+        yield from ("tensor", dense(value), value.requires_grad, None if value.grad is None else dense(value.grad))
+        yield len(value._backward_hooks or ())
+    elif isinstance(value, nn.Module):
+        for name, module in value.named_modules():
+            hooks = [len(value) for key, value in sorted(vars(module).items()) if key.endswith("_hooks") and value]
+            yield from (name, module.training, hooks, sorted(vars(module)))
+        for name, parameter in value.named_parameters():
+            yield name
+            yield from parts(parameter)
+        yield from parts(dict(value.named_buffers()))
+    elif isinstance(value, Optimizer):
+        yield from parts(value.state_dict())
+        yield sorted(vars(value))
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield key
+            yield from parts(part)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from parts(part)
+    else:
+        yield value
+
+
+def the_same(one, two):
+    """Whether two lists of parts are equal, tensors bit by bit (NaN equals NaN)."""
+    if len(one) != len(two):
+        return False
+    return all(
+        type(a) is type(b)
+        and (torch.equal(bits(a), bits(b)) if isinstance(a, Tensor) else a == b or (a != a and b != b))
+        for a, b in zip(one, two, strict=True)
+    )
+
+
+def dense(tensor):
+    tensor = tensor.detach().clone()
+    return tensor.to_dense() if tensor.is_sparse else tensor
+
+
+def bits(tensor):
+    return tensor.contiguous().flatten().view(torch.uint8)
+
+
+def outcome(case, folder, doctor=None):
+    """Run a case from the same seeds; return what it left behind, random numbers included."""
+    torch.manual_seed(0)
+    random.seed(0)
+    np.random.seed(0)
+    folder.mkdir()
+    expected = contextlib.nullcontext() if case.raises is None else pytest.raises(case.raises)
+    with expected, doctor or contextlib.nullcontext():
+        result = case.run(folder)
+    left = [] if case.raises is not None else list(parts(result))
+    return [*left, torch.get_rng_state(), random.random(), float(np.random.rand()), torch.is_grad_enabled()]
+
+
+def examine(case, tmp_path, monkeypatch):
+    """Run a case without and with the doctor, hold that both ended alike, and return the doctor."""
+    if case.waits:
+        monkeypatch.setattr(watch, "DEVICES_THAT_WAIT", ("cpu",))
+    plain = outcome(case, tmp_path / "plain")
+    before, hooks = attributes(), [dict(each) for each in GLOBAL_HOOKS]
+    doctor = LoopDoctor(**dict(case.options))
+    watched = outcome(case, tmp_path / "watched", doctor)
+    assert attributes() == before
+    assert [dict(each) for each in GLOBAL_HOOKS] == hooks
+    assert the_same(plain, watched)
+    return doctor
+
+
+@pytest.mark.parametrize("case", cases.SICK, ids=lambda case: case.name)
+def test_a_sick_loop_is_told_by_its_name_and_its_line(case, tmp_path, monkeypatch):
+    doctor = examine(case, tmp_path, monkeypatch)
+    findings = {finding.code: finding for finding in doctor.findings}
+    assert sorted(findings) == sorted(case.codes), str(doctor)
+    evidence = " ".join(finding.evidence for finding in findings.values())
+    for text in case.evidence:
+        assert text in evidence
+    for code, finding in findings.items():
+        assert code in re.split(r"[ ,]+", finding.where.partition("# <- ")[2]), finding.where
+        assert finding.level == TEXTS[code].level
+
+
+@pytest.mark.parametrize("case", cases.HEALTHY, ids=lambda case: case.name)
+def test_a_healthy_loop_is_left_in_peace(case, tmp_path, monkeypatch):
+    doctor = examine(case, tmp_path, monkeypatch)
+    assert doctor.findings == [], str(doctor)
+
+
+def test_each_code_has_three_sick_loops_and_two_healthy_ones_that_look_alike():
+    names = [case.name for case in (*cases.SICK, *cases.HEALTHY)]
+    assert len(set(names)) == len(names)
+    sick = Counter(code for case in cases.SICK for code in case.codes)
+    healthy = Counter(code for case in cases.HEALTHY for code in case.like)
+    assert set(sick) == set(healthy) == set(TEXTS)
+    assert {code: number for code, number in sick.items() if number < 3} == {}
+    assert {code: number for code, number in healthy.items() if number < 2} == {}
+    proved = {code for case in cases.SICK if case.evidence for code in case.codes}
+    assert proved == set(TEXTS)
