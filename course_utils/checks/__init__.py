@@ -6,6 +6,7 @@ from course_utils.checks.optimizers import adam_step, forgotten, make_groups, mo
 from course_utils.checks.results import report
 from course_utils.checks.running_loss import books, name_curve, predict_curve, recover, window_means
 from course_utils.checks.schedules import cured_schedule, even_ratios, read_finder, try_rate, warmup_cosine
+from course_utils.checks.start import beside_script, follow_path, train_one_epoch, what_changes
 from course_utils.checks.whole_loop import drawn_points, remembers_gradients, take_down, two_curves
 from course_utils.checks.writer import log_image, log_losses, survivors, train_and_log
 from course_utils.checks.zero_grad import accumulate, ball_without_clearing, cured_loop, grad_after
@@ -14,6 +15,7 @@ __all__ = [
     "accumulate",
     "adam_step",
     "ball_without_clearing",
+    "beside_script",
     "books",
     "count_nodes",
     "cured_loop",
@@ -22,6 +24,7 @@ __all__ = [
     "diagnose",
     "drawn_points",
     "even_ratios",
+    "follow_path",
     "forgotten",
     "grad_after",
     "largest_rate",
@@ -42,9 +45,11 @@ __all__ = [
     "survivors",
     "take_down",
     "train_and_log",
+    "train_one_epoch",
     "try_rate",
     "two_curves",
     "warmup_cosine",
+    "what_changes",
     "what_comes_back",
     "window_means",
 ]

@@ -11,15 +11,17 @@ from course_utils import checks
 from course_utils.checks import verdict
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
+IMPORTS = re.compile(r"^from course_utils import checks\b", re.MULTILINE)
 FENCE = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
 
 
 def exercises():
-    """Each exercise as (lesson, its first cell, name of the check, the stub's cell, the lines of the solution)."""
+    """Each exercise as (lesson, the cell of its imports, name of the check, the stub's cell, the lines of the solution)."""
     found = []
     for path in NOTEBOOKS:
         cells = nbformat.read(path, as_version=4).cells
-        first = next(cell.source for cell in cells if cell.cell_type == "code")
+        # Lesson 00 looks at the machine before it imports what may be missing.
+        first = next(cell.source for cell in cells if cell.cell_type == "code" and IMPORTS.search(cell.source))
         for stub, after in itertools.pairwise(cells):
             check = re.search(r"^checks\.(\w+)\(\w+\)$", stub.source, re.MULTILINE)
             if stub.cell_type == "code" and check:
@@ -32,7 +34,7 @@ EXERCISES = exercises()
 
 
 def run(first, source, check):
-    """Run the lesson's first cell, which imports what it needs, then an answer's lines, then the check of its name."""
+    """Run the cell of the lesson's imports, then an answer's lines, then the check of its name."""
     names = {}
     for place, lines in enumerate((first, source)):
         exec(compile(lines, f"<{check} {place}>", "exec"), names)
