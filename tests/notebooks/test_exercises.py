@@ -11,12 +11,12 @@ from course_utils import checks
 from course_utils.checks import verdict
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
-IMPORTS = re.compile(r"^from course_utils import checks\b", re.MULTILINE)
+IMPORTS = re.compile(r"^from course_utils import .*\bchecks\b", re.MULTILINE)
 FENCE = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTALL)
 
 
 def exercises():
-    """Each exercise as (lesson, the cell of its imports, name of the check, the stub's cell, the lines of the solution)."""
+    """Each exercise as (lesson, the cell of its imports, name of the check, the stub's cell, the solution's lines)."""
     found = []
     for path in NOTEBOOKS:
         cells = nbformat.read(path, as_version=4).cells
