@@ -86,7 +86,7 @@ class TrainingLab(Lab):
         for part, name in ((self._back, "lab-back"), (self._front, "lab-front")):
             part.add_class(name)
         super().__init__(
-            [self.lr, self.speed, layers(self._back, self._front), self._words],
+            [self.lr, widgets.HBox([self.speed]), layers(self._back, self._front), self._words],
             controls={"lr": self.lr, "speed": self.speed, "start": self.start, "pause": self.pause},
             css_class="training-lab",
             buttons=[self.start, self.pause],
@@ -263,11 +263,11 @@ class TrainingLab(Lab):
         loss, rate, accuracy = self._panels()
         every = max(1, self.num_epochs // 4)
         ticks = [(epoch * self._num_batches, str(epoch)) for epoch in range(0, self.num_epochs + 1, every)]
-        shares = [(share / 4, f"{share * 25} %") for share in range(5)]
+        shares = [(share / 4, f"{share * 25}") for share in range(5)]
         body = [
             loss.axes("Loss of each step", "", "loss of the batch", [], [(n, str(n)) for n in range(5)]),
             rate.axes("", "epoch", "rate", ticks, RATE_TICKS),
-            accuracy.axes("Accuracy on images never seen", "epoch", "share right", ticks, shares),
+            accuracy.axes("Accuracy on images never seen", "epoch", "right, in percent", ticks, shares),
             svg.line(_path(loss, self.untouched.step_loss), colour="faint", width=0.8, opacity=0.6),
             svg.line(_path(accuracy, self.untouched.valid_accuracy), colour="faint", width=1.4, opacity=0.8),
         ]
@@ -299,8 +299,9 @@ class TrainingLab(Lab):
         if shares:
             x, y = accuracy.x(shares[-1][0]), accuracy.y(shares[-1][1])
             body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="var(--lab-accent)"/>')
-            words = f"{shares[-1][1]:.1%}"
-            body.append(svg.text(accuracy.left + 8, accuracy.top + 20, words, weight="600", colour="accent"))
+            words = f"now {shares[-1][1]:.1%}"
+            right, bottom = accuracy.left + accuracy.width - 8, accuracy.top + accuracy.height
+            body.append(svg.text(right, bottom - 32, words, anchor="end", weight="600", colour="accent"))
         self._front.value = svg.picture(
             WIDTH, HEIGHT, "".join(body), alt="", data_shown=f"{self.lr.value:.4g}", data_step=str(len(losses)),
             data_state=self.state,
