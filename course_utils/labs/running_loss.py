@@ -15,11 +15,11 @@ WIDTH, HEIGHT = 880, 340
 LONGEST_WINDOW = 30
 # The right panel shows a hundredth of the true mean to a thousand times it.
 FACTORS = (0.01, 1000.0)
-FACTOR_TICKS = [(0.01, "÷100"), (0.1, "÷10"), (1.0, "1"), (10.0, "×10"), (100.0, "×100"), (1000.0, "×1000")]
+FACTOR_TICKS = [(10.0**power, f"{10.0**power:g}") for power in range(-2, 4)]
 # Up to this many points each gets a dot.
 FEW = 60
 WIDE = widgets.Layout(width="98%")
-CHOOSER = widgets.Layout(width="300px")
+CHOOSER = widgets.Layout(width="285px")
 STYLE = {"description_width": "90px"}
 
 
@@ -89,40 +89,44 @@ class RunningLossLab(Lab):
         recording, window = self.recording, self.window.value
         habits = {"reset": self.reset.value, "divisor": self.divisor.value}
         self.points = plotted(recording, **habits, log=self.logged.value, window=window)
-        steps, values = [step for step, _ in self.points], [value for _, value in self.points]
-        last, length = len(recording.losses), recording.epoch_length
-        top = 1.15 * max([*values, *self._truth])
-        left = svg.Panel(62, 34, 360, 252, (0, last), (0, top))
-        right = svg.Panel(508, 34, 360, 252, (0, last), FACTORS, log_y=True)
-        tick = length * max(1, round(last / length / 5))
-        step_ticks = [(step, f"{step:,}") for step in range(0, last + 1, tick)]
-        marks = [share * 10 ** math.floor(math.log10(top)) for share in range(1, 10)]
-        value_ticks = [(mark, f"{mark:.4g}") for mark in marks if mark <= top][:: 1 if top / marks[0] < 5 else 2]
-        ends = range(length, last + 1, length)
-        body = [
-            left.axes("The curve you plot", "step", "logged number", step_ticks, [(0, "0"), *value_ticks]),
-            right.axes("Compared with the true mean", "step", "times the epoch's mean", step_ticks, FACTOR_TICKS),
-            svg.line(left.path(ends, self._truth), colour="second", width=1.8, dash="5 3"),
-            svg.line(f"M{right.left} {right.y(1):.1f}H{right.left + right.width}", colour="second", width=1.8,
-                     dash="5 3"),
-            svg.text(left.left + left.width - 8, left.top + 18, "dashed: true mean of each epoch", anchor="end",
-                     size=12, colour="second"),
-        ]  # fmt: skip
-        for panel, heights in ((left, values), (right, self._factors())):
-            body.append(svg.line(panel.path(steps, heights), colour="accent", width=2))
-            if len(steps) <= FEW:
-                body += [
-                    f'<circle cx="{panel.x(x):.1f}" cy="{panel.y(y):.1f}" r="3" fill="var(--lab-accent)"/>'
-                    for x, y in zip(steps, heights, strict=True)
-                ]
         sentence = self._sentence(meaning(recording, **habits, window=window))
-        self._drawn.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=sentence, data_shown=str(window))
+        self._drawn.value = svg.picture(WIDTH, HEIGHT, self._panels(), alt=sentence, data_shown=str(window))
         goal = (
             "<b>Goal reached ✓</b> each point is the mean over all samples of its epoch."
             if self._reached()
             else "Goal: make each point the true mean of its epoch, to the last digit."
         )
-        self._words.value = f'<div class="lab-words" aria-live="polite">{sentence}<br>{goal}</div>'
+        # As high as the longest sentence, so that nothing below moves.
+        style = 'style="min-height: 5.9em"'
+        self._words.value = f'<div class="lab-words" {style} aria-live="polite">{sentence}<br>{goal}</div>'
+
+    def _panels(self) -> str:
+        """Both panels as SVG: the curve, and the same points as multiples of the true means."""
+        steps, values = [step for step, _ in self.points], [value for _, value in self.points]
+        last, length = len(self.recording.losses), self.recording.epoch_length
+        top = 1.15 * max([*values, *self._truth])
+        left = svg.Panel(62, 34, 360, 252, (0, last), (0, top))
+        right = svg.Panel(508, 34, 360, 252, (0, last), FACTORS, log_y=True)
+        tick = length * max(1, round(last / length / 5))
+        step_ticks, label = [(step, f"{step:,}") for step in range(0, last + 1, tick)], f"step ({length} to an epoch)"
+        body = [
+            left.axes("The curve you plot", label, "logged number", step_ticks, _ticks(top)),
+            right.axes("Compared with the true mean", label, "times the epoch's mean", step_ticks, FACTOR_TICKS),
+            svg.text(left.left + left.width - 8, left.top + 18, "dashed: true mean of each epoch", anchor="end",
+                     size=12, colour="second"),
+        ]  # fmt: skip
+        truth = left.path(range(length, last + 1, length), self._truth)
+        one = f"M{right.left} {right.y(1):.1f}H{right.left + right.width}"
+        for panel, heights, dashed in ((left, values, truth), (right, self._factors(), one)):
+            body.append(svg.line(panel.path(steps, heights), colour="accent", width=2))
+            # On top, so that a curve that lies on the true one does not hide it.
+            body.append(svg.line(dashed, colour="second", width=1.8, dash="5 3"))
+            if len(steps) <= FEW:
+                body += [
+                    f'<circle cx="{panel.x(x):.1f}" cy="{panel.y(y):.1f}" r="3" fill="var(--lab-accent)"/>'
+                    for x, y in zip(steps, heights, strict=True)
+                ]
+        return "".join(body)
 
     def _reached(self) -> bool:
         right = [math.isclose(factor, 1.0, rel_tol=1e-9) for factor in self._factors()]
@@ -174,6 +178,13 @@ class RunningLossLab(Lab):
         )
         words = "RunningLossLab: run the cell, then choose when to reset, what to divide by and when to log"
         return {"image/png": plots.png(sums), "text/plain": words}, {"image/png": {"alt": alt}}
+
+
+def _ticks(top: float) -> list[tuple[float, str]]:
+    """Two to five round values from 0 up to the top of an axis."""
+    unit = 10 ** math.floor(math.log10(top))
+    step = unit if top / unit < 5 else 2 * unit
+    return [(mark * step, f"{mark * step:.4g}") for mark in range(math.floor(top / step) + 1)]
 
 
 def _digits(value: float) -> str:
