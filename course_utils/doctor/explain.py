@@ -120,12 +120,12 @@ def _not_finite(verdict: Verdict) -> str:
 def _too_high(verdict: Verdict) -> str:
     facts = verdict.facts
     text = (
-        f"at lr = {facts['lr']:g}, {_times(verdict.count)} a single step was more than half as long as the weights "
+        f"at lr = {facts['lr']:g}, ≈{verdict.count} times a single step was more than half as long as the weights "
         f"themselves (the longest {_number(facts['move'])} times as long); the loss went from "
         f"{_number(facts['first'])} "
     )
     if facts["nonfinite_at"]:
-        return text + f"to NaN or infinity at backward call {facts['nonfinite_at']}"
+        return text + f"to NaN or infinity at backward call ≈{facts['nonfinite_at']}"
     return text + f"up to {_number(facts['largest'])} and did not come back"
 
 
