@@ -156,6 +156,10 @@ class Reading:
     farthest: float = 1.0
     agreed: int = 0
 
+    def is_mean_since_start(self) -> bool:
+        """Whether this is the mean of every batch loss so far."""
+        return self.origin == "start" and self.divisor == BATCHES and not self.weighted
+
     def agrees(self, value: float, tolerance: float, tag: "Tag") -> bool:
         """Say whether a logged value is what this reading would have logged now."""
         tolerance = max(tolerance, 1e-6 if self.series.rounded else 0.0)
@@ -207,12 +211,19 @@ class Tag:
         if self.readings is None and any(series.now.count for series in every):
             self.readings = [reading for series in every for reading in _readings(series)]
         if self.readings is not None:
-            self.readings = [reading for reading in self.readings if reading.agrees(value, tolerance, self)]
-            if self.num_logs <= 4:  # a moving mean shows its length only when it is full
+            before = self.readings
+            self.readings = [reading for reading in before if reading.agrees(value, tolerance, self)]
+            if self.num_logs <= 4:
                 self.readings += [
                     reading for series in every for reading in _windows(series, value, tolerance)
                     if all((reading.series, reading.window) != (old.series, old.window) for old in self.readings)
                     and reading.agrees(value, tolerance, self)
+                ]  # fmt: skip
+            else:  # a moving mean is the mean since the start until it is full; then it shows its length
+                self.readings += [
+                    reading for old in before if old.is_mean_since_start() and old not in self.readings
+                    for reading in _windows(old.series, value, tolerance, agreed=old.agreed)
+                    if reading.window >= self.at[id(old.series)].count and reading.agrees(value, tolerance, self)
                 ]  # fmt: skip
         for series in every:
             self.at[id(series)] = series.now
@@ -261,9 +272,9 @@ def _readings(series: Series) -> Iterator[Reading]:
             yield Reading(series, origin, True, FIXED)
 
 
-def _windows(series: Series, value: float, tolerance: float) -> Iterator[Reading]:
+def _windows(series: Series, value: float, tolerance: float, *, agreed: int = 0) -> Iterator[Reading]:
     for window in series.windows(value, tolerance):
-        yield Reading(series, "window", False, BATCHES, window=window)
+        yield Reading(series, "window", False, BATCHES, window=window, agreed=agreed)
 
 
 class Ledger:
