@@ -36,6 +36,13 @@ def test_a_chain_longer_than_pythons_stack_is_counted():
     assert len(nodes(total)) == 5_001
 
 
+def test_a_node_with_many_ways_to_it_is_walked_through_once():
+    product = torch.ones((), requires_grad=True) * 1
+    for _ in range(60):  # 2 to the power of 60 ways lead to the first node
+        product = product * product
+    assert len(nodes(product)) == 62
+
+
 def test_stop_leaves_out_what_was_counted_before():
     w = torch.ones((), requires_grad=True)
     first = w * 2

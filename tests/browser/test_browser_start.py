@@ -1,0 +1,48 @@
+"""Lesson 00 in the real JupyterLab: the first thing that a newcomer runs."""
+
+import nbformat
+import pytest
+from lab_page import NotebookPage
+from playwright.sync_api import expect
+from running import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
+LESSON = "00_start_here.ipynb"
+
+
+@pytest.fixture(scope="module")
+def lesson(browser, server):
+    """The lesson after Run All; what went wrong on the page until its end is an error of this fixture."""
+    opened = NotebookPage(browser, server, LESSON)
+    try:
+        opened.run_all()
+        yield opened
+        assert opened.faults == []
+    finally:
+        opened.close()
+
+
+def test_all_cells_run_without_an_error(lesson):
+    cells = nbformat.read(lesson.server.folder / LESSON, as_version=4).cells
+    assert lesson.numbered() == sum(cell.cell_type == "code" for cell in cells)
+    assert lesson.output_errors() == []
+
+
+def test_the_card_shows_this_machine(lesson):
+    card = lesson.page.locator(".machine-card").first
+    card.scroll_into_view_if_needed()
+    expect(card).to_contain_text("✓")
+    expect(card).to_contain_text("your own folder")
+    expect(card).not_to_contain_text("✗")
+    card.screenshot(path=ROOT / "artifacts" / "machine-card.png")
+
+
+def test_the_goal_of_the_first_lab_is_reached_with_the_hand(lesson):
+    lab = lesson.lab("quadratic-lab")
+    lab.bring_into_view()
+    readout = lab.root.locator(".widget-readout").first
+    readout.click()
+    readout.fill("0.25")
+    readout.press("Enter")
+    expect(lab.root.locator(".lab-words")).to_contain_text("Goal reached ✓")
+    assert lab.errors() == []
