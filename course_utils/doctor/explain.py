@@ -103,6 +103,15 @@ def _no_gradient(verdict: Verdict) -> str:
     return text + f"called {_times(verdict.facts['backwards'])} on a loss that no weight had a part in"
 
 
+def _gone(verdict: Verdict) -> str:
+    if verdict.facts["lost"] == "some":
+        return (
+            f"{_times(verdict.count)} the gradients of a backward() were cleared before any step: each of the "
+            f"{verdict.facts['steps']:,} steps used the last micro-batch alone"
+        )
+    return f"gradients came with backward() and were gone at step(): {_times(verdict.count)}"
+
+
 def _stale(verdict: Verdict) -> str:
     facts = verdict.facts
     return (
@@ -177,7 +186,7 @@ TEXTS: dict[str, _Text] = {
     ),
     "zero-grad-before-step": _Text(
         "The gradients are cleared between backward() and step(). Nothing is left for the step, so nothing is learned.",
-        lambda v: f"gradients came with backward() and were gone at step(): {_times(v.count)}",
+        _gone,
         "optimizer.zero_grad()\nloss.backward()\noptimizer.step()", "04_zero_grad",
     ),
     "missing-step": _Text(

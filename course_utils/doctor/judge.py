@@ -67,9 +67,15 @@ def missing_zero_grad(record: Record) -> Verdict | None:
 def zero_grad_before_step(record: Record) -> Verdict | None:
     """Gradients came, and were gone when the step was taken."""
     worst = _worst(record.optimizers, "cleared")
-    if worst is None or worst[1].count < max(FEW, worst[0].num_steps / 2):
-        return None
-    return _of("zero-grad-before-step", worst[1], steps=worst[0].num_steps)
+    if worst is not None and worst[1].count >= max(FEW, worst[0].num_steps / 2):
+        return _of("zero-grad-before-step", worst[1], steps=worst[0].num_steps, lost="all")
+    for optimizer in record.optimizers:
+        # Before each step others came by the same way and were cleared: whole micro-batches are lost. Who works on
+        # gradients one by one (projecting, collecting) writes what the step shall use.
+        lost, steps = optimizer.lost, optimizer.num_steps
+        if _micro_batches(optimizer) == 1 and lost.count >= max(FEW, steps - 1) and optimizer.num_rewritten < steps / 2:
+            return _of("zero-grad-before-step", lost, steps=steps, lost="some")
+    return None
 
 
 @judge("missing-step")
@@ -341,7 +347,8 @@ def _wrong(reading: Reading | None) -> str | None:
 
 def _divided(reading: Reading) -> str | None:
     if reading.divisor == FIXED:
-        return "wrong-divisor" if abs(reading.farthest - 1) > 1e-9 else None
+        # Windows of a fixed length are now and then cut short, or run on into the next one, at the end of an epoch.
+        return "wrong-divisor" if reading.num_off > reading.agreed / 2 else None
     if reading.weighted:
         return None if reading.divisor == SAMPLES else "wrong-divisor"
     right = SAMPLES if reading.series.reduction == "sum" else BATCHES
@@ -353,8 +360,14 @@ def _divided(reading: Reading) -> str | None:
 def _tags(record: Record, code: str) -> Iterator[tuple[Tag, Reading]]:
     for tag in record.ledger.tags.values():
         reading = tag.meaning()
-        if reading is not None and _wrong(reading) == code:
+        if reading is not None and _wrong(reading) == code and not _is_one_step(record, reading):
             yield tag, reading
+
+
+def _is_one_step(record: Record, reading: Reading) -> bool:
+    """Whether shares of a loss were added up, no more of them than make the whole: a sum over one step is its mean."""
+    whole = reading.divisor == FIXED and reading.fixed == 1 and reading.counts[1] * reading.series.scale <= 1 + 1e-6
+    return whole and any(_micro_batches(optimizer) > 1 for optimizer in record.optimizers)
 
 
 def _judge_tags(record: Record, code: str) -> Verdict | None:

@@ -52,6 +52,7 @@ class Series:
         self.nonfinite_at: int | None = None
         self.num_nonfinite = 0
         self.place: object = None
+        self.scale = 1.0  # the least factor below 1 with which a loss went into backward()
 
     def append(self, loss: Tensor | float, samples: int) -> None:
         """Add one batch's loss; `samples` is the size of the batch, or 0 where it is not known."""
@@ -144,6 +145,7 @@ class Reading:
         counts: the least and the largest number of batches that went into one logged number.
         farthest: how many times too large (above 1) or too small the logged number was, where it was worst.
         agreed: how many logged numbers it fitted.
+        num_off: how many of them were too large or too small.
     """
 
     series: Series
@@ -155,6 +157,7 @@ class Reading:
     counts: tuple[int, int] = (0, 0)
     farthest: float = 1.0
     agreed: int = 0
+    num_off: int = 0
 
     def is_mean_since_start(self) -> bool:
         """Whether this is the mean of every batch loss so far."""
@@ -179,6 +182,7 @@ class Reading:
         low, high = self.counts
         self.counts = (min(low or part.count, part.count), max(high, part.count))
         proper = part.samples if self.weighted or self.series.reduction == "sum" else part.count
+        self.num_off += proper not in (0, by)
         if proper and abs(math.log(proper / by)) > abs(math.log(self.farthest)):
             self.farthest = proper / by
         return True

@@ -127,6 +127,9 @@ class OptimizerRecord:
     ways: set[object] = field(default_factory=set)  # of the backward calls that a step used
     groups: Counter = field(default_factory=Counter)  # how many backward calls made one step
     unscaled: Tally = field(default_factory=Tally)
+    num_rewritten: int = 0  # steps before which the learner's own lines had changed the gradients
+    pending_at: int = 0  # how many steps of any kind there had been when the last one that waits came
+    lost: Tally = field(default_factory=Tally)  # backward calls whose gradients were cleared before any step at all
     stale: Tally = field(default_factory=Tally)
     cleared: Tally = field(default_factory=Tally)
     empty: Tally = field(default_factory=Tally)

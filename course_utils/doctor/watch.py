@@ -42,6 +42,7 @@ LOSSES = (
     "binary_cross_entropy", "binary_cross_entropy_with_logits", "poisson_nll_loss", "gaussian_nll_loss",
 )  # fmt: skip
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+CLIPS = ("clip_grad_norm_", "clip_grad_value_")
 WRITES = ("add_scalar", "add_scalars", "add_image", "add_images", "add_histogram", "add_figure", "add_text")
 # Reading a number from these devices makes the program wait until the device has finished.
 DEVICES_THAT_WAIT = ("cuda",)
@@ -92,6 +93,8 @@ class Watch:
         """Put all hooks and wrappers in place."""
         self._thread = threading.get_ident()
         self.on = True
+        if hasattr(nn.modules.module, "_has_any_global_hook"):
+            self._wrap(nn.modules.module, "_has_any_global_hook", self._foreign_hooks)
         self._undo += [
             nn.modules.module.register_module_forward_pre_hook(self._enter_module).remove,
             nn.modules.module.register_module_forward_hook(self._leave_module, always_call=True).remove,
@@ -107,6 +110,10 @@ class Watch:
         self._wrap(Optimizer, "__init__", self._make_optimizer)
         self._wrap(Optimizer, "zero_grad", self._zero_grad)
         self._wrap(torch.amp.GradScaler, "step", self._scaler_step)
+        self._wrap(torch.amp.GradScaler, "unscale_", self._same_gradients)
+        for name in CLIPS:
+            for owner in (nn.utils, nn.utils.clip_grad):
+                self._wrap(owner, name, self._same_gradients)
         self._wrap(schedulers.LRScheduler, "_initial_step", self._silently)
         for kind in _kinds(schedulers.LRScheduler):
             if "step" in vars(kind):
@@ -174,12 +181,24 @@ class Watch:
         self._undo.append(undo)
 
     def _sees(self) -> bool:
-        """Whether an event belongs to this watch: its own thread, and no compiler that only traces."""
+        """Whether an event belongs to this watch: no compiler that only traces, and its own thread.
+
+        The compiler reads this too. It takes the first answer as a constant and leaves the rest of a hook out.
+        """
         return (
-            self.on and not self._quiet and threading.get_ident() == self._thread and not torch.compiler.is_compiling()
+            not torch.compiler.is_compiling() and self.on and not self._quiet and threading.get_ident() == self._thread
         )
 
     # Models.
+
+    def _foreign_hooks(self, original: Callable) -> Callable:
+        """A compiled module warns of global hooks. The learner need not know of the doctor's."""
+        before = bool(original())
+
+        def has_any_global_hook() -> bool:
+            return before
+
+        return has_any_global_hook
 
     def _enter_module(self, module: nn.Module, args: Any) -> None:
         if self._sees():
@@ -286,7 +305,7 @@ class Watch:
 
         @functools.wraps(original)
         def dropout(*args: Any, **kwargs: Any) -> Any:
-            if self._calls and not isinstance(self._calls[-1], nn.modules.dropout._DropoutNd) and self._sees():
+            if self._sees() and self._calls and not isinstance(self._calls[-1], nn.modules.dropout._DropoutNd):
                 share = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
                 training = args[2] if len(args) > 2 else kwargs.get("training", True)
                 if share > 0 and (not training or self._calls[0] not in self._functional):
@@ -309,6 +328,8 @@ class Watch:
         return loss
 
     def _saw_loss(self, name: str, result: Tensor, reduction: str, inputs: Any) -> None:
+        if result.is_meta:
+            return
         place = self._frames.place()
         training = result.requires_grad and not self._eval
         if isinstance(inputs, Tensor) and inputs.ndim:
@@ -337,8 +358,6 @@ class Watch:
 
     def _value(self, loss: Tensor) -> Tensor | float:
         """A loss's value: fetched at once on the CPU, later in one go elsewhere, so that nothing waits for it here."""
-        if loss.is_meta:
-            return float("nan")
         if loss.device.type != "cpu":
             return loss.detach().clone()
         if self._last_loss is not None and self._last_loss[0]() is loss:
@@ -416,7 +435,7 @@ class Watch:
                 self.record.softmax.note(place)
         # Dividing or a factor below 1 scales a micro-batch; a GradScaler's factor is far above 1.
         self._scaled = reduction == "sum" or any(factor < 1 for factor in factors)
-        if loss.numel() == 1:
+        if loss.numel() == 1 and not loss.is_meta:
             series = self._append(line, self._value(loss), reduction, factors)
             if series is not None:
                 series.place = series.place or place
@@ -436,6 +455,7 @@ class Watch:
             reduction = "mean"
         series = self.record.ledger.of(key, "train", reduction, rounded=rounded)
         if series is not None:
+            series.scale = min(series.scale, math.prod(factor for factor in factors if factor < 1))
             self._begin_epoch_where_due(series)
             series.append(value, self._batch)
         return series
@@ -474,6 +494,8 @@ class Watch:
             if optimizer.pending and self._all_cleared(optimizer):
                 if {micro.way for micro in optimizer.pending} <= optimizer.ways:
                     optimizer.dropped.note(place, left=len(optimizer.pending))
+                    if optimizer.pending_at == self.record.num_steps + self.record.num_manual_updates:
+                        optimizer.lost.note(place)
                 optimizer.pending.clear()
 
     def _all_cleared(self, optimizer: OptimizerRecord) -> bool:
@@ -511,6 +533,7 @@ class Watch:
         sources = tuple(sorted((key, call.from_model) for key, call in self._last_reached.items()))
         for optimizer in reached.values():
             optimizer.backward_place = optimizer.backward_place or place
+            optimizer.pending_at = self.record.num_steps + self.record.num_manual_updates
             if len(optimizer.pending) < 1024:
                 optimizer.pending.append(Micro((line, weights, sources), self._scaled, self._num_reached_again > 0))
         for loss in roots:
@@ -573,6 +596,21 @@ class Watch:
 
         return step
 
+    def _same_gradients(self, original: Callable) -> Callable:
+        """What clips gradients, or takes back a GradScaler's factor, leaves them the last backward call's."""
+
+        @functools.wraps(original)
+        def same(*args: Any, **kwargs: Any) -> Any:
+            if not self._sees():
+                return original(*args, **kwargs)
+            as_left = [p for p in self._parameters.values() if p.after is not None and p.mark() == p.after]
+            result = original(*args, **kwargs)
+            for parameter in as_left:
+                parameter.after = parameter.mark()
+            return result
+
+        return same
+
     def _before_step(self, optimizer: Optimizer, args: tuple, kwargs: dict) -> None:
         if not self._sees():
             return
@@ -594,8 +632,9 @@ class Watch:
             if len(ways) == 1 and not any(micro.again for micro in record.pending):
                 record.groups[min(len(record.pending), 1024)] += 1
                 whole = not any(micro.scaled for micro in record.pending)
-                # A gradient that was changed after backward() may have been divided there.
+                # A gradient that was changed after backward(), and not only clipped, may have been divided there.
                 as_it_was = all(mark == p.after for mark, p in zip(marks, record.parameters, strict=True))
+                record.num_rewritten += not as_it_was
                 if len(record.pending) > 1 and whole and as_it_was:
                     record.unscaled.note(self._frames.place(), k=len(record.pending))
         elif not any(marks):
@@ -608,12 +647,15 @@ class Watch:
         ):
             record.repeated.note(self._frames.place())
         self._notice_stale_step(record, marks)
-        for call in self._last_reached.values():
+        # A frozen network through which the gradient only passes stays in eval mode for good reason.
+        for key, call in list(self._last_reached.items()):
+            if not any(record in parameter.optimizers for parameter in call.root.parameters.values()):
+                continue
             if call.eval_mode and (call.root.sensitive or call.root.dropped):
                 call.root.steps_in_eval.note(call.place)
             else:
                 call.root.num_steps_in_train += 1
-        self._last_reached.clear()
+            del self._last_reached[key]
         if record.num_steps < 16 or record.num_steps % 16 == 0:
             self._weights_before = _sample(record)
 

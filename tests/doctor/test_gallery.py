@@ -1,0 +1,43 @@
+"""Real mistakes are found by their code at their line, real styles are left in peace, and none is changed."""
+
+import re
+
+import gallery
+import pytest
+from test_cases import examine
+
+from course_utils.doctor.explain import TEXTS
+
+
+@pytest.mark.parametrize("case", gallery.BUGS, ids=lambda case: case.name)
+def test_a_real_mistake_is_found(case, tmp_path, monkeypatch):
+    doctor = examine(case, tmp_path, monkeypatch)
+    assert sorted(finding.code for finding in doctor.findings) == sorted(case.codes), str(doctor)
+    for finding in doctor.findings:
+        assert finding.where.endswith(f"# <- {finding.code}"), finding.where
+
+
+@pytest.mark.parametrize("case", gallery.STYLES, ids=lambda case: case.name)
+def test_a_real_style_is_left_in_peace(case, tmp_path, monkeypatch):
+    doctor = examine(case, tmp_path, monkeypatch)
+    assert doctor.findings == [], str(doctor)
+
+
+@pytest.mark.parametrize("case", gallery.LIMITS, ids=lambda case: case.name)
+def test_a_limit_is_still_one(case, tmp_path, monkeypatch):
+    """A limit that has gone belongs among the mistakes that are found."""
+    doctor = examine(case, tmp_path, monkeypatch)
+    assert doctor.findings == [], str(doctor)
+
+
+def test_the_gallery_says_where_each_case_comes_from():
+    assert len(gallery.BUGS) >= 12
+    assert len(gallery.STYLES) >= 12
+    for case in (*gallery.BUGS, *gallery.LIMITS):
+        assert re.match(r"[\w-]+/[\w.-]+#\d+[ :]", case.style), case.style
+    for case in gallery.STYLES:
+        assert re.match(r"[\w-]+/[\w-]+[,:]", case.style), case.style
+    assert len({case.name for case in (*gallery.BUGS, *gallery.STYLES, *gallery.LIMITS)}) == sum(
+        map(len, (gallery.BUGS, gallery.STYLES, gallery.LIMITS))
+    )
+    assert {code for case in gallery.BUGS for code in case.codes} <= set(TEXTS)
