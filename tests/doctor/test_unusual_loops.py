@@ -1,0 +1,305 @@
+"""Loops that end early, never begin, or run where little can be seen."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+import torch.nn.functional as F
+from case_parts import BATCHES, Classifier, adam, batches, loader, network, rows, sgd
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from course_utils.doctor import LoopDoctor
+
+
+def codes(doctor):
+    return [finding.code for finding in doctor.findings]
+
+
+def train(model=None, *, clear=True, writer=None, stop=None):
+    torch.manual_seed(0)
+    model = network() if model is None else model
+    optimizer = sgd(model)
+    for step, (x, y) in enumerate(batches() * 3):
+        if clear:
+            optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        if writer is not None:
+            writer.add_scalar("loss", loss.item(), step)
+        if step == stop:
+            raise KeyboardInterrupt
+    return model
+
+
+def test_a_block_without_a_loop_says_what_it_saw():
+    with LoopDoctor() as doctor, torch.no_grad():
+        network()(rows()[0])
+    assert doctor.findings == []
+    assert "Seen: no optimizer, 0 backward calls, the model Sequential." in str(doctor)
+    assert "there was no loop to judge" in str(doctor)
+
+
+def test_an_interrupted_cell_keeps_the_findings_up_to_there():
+    with pytest.raises(KeyboardInterrupt), LoopDoctor() as doctor:
+        train(clear=False, stop=9)
+    assert codes(doctor) == ["missing-zero-grad"]
+    assert "9 of 10 steps" in doctor.findings[0].evidence
+    assert "The block ended early" in str(doctor)
+
+
+def test_an_interrupted_accumulation_has_no_dropped_tail():
+    def accumulate():
+        model = network()
+        optimizer = sgd(model)
+        for i, (x, y) in enumerate(batches() * 3, 1):
+            (F.cross_entropy(model(x), y) / 4).backward()
+            if i == 14:
+                raise KeyboardInterrupt
+            if i % 4 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+
+    with pytest.raises(KeyboardInterrupt), LoopDoctor() as doctor:
+        accumulate()
+    assert doctor.findings == []
+
+
+def test_an_error_in_the_middle_of_a_backward_call_or_a_step_goes_through():
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            raise ZeroDivisionError("own error")
+
+    model = network()
+    optimizer = sgd(model)
+    x, y = rows()
+
+    def closure():
+        raise ZeroDivisionError("own error")
+
+    def broken_backward():
+        for i in range(8):
+            optimizer.zero_grad()
+            logits = model(x)
+            F.cross_entropy(Broken.apply(logits) if i == 6 else logits, y).backward()
+            optimizer.step()
+
+    def broken_step():
+        train()
+        optimizer.step(closure)
+
+    for run, seen in (broken_backward, "6 steps of SGD, 7 backward calls"), (broken_step, "18 steps of SGD"):
+        with pytest.raises(ZeroDivisionError, match="own error"), LoopDoctor() as doctor:
+            run()
+        assert doctor.findings == []
+        assert seen in str(doctor)
+
+
+@pytest.mark.parametrize("clear", [True, False])
+def test_a_model_on_meta_is_watched_by_its_events(clear):
+    model = network().to("meta")
+    optimizer = adam(model)
+    with LoopDoctor() as doctor:
+        for _ in range(6):
+            if clear:
+                optimizer.zero_grad()
+            loss = F.cross_entropy(
+                model(torch.zeros(4, 8, device="meta")), torch.zeros(4, dtype=torch.long, device="meta")
+            )
+            loss.backward()
+            optimizer.step()
+    assert codes(doctor) == ([] if clear else ["missing-zero-grad"])
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("what", ["model", "loss", "step"])
+@pytest.mark.parametrize("clear", [True, False])
+def test_a_compiled_step_trains_alike_and_is_judged(what, clear):
+    def run():
+        torch.manual_seed(0)
+        model = Classifier()
+        optimizer = sgd(model)
+        called = torch.compile(model, backend="eager", fullgraph=True) if what == "model" else model
+
+        def forward_and_loss(x, y):
+            return F.cross_entropy(called(x), y)
+
+        step = optimizer.step
+        if what == "loss":
+            forward_and_loss = torch.compile(forward_and_loss, backend="eager", fullgraph=True)
+        if what == "step":
+            step = torch.compile(lambda: optimizer.step(), backend="eager")
+        for x, y in batches()[:-1] * 2:
+            if clear:
+                optimizer.zero_grad()
+            forward_and_loss(x, y).backward()
+            step()
+        return [p.detach().clone() for p in model.parameters()]
+
+    torch.compiler.reset()
+    plain = run()
+    torch.compiler.reset()
+    with LoopDoctor() as doctor:
+        watched = run()
+    torch.compiler.reset()
+    assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
+    # An optimizer whose step() was compiled as well calls no hooks: nothing is said of its steps, nothing wrong either.
+    assert codes(doctor) == ([] if clear or what == "step" else ["missing-zero-grad"])
+
+
+def test_a_writer_made_before_the_block_is_not_called_left_open(tmp_path):
+    writer = SummaryWriter(tmp_path)
+    with LoopDoctor() as doctor:
+        train(writer=writer)
+    assert doctor.findings == []
+    assert doctor.curves == {"loss": "this batch's loss"}
+    writer.close()
+
+
+def test_a_writer_closed_before_the_block_is_written_after_its_close(tmp_path):
+    writer = SummaryWriter(tmp_path)
+    writer.add_scalar("before", 1.0)
+    writer.close()
+    with LoopDoctor() as doctor:
+        train(writer=writer)
+        writer.close()
+    assert codes(doctor) == ["writer-closed-early"]
+
+
+def test_a_writer_closed_after_the_block_is_no_longer_told(tmp_path):
+    with LoopDoctor() as doctor:
+        writer = SummaryWriter(tmp_path)
+        train(writer=writer)
+    assert codes(doctor) == ["writer-left-open"]
+    writer.close()
+    assert doctor.findings == []
+
+
+def test_the_writer_of_tensorboardx_is_named_as_not_watched(monkeypatch):
+    with LoopDoctor() as doctor:
+        train()
+    assert "tensorboardX" not in str(doctor)
+    monkeypatch.setitem(sys.modules, "tensorboardX", ModuleType("tensorboardX"))
+    with LoopDoctor() as doctor:
+        train()
+    assert "tensorboardX's writer is not watched" in str(doctor)
+    assert "tensorboardX" in doctor._repr_html_()
+
+
+def test_many_different_losses_and_tags_are_more_than_is_remembered_and_do_no_harm(tmp_path):
+    space = {"F": F}
+    lines = "\n".join(f"    F.mse_loss(model(x), x * {i}).backward(); tick({i})" for i in range(20))
+    exec(f"def turn(model, x, tick):\n{lines}\n", space)
+    model = nn.Linear(4, 4)
+    optimizer = sgd(model)
+    with LoopDoctor() as doctor, SummaryWriter(tmp_path) as writer:
+        for step in range(4):
+            optimizer.zero_grad()
+            space["turn"](model, torch.ones(2, 4), lambda i, step=step: writer.add_scalar(f"tag {i}", 1.0, step))
+            for i in range(80):
+                writer.add_scalar(f"other {i}", float(i), step)
+            optimizer.step()
+    assert doctor.findings == []
+    assert len(doctor.curves) == 64
+
+
+def test_workers_and_threads_of_a_data_loader_change_nothing():
+    plain, watched = [], []
+    for kept, watch in ((plain, False), (watched, True)):
+        torch.manual_seed(0)
+        model = network()
+        optimizer = sgd(model)
+        doctor = LoopDoctor() if watch else None
+        if doctor:
+            doctor.__enter__()
+        for x, y in loader(shuffle=True, num_workers=1):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        if doctor:
+            doctor.__exit__(None, None, None)
+            assert doctor.findings == []
+            assert f"{BATCHES} steps of SGD" in str(doctor)
+        kept += [p.detach() for p in model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
+
+
+WORKER = """
+import json, sys
+import torch, torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+rank, folder, tests = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+sys.path.insert(0, tests)
+from case_parts import batches, network, sgd
+from course_utils.doctor import LoopDoctor
+
+torch.set_num_threads(1)
+dist.init_process_group("gloo", store=dist.FileStore(folder + "/store", 2), rank=rank, world_size=2)
+
+def train(clear=True):
+    torch.manual_seed(0)
+    model = network(nn.Dropout(0.1))
+    parallel = nn.parallel.DistributedDataParallel(model)
+    optimizer = sgd(parallel)
+    for i, (x, y) in enumerate(batches() * 3, 1):
+        x, y = x[rank::2], y[rank::2]
+        loss = F.cross_entropy(parallel(x), y) / 2
+        if i % 2:
+            with parallel.no_sync():
+                loss.backward()
+        else:
+            loss.backward()
+            optimizer.step()
+            if clear:
+                optimizer.zero_grad()
+    return torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+
+plain = train()
+with LoopDoctor() as doctor:
+    watched = train()
+with LoopDoctor() as sick:
+    train(clear=False)
+dist.destroy_process_group()
+codes = [[f.code for f in each.findings] for each in (doctor, sick)]
+print(json.dumps({"same": plain == watched, "codes": codes, "weights": watched}))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="gloo's file store of this test is not on Windows")
+def test_two_processes_that_train_together_are_each_left_in_peace(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    here = Path(__file__).resolve().parent
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parents[1])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), str(tmp_path), str(here)],
+            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    try:
+        ended = [process.communicate(timeout=100) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    results = []
+    for process, (shown, error) in zip(processes, ended, strict=True):
+        assert process.returncode == 0, error
+        results.append(json.loads(shown.splitlines()[-1]))
+    assert [result["same"] for result in results] == [True, True]
+    assert [result["codes"] for result in results] == 2 * [[[], ["missing-zero-grad"]]]
+    assert results[0]["weights"] == results[1]["weights"]
