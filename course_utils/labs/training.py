@@ -217,7 +217,6 @@ class TrainingLab(Lab):
         except NonFiniteError as error:
             ended, trouble = "broken", str(error)
         finally:
-            self._held.clear()
             self._turn(ended)
             self.told(trouble)
 

@@ -137,12 +137,14 @@ def test_a_long_path_is_thinned_and_keeps_its_end(lab, monkeypatch):
     assert training._path(panel, []) == ""
 
 
-@pytest.mark.parametrize(("goal", "reached"), [(0.15, True), (1.0, False)])
+@pytest.mark.parametrize(("goal", "reached"), [(0.65, True), (1.0, False)])
 def test_the_goal_is_the_accuracy_at_the_end(lab, monkeypatch, goal, reached):
     monkeypatch.setattr(training, "GOAL", goal)
     lab.lr.value = 0.3
     run(lab)
-    assert (lab.history.valid_accuracy[-1][1] >= goal) == reached, "the case is what it should be"
+    first, *_, last = (share for _, share in lab.history.valid_accuracy)
+    assert first < goal, "the first epoch does not decide"
+    assert (last >= goal) == reached
     assert ("Goal reached ✓" in lab._words.value) == reached
 
 
@@ -377,6 +379,18 @@ def test_the_still_picture_says_what_is_seen(lab):
     assert f"{share:.0%} at the end; the goal is 97%" in metadata["image/png"]["alt"]
 
 
+def wait_until_ready(manager, client):
+    """Wait for a kernel that has a living process: on a busy machine it may miss a heartbeat while it starts."""
+    end = time.monotonic() + 100
+    while True:
+        try:
+            client.wait_for_ready(timeout=60)
+            return
+        except RuntimeError:
+            if not manager.is_alive() or time.monotonic() > end:
+                raise
+
+
 @pytest.fixture(scope="module")
 def kernel():
     """A real kernel, as JupyterLab starts it, and `execute(code)` that returns what was printed."""
@@ -384,7 +398,7 @@ def kernel():
         client = BlockingKernelClient()
         client.load_connection_info(manager.get_connection_info())
         client.start_channels()
-        client.wait_for_ready(timeout=60)
+        wait_until_ready(manager, client)
 
         def execute(code):
             printed = []
@@ -435,7 +449,7 @@ def test_a_restarted_kernel_leaves_whole_files_and_begins_anew(kernel):
     manager, client, execute = kernel
     folder = Path(execute(BEGIN + "time.sleep(1)\nprint(lab.run_dir)").strip())
     manager.restart_kernel(now=False)
-    client.wait_for_ready(timeout=60)
+    wait_until_ready(manager, client)
     events = EventAccumulator(str(folder)).Reload()
     last = events.Scalars("loss/step")[-1].step
     assert 0 < last < 460
