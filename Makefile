@@ -30,8 +30,9 @@ setup: ## install into .venv what lessons and tests need; nothing to do where it
 check: setup ## the quick part of the tests: ruff, and the stored notebooks
 	@$(VENV_PYTHON) tools/run.py check
 
-notebooks: setup ## run every lesson and store its outputs
+notebooks: setup ## run every lesson, store its outputs, and write README's index
 	@$(VENV_PYTHON) tools/notebooks.py notebooks
+	@$(VENV_PYTHON) tools/index.py
 
 record: setup ## train the recorded sweep of the small CNN again (takes minutes)
 	@$(VENV_PYTHON) tools/record_sweep.py

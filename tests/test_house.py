@@ -466,6 +466,8 @@ def test_links_of_documents_lead_somewhere(document):
         path = (ROOT / document).parent / name if name else ROOT / document
         assert path.exists(), f"{document} links to {link}"
         if anchor:
+            if path.suffix == ".ipynb":  # tests/test_index.py follows these
+                continue
             headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in map(slug, headings), f"{document} links to {link}"
 
