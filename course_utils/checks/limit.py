@@ -1,57 +1,110 @@
 """A limit of time for somebody else's function, on any thread and any system."""
 
-import contextlib
 import ctypes
+import sys
 import threading
+import time
+import types
+from collections.abc import Callable
+
+# So many times `TimeUp` is tried without a trace.
+PLAIN = 5
 
 
 class TimeUp(BaseException):
     """The time is over. It is no Exception, so that a learner's `except Exception` lets it through."""
 
 
-class Limit:
-    """Raise `TimeUp` in the thread that entered this block, again and again from the moment the time is over.
+class _TimeUpTwice(TimeUp):
+    """Raised where the first ones were hidden: it raises once more at the next line, which is the handler's own.
 
-    Attributes:
-        seconds: the time, in seconds.
-        fired: whether it was over before the block ended, also where a bare `except:` hid it.
+    Almost all of a loop's time may be spent in one call inside a `try`. Each `TimeUp` then comes there, and a bare
+    `except:` hides each. Python makes the exception in the learner's own thread, and there a trace can be set.
+    """
+
+    def __init__(self) -> None:
+        frame = sys._getframe(1)
+        while frame is not None and not _is_ours(frame):
+            frame.f_trace = _raise_again
+            frame = frame.f_back
+        sys.settrace(_raise_again)
+
+
+def _raise_again(frame: types.FrameType, event: str, argument: object) -> None:
+    if not _is_ours(frame):
+        raise TimeUp  # and Python takes the trace away
+
+
+def _is_ours(frame: types.FrameType) -> bool:
+    return frame.f_globals.get("__name__", "").startswith("course_utils.checks.")
+
+
+class Limit:
+    """Call a function, and raise `TimeUp` in it, again and again, from the moment the time is over.
 
     A second thread watches the clock and asks Python to raise. A signal would end a waiting call too, but works on
     the main thread alone and not on Windows, and a timer may already be used by somebody else. So Ctrl-C stays as it
     is, and a call that waits outside Python ends at its own pace or by Ctrl-C. Again and again, because a bare
-    `except:` in an endless loop swallows it; between two turns of the loop nothing can.
+    `except:` in an endless loop hides it.
+
+    Attributes:
+        seconds: the time, in seconds.
+        fired: whether it was over before the function ended, also where the function hid it.
     """
 
     def __init__(self, seconds: float):
         self.seconds, self.fired = seconds, False
 
-    def __enter__(self) -> None:
-        self._gate = threading.Lock()
-        self._gate.acquire()
-        self._watched = ctypes.c_ulong(threading.get_ident())
-        self._watcher = threading.Thread(target=self._watch, name="check-clock", daemon=True)
-        self._watcher.start()
+    def call(self, function: Callable[[], None]) -> None:
+        """Call `function()`; when this returns or raises, no `TimeUp` is left that could strike later.
 
-    def _watch(self) -> None:
-        wait = self.seconds
-        while not self._gate.acquire(timeout=wait):
-            self.fired, wait = True, 0.02
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, ctypes.py_object(TimeUp))
-
-    def __exit__(self, *_: object) -> None:
-        # The time may be over, or Ctrl-C come, at any point of these lines: they are repeated until the watcher is
-        # gone and nothing it asked for is left, so that no later cell is struck.
-        interrupted = None
-        while True:
+        Raises:
+            TimeUp: the time was over.
+        """
+        gate, ended = threading.Lock(), threading.Lock()
+        gate.acquire()
+        ended.acquire()
+        thread, trace = ctypes.c_ulong(threading.get_ident()), sys.gettrace()
+        watcher = threading.Thread(target=self._watch, args=(gate, ended, thread), name="check-clock", daemon=True)
+        strikes: list[BaseException] = []
+        try:
+            watcher.start()
+            function()
+        finally:
+            # Python raises what another thread asked for at a call or at a turn of a loop. So this one call into C
+            # comes first, not in an __exit__ of ours, which could be struck before its first line, and no loop goes
+            # round the rest. From here on at most two are left, the one that was asked for and the one that the
+            # watcher is about to ask for, and perhaps a Ctrl-C: after three tries the fourth is left in peace.
             try:
-                with contextlib.suppress(RuntimeError):  # it was released before
-                    self._gate.release()
-                self._watcher.join()
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(self._watched, None)
-                break
-            except TimeUp:
-                continue
-            except KeyboardInterrupt as error:
-                interrupted = error
-        if interrupted is not None:
-            raise interrupted
+                gate.release()
+            except (TimeUp, KeyboardInterrupt) as error:
+                strikes.append(error)
+            try:
+                _clear(watcher, ended, thread, trace)
+            except (TimeUp, KeyboardInterrupt) as error:
+                strikes.append(error)
+            try:
+                _clear(watcher, ended, thread, trace)
+            except (TimeUp, KeyboardInterrupt) as error:
+                strikes.append(error)
+            _clear(watcher, ended, thread, trace)
+            for strike in strikes:
+                if isinstance(strike, KeyboardInterrupt):
+                    raise strike
+
+    def _watch(self, gate: threading.Lock, ended: threading.Lock, thread: ctypes.c_ulong) -> None:
+        wait, times = self.seconds, 0
+        while not gate.acquire(timeout=wait):
+            self.fired, wait, times = True, 0.02, times + 1
+            error = TimeUp if times < PLAIN else _TimeUpTwice
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(error))
+        ended.release()
+
+
+def _clear(watcher: threading.Thread, ended: threading.Lock, thread: ctypes.c_ulong, trace: object) -> None:
+    """Wait for the watcher's end and take back what it asked for; it may be done several times."""
+    sys.settrace(trace)
+    while watcher.ident is not None and ended.locked():
+        time.sleep(0.0005)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, None)
+    watcher.join()

@@ -179,8 +179,8 @@ def _run(
     limit = Limit(SECONDS)
     where = ""
     try:
-        with _as_before(), contextlib.redirect_stdout(printed), limit:
-            cases(asked)
+        with _as_before(), contextlib.redirect_stdout(printed):
+            limit.call(lambda: cases(asked))
         passed, said = True, f"Right. {praise}"
     except Wrong as wrong:
         passed, said = False, f"Not yet. {wrong}"

@@ -378,7 +378,16 @@ def spin_and_catch_all(x):
         try:
             x = abs(x) + 1
         except:  # noqa: E722
-            x = 0
+            x = -x
+
+
+def wait_and_catch_all(x):
+    # All of the time is spent in one call, so that every TimeUp comes there and is hidden.
+    while True:
+        try:
+            time.sleep(0.01)
+        except:  # noqa: E722
+            x = -x
 
 
 def catch_and_answer(x):
@@ -408,14 +417,17 @@ def print_for_ever(x):
         print("loss", x)
 
 
-ENDLESS = [spin, spin_and_catch, spin_and_catch_all, catch_and_answer, catch_and_fail, spin_in_torch, print_for_ever]
+ENDLESS = [
+    spin, spin_and_catch, spin_and_catch_all, wait_and_catch_all, catch_and_answer, catch_and_fail, spin_in_torch,
+    print_for_ever,
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["main thread", "another thread"])
 @pytest.mark.parametrize("function", ENDLESS)
 def test_an_endless_loop_is_stopped_and_told(function, elsewhere, monkeypatch, capsys):
     monkeypatch.setattr(module, "SECONDS", 0.2)
-    verdicts = []
+    verdicts, trace = [], sys.gettrace()
     if elsewhere:
         thread = threading.Thread(target=lambda: verdicts.append(make(double)(function)), daemon=True)
         thread.start()
@@ -430,6 +442,7 @@ def test_an_endless_loop_is_stopped_and_told(function, elsewhere, monkeypatch, c
         assert "at your line" in message
     assert tried() == 1
     assert [thread for thread in threading.enumerate() if thread.name == "check-clock"] == []
+    assert sys.gettrace() is trace
 
 
 def test_the_course_goes_on_after_an_endless_loop(monkeypatch):
