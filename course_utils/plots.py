@@ -257,7 +257,7 @@ def plot_calibration(tallies: Sequence[Tally], claimed: str | None = None, ax: A
         title = "No guess is on record yet"
     else:
         title = f"{whole.right} of {whole.guessed} guesses came out as made ({whole.share:.0%})"
-        title += f"; you said: {claimed}" if claimed is not None else ""
+        title += f"\nyou said: {claimed}" if claimed is not None else ""
     ax.set(title=title, xlabel="lesson", ylabel="predictions", xlim=(-0.6, max(len(tallies), 3) - 0.4))
     ax.set_ylim(0, max([*bottoms, 4]) * 1.35)
     ax.set_xticks(places, [each.lesson for each in tallies])

@@ -133,7 +133,7 @@ def test_calibration_shows_each_lessons_guesses():
     ax = plots.plot_calibration(tallies, "a half to three quarters")
     assert heights(ax) == {"as guessed": [3, 0], "otherwise": [2, 1], "no guess": [1, 4]}
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["02", "05"]
-    assert ax.get_title() == "3 of 6 guesses came out as made (50%); you said: a half to three quarters"
+    assert ax.get_title() == "3 of 6 guesses came out as made (50%)\nyou said: a half to three quarters"
     tops = [bar.get_y() + bar.get_height() for bar in ax.containers[-1]]
     assert tops == [6, 5], "the parts stand on one another"
     assert ax.get_ylim()[1] > 6

@@ -355,6 +355,7 @@ class TrainingLab(Lab):
         shares.plot(epochs, values, color=plots.BLUE, marker="o", markersize=3, label=f"lr = {rate}, untouched")
         shares.axhline(GOAL, color=plots.GREEN, linestyle="--", label=f"goal: {GOAL:.0%}")
         shares.set(title="Accuracy on images never seen", xlabel="epoch", ylabel="share right", ylim=(0, 1.02))
+        shares.set_xticks(range(0, self.num_epochs + 1, max(1, self.num_epochs // 4)))
         shares.legend(frameon=False, loc="lower right")
         words = "TrainingLab: run the cell, press Start, and move the learning rate while it trains"
         alt = (
