@@ -157,6 +157,8 @@ def log_losses(answer: Answer) -> None:
              "Your sum is never set back: 'loss/epoch' is the mean since the start of the run. Begin each epoch at 0."),
             ([(number, sum(losses) / total) for number, losses in enumerate(epochs, 1)],
              "You divide by all batches of the run. The mean of an epoch divides by the batches of that epoch."),
+            ([(number, sum(flat[: ends[number - 1]]) / len(losses)) for number, losses in enumerate(epochs, 1)],
+             "Your sum is never set back: 'loss/epoch' holds the epochs before as well. Begin each epoch at 0."),
             ([(number, losses[-1]) for number, losses in enumerate(epochs, 1)],
              "'loss/epoch' holds the last batch's loss. The mean is over all batches of the epoch."),
         ])  # fmt: skip
@@ -285,6 +287,9 @@ def _judge_curves(curves: dict[str, Points], epochs: list[list[float]]) -> None:
         in_epochs = [sum(map(sum, epochs[end - 3 : end])) / 3 for end in range(3, len(epochs) + 1, 3)]
         never_back = [sum(flat[: 3 * (index + 1)]) / 3 for index in range(len(windows))]
         ends = torch.tensor([len(losses) for losses in epochs]).cumsum(0).tolist()
+        thirds = range(3, len(flat) + 1, 3)
+        since = [max(start for start in (0, *ends) if start < end) for end in thirds]
+        in_epoch = [sum(flat[max(end - 3, start) : end]) / 3 for end, start in zip(thirds, since, strict=True)]
         at = [next(epoch for epoch, end in enumerate(ends) if step <= end) for step in range(3, len(flat) + 1, 3)]
         _compare("'step_loss'", _curve(curves, "step_loss"), _at(3, [_mean(w) for w in windows]), [
             (_at(3, in_epochs),
@@ -292,6 +297,9 @@ def _judge_curves(curves: dict[str, Points], epochs: list[list[float]]) -> None:
              "grows with each batch. Count inside the loop over the batches."),
             (_at(3, [sum(w) for w in windows]), "'step_loss' holds sums. Divide by the 3 batches of the window."),
             (_at(3, never_back), "The sum of 'step_loss' is never set back to 0 after a report."),
+            (_at(3, in_epoch),
+             "You set the sum of 'step_loss' back at each new epoch, so a report loses the batches before. Set it back "
+             "after a report alone."),
             ([(epoch, _mean(w)) for epoch, w in zip(at, windows, strict=True)],
              "'step_loss' stands at the number of the epoch. Its global_step is `steps`."),
         ])  # fmt: skip
@@ -300,6 +308,11 @@ def _judge_curves(curves: dict[str, Points], epochs: list[list[float]]) -> None:
         raise Wrong(
             f"'epoch_loss' has {len(seen)} point{'s' * (len(seen) != 1)} for {len(means)} epochs: it stands inside the "
             "`if`. Log it once in each epoch, after the loop over the batches."
+        )
+    if len(seen) > len(means):
+        raise Wrong(
+            f"'epoch_loss' has {len(seen)} points for {len(means)} epochs: it stands in the loop over the batches. Log "
+            "it once in each epoch, after that loop."
         )
     _compare("'epoch_loss'", seen, list(enumerate(means)), [
         (list(enumerate(map(sum, epochs))), "'epoch_loss' holds sums. Divide by the number of batches of the epoch."),
@@ -378,6 +391,7 @@ def survivors(answer: Answer) -> None:
             continue
         told = f"For {actions!r} "
         files, points = given
+        there = "there is 1 file" if right[0] == 1 else f"there are {right[0]} files"
         if files == right[0]:
             typical = [
                 (adds, f"you call all {adds} points sure. Only what was added before a flush or a close is."),
@@ -390,9 +404,9 @@ def survivors(answer: Answer) -> None:
             ]  # fmt: skip
         else:
             typical = [
-                (closes, f"there are {right[0]} files. The first one is there as soon as the writer is made."),
-                (closes + 1, f"there are {right[0]} files. close() opens none; the next add after it does."),
-                (1, f"there are {right[0]} files: an add after a close opens another one."),
+                (closes, f"{there}. The first one is there as soon as the writer is made."),
+                (closes + 1, f"{there}. close() opens none; the next add after it does."),
+                (1, f"{there}: an add after a close opens another one."),
             ]
         seen = points if files == right[0] else files
         for value, why in typical:

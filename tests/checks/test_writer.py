@@ -88,6 +88,7 @@ WRONG_LOGS = {
     "give the epoch's number": losses_logged(epoch_step=lambda *_: None),
     "a point for every batch": a_point_for_every_batch,
     "the mean since the start of the run": losses_logged(epoch_value=lambda losses, seen, total: mean(seen)),
+    "holds the epochs before as well": losses_logged(epoch_value=lambda losses, seen, total: sum(seen) / len(losses)),
     "divide by all batches of the run": losses_logged(epoch_value=lambda losses, seen, total: sum(losses) / total),
     "the last batch's loss": losses_logged(epoch_value=lambda losses, *_: losses[-1]),
     "no curve with the tag 'loss/step': there are 'Loss/step'": losses_logged(tags=("Loss/step", "loss/epoch")),
@@ -167,8 +168,20 @@ def test_an_image_that_looks_wrong_is_told_why(words):
 # Exercise 3.
 
 
+def in_the_inner_loop(folder, epochs):
+    steps = 0
+    with SummaryWriter(folder) as writer:
+        for epoch, losses in enumerate(epochs):
+            for batch in range(len(losses)):
+                steps += 1
+                writer.add_scalar("epoch_loss", mean(losses[: batch + 1]), epoch)
+                if steps % 3 == 0:
+                    window = [loss for earlier in epochs[: epoch + 1] for loss in earlier][steps - 3 : steps]
+                    writer.add_scalar("step_loss", mean(window), steps)
+
+
 def cured(
-    divide=3, every_batch=True, inside=False, close_in_loop=False, ending="with", set_back=True,
+    divide=3, every_batch=True, inside=False, anew=False, close_in_loop=False, ending="with", set_back=True,
     epoch_value=mean, epoch_from=0, step_at=lambda steps, epoch: steps,
 ):  # fmt: skip
     """The cured loop with one ill left in it."""
@@ -188,6 +201,7 @@ def cured(
 
         for epoch, losses in enumerate(epochs):
             reported = False
+            window = 0.0 if anew else window
             for loss in losses:
                 window += loss
                 if every_batch:
@@ -222,6 +236,8 @@ WRONG_CURES = {
     "`steps` counts epochs, while the sum": cured(every_batch=False),
     "holds sums. Divide by the 3": cured(divide=1),
     "never set back": cured(set_back=False),
+    "back at each new epoch": cured(anew=True),
+    "it stands in the loop over the batches": in_the_inner_loop,
     "stands at the number of the epoch": cured(step_at=lambda steps, epoch: epoch),
     "it stands inside the `if`": cured(inside=True),
     "'epoch_loss' holds sums": cured(epoch_value=sum),
