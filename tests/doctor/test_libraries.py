@@ -1,0 +1,35 @@
+"""The training of whole libraries, under the doctor: nothing is said, and their weights are the same."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from library_loops import LIBRARIES, RESULT
+from make_env import BENCH, site_packages
+
+SCRIPT = Path(__file__).with_name("library_loops.py")
+
+
+@pytest.fixture(scope="module")
+def examined():
+    """What the script found, with the libraries of .venv-bench where that is there."""
+    path = os.pathsep.join(map(str, [*site_packages(BENCH), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    env = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, SCRIPT], capture_output=True, text=True, env=env, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith(RESULT))
+    return json.loads(line.removeprefix(RESULT))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(660)
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_a_librarys_training_is_left_in_peace(name, examined):
+    if name not in examined:
+        pytest.skip(f"{name} is not installed: it comes with `python tools/make_env.py bench`")
+    assert examined[name]["codes"] == [], examined[name]["card"]
+    assert "18 backward calls" in examined[name]["card"] or "15 backward calls" in examined[name]["card"]
+    assert examined[name]["same"]
