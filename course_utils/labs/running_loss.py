@@ -13,8 +13,8 @@ from course_utils.meters import Point
 
 WIDTH, HEIGHT = 880, 340
 LONGEST_WINDOW = 30
-# The right panel shows a hundredth of the true mean to a thousand times it.
-FACTORS = (0.01, 1000.0)
+# The right panel shows a thousandth of the true mean to a thousand times it.
+FACTORS = (0.001, 1000.0)
 FACTOR_TICKS = [(10.0**power, f"{10.0**power:g}") for power in range(-2, 4)]
 # Up to this many points each gets a dot.
 FEW = 60
