@@ -7,6 +7,7 @@ of callbacks, error text on stderr, and errors in the workers of the labs.
 """
 
 import contextlib
+import copy
 import json
 import queue
 import time
@@ -79,11 +80,16 @@ class Drive:
     faults: list[str] = field(default_factory=list)
 
 
-def drive(path: Path, *, cuda: bool = False) -> Drive:
+def drive(path: Path, *, cuda: bool = False, again: bool = False) -> Drive:
     """Run a notebook from top to bottom in a fresh kernel, then move each of its controls and gather the faults.
 
+    Args:
+        path: the notebook.
+        cuda: whether the kernel may see a graphics card.
+        again: run all cells once more then, in the same kernel, as a learner does who goes back to the top.
+
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell raised, before any control was moved.
+        nbclient.exceptions.CellExecutionError: a cell raised.
     """
     notebook = nbformat.read(path, as_version=4)
     with running_kernel(path.resolve().parent, cuda=cuda) as kernel:
@@ -96,6 +102,8 @@ def drive(path: Path, *, cuda: bool = False) -> Drive:
                 _move_all(hand, shell, result)
             hand.linger()
         result.faults = hand.faults
+        if again:
+            run_cells(copy.deepcopy(notebook), kernel)
     return result
 
 

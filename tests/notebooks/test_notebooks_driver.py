@@ -3,6 +3,7 @@
 import nbformat
 import pytest
 from driver import drive, moves
+from nbclient.exceptions import CellExecutionError
 from pictures import picture_changes
 from samples import code
 
@@ -39,8 +40,8 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="session")
 def driven(stored, cuda):
-    """A lesson that was run and whose controls were all moved, without a graphics card and with one."""
-    return drive(stored, cuda=cuda)
+    """A lesson that was run, whose controls were all moved, and that was run again: without a graphics card and with."""
+    return drive(stored, cuda=cuda, again=True)
 
 
 def test_each_lesson_answers_its_controls(driven):
@@ -59,6 +60,13 @@ def test_each_lab_has_a_slider_that_was_moved(driven):
     """A driver that finds nothing to move would pass for ever."""
     labs = [cell for cell in driven.notebook.cells if cell.cell_type == "code" and "Lab(" in cell.source]
     assert sum("Slider" in line and "on the main thread" in line for line in driven.moved) >= len(labs)
+
+
+def test_lesson_that_does_not_run_twice_is_an_error(write):
+    path = write(code("first = globals().setdefault('runs', 0) == 0\nruns += 1"), code("assert first, 'run once'"))
+    assert drive(path).faults == []
+    with pytest.raises(CellExecutionError, match="run once"):
+        drive(path, again=True)
 
 
 def test_healthy_controls_are_moved_to_their_ends_on_both_threads(write):
