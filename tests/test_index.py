@@ -75,7 +75,9 @@ def test_a_readme_that_is_out_of_date_is_told_and_made_anew(tmp_path, monkeypatc
     (tmp_path / "docs" / "questions.toml").symlink_to(index.ROOT / "docs" / "questions.toml")
     readme = tmp_path / "README.md"
     parts = ("lessons", "questions")
-    readme.write_text("before\n" + "".join(f"<!-- {p}: begin -->\noutdated\n<!-- {p}: end -->\n" for p in parts) + "after\n")
+    readme.write_text(
+        "before\n" + "".join(f"<!-- {p}: begin -->\noutdated\n<!-- {p}: end -->\n" for p in parts) + "after\n"
+    )
     monkeypatch.setattr(index, "ROOT", tmp_path)
     assert index.main(["--check"]) == 1
     assert "run `make notebooks`" in capsys.readouterr().err

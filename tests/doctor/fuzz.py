@@ -100,7 +100,9 @@ def _optimizer(style: Style, model: nn.Module) -> torch.optim.Optimizer | None:
         "adam": lambda: torch.optim.Adam(parameters, lr=0.003),
         "adamw": lambda: torch.optim.AdamW(parameters, lr=0.003),
         "rmsprop": lambda: torch.optim.RMSprop(parameters, lr=0.001),
-        "two groups": lambda: torch.optim.SGD([{"params": parameters[:1], "lr": 0.02}, {"params": parameters[1:]}], lr=0.01),
+        "two groups": lambda: torch.optim.SGD(
+            [{"params": parameters[:1], "lr": 0.02}, {"params": parameters[1:]}], lr=0.01
+        ),
         "frozen": lambda: torch.optim.SGD(parameters, lr=0.02),
     }
     return makers[style.optimizer]() if style.optimizer in makers else None

@@ -40,7 +40,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="session")
 def driven(stored, cuda):
-    """A lesson that was run, whose controls were all moved, and that was run again: without a graphics card and with."""
+    """A lesson that was run, whose controls were all moved, and that was run once more: on the CPU and on a card."""
     return drive(stored, cuda=cuda, again=True)
 
 
