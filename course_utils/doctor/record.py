@@ -46,7 +46,7 @@ class Parameter:
     """
 
     __slots__ = (
-        "after", "before", "changed", "gradient", "held", "name", "number", "optimizers", "received", "ref",
+        "after", "before", "changed", "gradient", "held", "lost", "name", "number", "optimizers", "received", "ref",
         "requires_grad", "shape", "stale", "stale_at", "used", "used_at", "version", "watched_at", "watched_value",
     )  # fmt: skip
 
@@ -141,7 +141,6 @@ class OptimizerRecord:
     largest_move: float = 0.0
     num_large_moves: int = 0
     lr: float = 0.0
-    gone: bool = False
 
 
 @dataclass(eq=False)

@@ -161,6 +161,8 @@ class Watch:
             if parameter.received and not parameter.changed and not parameter.optimizers
             and isinstance(parameter.ref(), nn.Parameter) and id(parameter) not in registered
         ]  # fmt: skip
+        for parameter in self._parameters.values():
+            parameter.lost.detach()  # the learner's weights live on
         self._parameters = {}
         self._loop = LoopVariables()
         self._weights_before = self._delivered = None
@@ -290,7 +292,8 @@ class Watch:
             known = Parameter(parameter, name or f"parameter {len(self._parameters) + 1} ({shape})")
             key = id(parameter)
             self._parameters[key] = known
-            weakref.finalize(parameter, self._lose, key, known).atexit = False
+            known.lost = weakref.finalize(parameter, self._lose, key, known)
+            known.lost.atexit = False
         return known
 
     def _lose(self, key: int, known: Parameter) -> None:
@@ -557,7 +560,6 @@ class Watch:
         record = self._optimizers.get(optimizer)
         if record is None:
             record = OptimizerRecord(type(optimizer).__name__, weakref.ref(optimizer), made_at=made_at)
-            weakref.finalize(optimizer, setattr, record, "gone", True).atexit = False
             self._optimizers[optimizer] = record
             self.record.optimizers.append(record)
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -292,6 +292,7 @@ def reptile(folder):
             inner.zero_grad()
             F.cross_entropy(fast(x), y).backward()
             inner.step()
+        outer.zero_grad()
         for p, q in zip(model.parameters(), fast.parameters(), strict=True):
             p.grad = p.data - q.data
         outer.step()

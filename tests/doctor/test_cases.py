@@ -1,8 +1,10 @@
 """Each sick loop is told by its name and its line, each healthy one is left in peace, and none is changed."""
 
 import contextlib
+import gc
 import random
 import re
+import weakref
 from collections import Counter
 
 import cases
@@ -113,6 +115,19 @@ def examine(case, tmp_path, monkeypatch):
     assert [dict(each) for each in GLOBAL_HOOKS] == hooks
     assert the_same(plain, watched)
     return doctor
+
+
+def test_a_graph_that_outlives_the_block_keeps_no_hook_of_the_doctor():
+    model, doctor = nn.Linear(2, 2), LoopDoctor()
+    with doctor:
+        watching = weakref.ref(doctor._watch)
+        logits = model(torch.ones(3, 2))
+        loss = logits.square().sum()
+        loss.backward(retain_graph=True)
+    gc.collect()
+    assert watching() is None
+    loss.backward()
+    assert torch.equal(model.bias.grad, 2 * 2 * logits.detach().sum(dim=0))
 
 
 @pytest.mark.parametrize("case", cases.SICK, ids=lambda case: case.name)
