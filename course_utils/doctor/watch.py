@@ -275,6 +275,8 @@ class Watch:
         if module is None:
             return
         for name, parameter in module.named_parameters():
+            if not parameter.is_leaf or wrapped(parameter):
+                continue  # put in the place of a weight for this one call, by torch.func
             known = self._know(parameter, name)
             if name.count(".") < known.name.count(".") or known.name.startswith("parameter "):
                 known.name = name

@@ -1660,3 +1660,235 @@ def course_trainer(folder):
     )  # fmt: skip
     trainer.fit(Batches(*rows(), batch_size=BATCH), Batches(*rows(40), batch_size=BATCH, shuffle=False), num_epochs=2)
     return model, optimizer
+
+
+# Further styles.
+
+
+@healthy(
+    "parameters-not-optimized", "missing-zero-grad",
+    style="an equation solved by a network: the input has a gradient",
+)  # fmt: skip
+def physics_informed(folder):
+    model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
+    optimizer = adam(model)
+    t = torch.linspace(0, 1, 30)[:, None].requires_grad_()
+    for _ in range(30):
+        u = model(t)
+        (slope,) = torch.autograd.grad(u.sum(), t, create_graph=True)
+        start = (model(torch.zeros(1, 1)) - 1).square().mean()
+        optimizer.zero_grad()
+        ((slope + u).square().mean() + start).backward()
+        optimizer.step()
+    return model, optimizer
+
+
+@healthy("parameters-not-optimized", style="a frozen layer kept in a list, out of the state")
+def frozen_layer_in_a_list(folder):
+    class Hides(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fixed = [nn.Linear(SIZE, SIZE).requires_grad_(False)]
+            self.head = nn.Linear(SIZE, CLASSES)
+
+        def forward(self, x):
+            return self.head(self.fixed[0](x).relu())
+
+    model = Hides()
+    optimizer = sgd(model)
+    for x, y in batches() * 2:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model, optimizer
+
+
+@healthy(
+    "missing-zero-grad", "accumulation-not-scaled",
+    style="noise added to the weights for each micro-batch, and taken off",
+)  # fmt: skip
+def noise_while_accumulating(folder):
+    model = network()
+    optimizer = sgd(model)
+    for i, (x, y) in enumerate(batches() * 4, 1):
+        noise = [0.01 * torch.randn_like(p) for p in model.parameters()]
+        with torch.no_grad():
+            for p, n in zip(model.parameters(), noise, strict=True):
+                p.add_(n)
+        (F.cross_entropy(model(x), y) / 4).backward()
+        with torch.no_grad():
+            for p, n in zip(model.parameters(), noise, strict=True):
+                p.sub_(n)
+        if i % 4 == 0:
+            optimizer.step()
+            optimizer.zero_grad()
+    return model, optimizer
+
+
+@healthy("missing-zero-grad", "repeated-step", style="two optimizers over the same weights")
+def two_optimizers_for_the_same_weights(folder):
+    model = network()
+    first, second = sgd(model), adam(model)
+    for x, y in batches() * 2:
+        first.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        first.step()
+        second.step()
+    return model, first, second
+
+
+@healthy("graph-kept-alive", "missing-step", style="PPO: several epochs over what was collected")
+def ppo(folder):
+    policy = network()
+    optimizer = adam(policy)
+    for _ in range(3):
+        states = torch.randn(32, SIZE)
+        with torch.no_grad():
+            choice = torch.distributions.Categorical(logits=policy(states))
+            actions = choice.sample()
+            old = choice.log_prob(actions)
+        advantages = torch.randn(32)
+        for _ in range(4):
+            for some in torch.randperm(32).split(8):
+                choice = torch.distributions.Categorical(logits=policy(states[some]))
+                ratio = (choice.log_prob(actions[some]) - old[some]).exp()
+                clipped = ratio.clamp(0.8, 1.2)
+                gain = torch.min(ratio * advantages[some], clipped * advantages[some]).mean()
+                optimizer.zero_grad()
+                (-gain - 0.01 * choice.entropy().mean()).backward()
+                optimizer.step()
+    return policy, optimizer
+
+
+@healthy("missing-backward", "graph-kept-alive", "parameters-not-optimized", style="MAML: inner steps by autograd.grad")
+def maml(folder):
+    model = network()
+    optimizer = adam(model)
+    x, y = rows(20)
+    for _ in range(5):
+        total = 0.0
+        for _ in range(3):
+            fast = dict(model.named_parameters())
+            loss = F.cross_entropy(torch.func.functional_call(model, fast, (x,)), y)
+            grads = torch.autograd.grad(loss, list(fast.values()), create_graph=True)
+            fast = {name: p - 0.1 * g for (name, p), g in zip(fast.items(), grads, strict=True)}
+            total = total + F.cross_entropy(torch.func.functional_call(model, fast, (x,)), y)
+        optimizer.zero_grad()
+        (total / 3).backward()
+        optimizer.step()
+    return model, optimizer
+
+
+@healthy(
+    "optimizer-of-another-model", "parameters-not-optimized",
+    style="an ensemble in one go: vmap over stacked weights",
+)  # fmt: skip
+def ensemble_by_vmap(folder):
+    models = [network() for _ in range(3)]
+    weights, buffers = torch.func.stack_module_state(models)
+    empty = copy.deepcopy(models[0]).to("meta")
+    optimizer = torch.optim.SGD(weights.values(), lr=0.05)
+
+    def forward(weights, buffers, x):
+        return torch.func.functional_call(empty, (weights, buffers), (x,))
+
+    for x, y in batches() * 2:
+        logits = torch.vmap(forward, in_dims=(0, 0, None))(weights, buffers, x)
+        optimizer.zero_grad()
+        F.cross_entropy(logits.flatten(0, 1), y.repeat(3)).backward()
+        optimizer.step()
+    return weights, optimizer
+
+
+@healthy(
+    "parameters-not-optimized", "optimizer-of-another-model", "eval-mode-while-training",
+    style="the input is optimized, not the network",
+)  # fmt: skip
+def input_optimized(folder):
+    model = network(nn.Dropout(0.2)).eval()
+    picture = torch.zeros(1, SIZE, requires_grad=True)
+    optimizer = torch.optim.Adam([picture], lr=0.1)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (-model(picture)[0, 1]).backward()
+        optimizer.step()
+    return model, [picture], optimizer
+
+
+@healthy("missing-zero-grad", "missing-step", "repeated-step", style="an optimizer of one's own, wrapped in Lookahead")
+def own_optimizers(folder):
+    class Plain(torch.optim.Optimizer):
+        def __init__(self, parameters, lr):
+            super().__init__(parameters, {"lr": lr})
+
+        @torch.no_grad()
+        def step(self, closure=None):
+            for group in self.param_groups:
+                for p in group["params"]:
+                    p.add_(p.grad, alpha=-group["lr"])
+
+    class Lookahead:
+        def __init__(self, inner):
+            self.inner, self.count = inner, 0
+            self.weights = [p for group in inner.param_groups for p in group["params"]]
+            self.slow = [p.detach().clone() for p in self.weights]
+
+        def zero_grad(self):
+            self.inner.zero_grad()
+
+        def step(self):
+            self.inner.step()
+            self.count += 1
+            if self.count % 3 == 0:
+                for slow, p in zip(self.slow, self.weights, strict=True):
+                    slow.add_(0.5 * (p.data - slow))
+                    p.data.copy_(slow)
+
+    model = network()
+    optimizer = Lookahead(Plain(model.parameters(), 0.05))
+    for x, y in batches() * 3:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model, optimizer.inner
+
+
+@healthy(
+    "learning-rate-too-high", "loss-not-finite", "missing-zero-grad",
+    style="the course's search for a learning rate",
+)  # fmt: skip
+def learning_rate_search(folder):
+    from course_utils.lr import find_lr
+
+    model = network()
+    optimizer = sgd(model)
+    find_lr(model, optimizer, nn.CrossEntropyLoss(), batches(), num_steps=60)
+    return model, optimizer
+
+
+@healthy("missing-zero-grad", "repeated-step", style="momentum by hand")
+def momentum_by_hand(folder):
+    model = network()
+    velocity = [torch.zeros_like(p) for p in model.parameters()]
+    for x, y in batches() * 3:
+        model.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        with torch.no_grad():
+            for p, v in zip(model.parameters(), velocity, strict=True):
+                v.mul_(0.9).add_(p.grad)
+                p.sub_(v, alpha=0.01)
+    return model, velocity
+
+
+@healthy("graph-kept-alive", "missing-zero-grad", style="a recurrent cell called 40 times before one backward()")
+def long_sequence(folder):
+    cell, head = nn.GRUCell(SIZE, 6), nn.Linear(6, CLASSES)
+    optimizer = torch.optim.Adam([*cell.parameters(), *head.parameters()])
+    for _ in range(4):
+        state = torch.zeros(2, 6)
+        for _ in range(40):
+            state = cell(torch.randn(2, SIZE), state)
+        optimizer.zero_grad()
+        F.cross_entropy(head(state), torch.tensor([0, 1])).backward()
+        optimizer.step()
+    return cell, head, optimizer
