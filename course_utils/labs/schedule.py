@@ -222,9 +222,9 @@ class ScheduleLab(Lab):
         left, _ = self._panels()
         top = left.y_range[1] / 1.08
         step_ticks = [(epoch * len(self._batches.train), str(epoch)) for epoch in range(0, self.num_epochs + 1, 2)]
-        rate_ticks = [(share * top, plots.rate_text(share * top)) for share in (0, 0.25, 0.5, 0.75, 1)]
+        rate_ticks = [(share * top, plots.rate_text(share * top)) for share in (0, 0.5, 1)]
         body = [
-            left.axes("The rate of each step", "epoch", "learning rate", step_ticks, rate_ticks),
+            left.axes("The learning rate of each step", "epoch", "", step_ticks, rate_ticks),
             svg.line(left.path(range(self.num_steps), self.rates), colour="accent", width=2.4),
         ]
         shown = f"{self.lr.value:.4g}"

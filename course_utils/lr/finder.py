@@ -100,8 +100,8 @@ def find_lr(
             `history` has `step_loss` and `lr`.
 
     Returns the rates, the losses, and a suggestion: a third of the rate at which the smoothed loss was lowest, and a
-    range from a tenth to a half of it. The rule is one of thumb: on the digits, with two models and four optimizers,
-    it found a rate that trains well each time, while the rate at the lowest loss itself often does not.
+    range from a tenth to a half of it. That is a rule of thumb, chosen on the digits with this course's models, and no
+    proof: train with it and look. A deep network with small batches may need more steps before its loss falls at all.
 
     Raises:
         ValueError: `start`, `end` or a count that makes no sense, an empty loader, parts that do not fit together.
@@ -144,6 +144,7 @@ def find_lr(
         stack.enter_context(torch.enable_grad())
         report = stack.enter_context(reporting(progress, 0, num_steps))
         batches = stack.enter_context(contextlib.closing(_batches(loader, device)))
+        lowest = math.inf
         for lr in lrs:
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 _set_rate(group, lr * ratio)
@@ -155,23 +156,19 @@ def find_lr(
                 if stopped:
                     break
                 raise
-            rows = sum(len(y) for _, y in micro)
-            loss = 0.0
-            for x, y in micro:
-                with autocast:
-                    part = loss_fn(model(x), y)
-                guards.check_loss(part)
-                share = len(y) / rows if reduction == "mean" else 1.0
-                scaler.scale(part if share == 1.0 else part * share).backward()
-                loss += part.item() * (share if reduction == "mean" else 1 / rows)
+            loss = _backward(model, loss_fn, micro, reduction, scaler, autocast)
             losses.append(loss)
-            if not math.isfinite(loss) or ran_away(losses):
+            lowest = min(lowest, loss)
+            if not math.isfinite(loss) or _ran_away(losses[0], lowest, loss):
                 break
             if max_grad_norm is not None:
                 scaler.unscale_(optimizer)
                 gradients.clip(optimizer, max_grad_norm)
-            scaler.step(optimizer)
-            scaler.update()
+            if scaler.is_enabled():
+                scaler.step(optimizer)
+                scaler.update()
+            else:
+                optimizer.step()
             history.step_loss.append((len(losses), loss))
             history.lr.append((len(losses), lr))
             report(len(losses), history)
@@ -180,6 +177,28 @@ def find_lr(
     if stopped:
         raise KeyboardInterrupt
     return judge(lrs, losses)
+
+
+def _backward(
+    model: nn.Module,
+    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    micro: list[tuple[Tensor, Tensor]],
+    reduction: str,
+    scaler: torch.amp.GradScaler,
+    autocast: contextlib.AbstractContextManager,
+) -> float:
+    """Add up the gradients of a step's micro-batches, as if they were one batch, and give its mean loss per sample."""
+    rows = sum(y.shape[0] for _, y in micro)
+    total = 0.0
+    for x, y in micro:
+        with autocast:
+            loss = loss_fn(model(x), y)
+        guards.check_loss(loss)
+        share = y.shape[0] / rows if reduction == "mean" else 1.0
+        weighted = loss if share == 1.0 else loss * share
+        (scaler.scale(weighted) if scaler.is_enabled() else weighted).backward()
+        total += loss.item() * (share if reduction == "mean" else 1 / rows)
+    return total
 
 
 def rising_rates(start: float, end: float, num_steps: int) -> list[float]:
@@ -210,13 +229,14 @@ def judge(rates: Sequence[float], losses: Sequence[float]) -> Found:
             finite and up to the first that has run away.
     """
     kept: list[float] = []
-    ended = ""
+    ended, lowest = "", math.inf
     for loss in losses:
         if not math.isfinite(loss):
             ended = "stopped being a number"
             break
         kept.append(loss)
-        if ran_away(kept):
+        lowest = min(lowest, loss)
+        if _ran_away(kept[0], lowest, loss):
             ended = "ran away"
             break
     smoothed = _smooth(kept, max(2, len(rates) // 25))
@@ -224,10 +244,9 @@ def judge(rates: Sequence[float], losses: Sequence[float]) -> Found:
     return Found(list(rates[: len(kept)]), kept, smoothed, suggestion, reason)
 
 
-def ran_away(losses: Sequence[float]) -> bool:
-    """Whether the last loss stands three of the starting heights, or three of the whole fall, above the lowest one."""
-    lowest = min(losses)
-    return losses[-1] - lowest > TOO_HIGH * max(abs(losses[0]), losses[0] - lowest)
+def _ran_away(first: float, lowest: float, loss: float) -> bool:
+    """Whether a loss stands three of the first one's heights, or three of the whole fall, above the lowest one."""
+    return loss - lowest > TOO_HIGH * max(abs(first), first - lowest)
 
 
 def _smooth(losses: Sequence[float], reach: int) -> list[float]:
@@ -252,10 +271,13 @@ def _read(lrs: list[float], losses: list[float], smoothed: list[float], ended: s
     height, chance = statistics.fmean(begin), statistics.pstdev(begin)
     if height - smoothed[bottom] <= max(2 * chance, 1e-3 * abs(height)):
         if not ended:
-            return None, f"the loss stayed near {height:.3g} up to the largest rate, {lrs[-1]:.3g}: give a larger end"
+            return None, (
+                f"the loss stayed near {height:.3g} up to the largest rate, {lrs[-1]:.3g}: "
+                "give a larger end, or more steps"
+            )
         return None, (
             f"the loss {ended} at {lrs[-1]:.3g} without having fallen clearly below its start, {height:.3g}: "
-            "give a smaller start, or look for NaN in the data"
+            "give more steps or a smaller start, or look for NaN in the data"
         )
     if not ended and bottom >= len(smoothed) - max(2, len(smoothed) // 25):
         return None, f"the loss was still falling at the largest rate, {lrs[-1]:.3g}: give a larger end"
@@ -296,7 +318,9 @@ def _batches(loader: Iterable, device: torch.device) -> Iterator[tuple[Tensor, T
         given = 0
         for given, batch in enumerate(loader, start=1):  # noqa: B007
             x, y = guards.unpack("loader", batch)
-            yield x.to(device), y.to(device)
+            if x.device != device or y.device != device:
+                x, y = x.to(device), y.to(device)
+            yield x, y
         if not given:
             raise ValueError(
                 "loader is empty, 0 batches: is the data set empty, or drop_last=True with few rows?"
