@@ -46,14 +46,16 @@ class Parameter:
     """
 
     __slots__ = (
-        "after", "before", "changed", "gradient", "held", "lost", "name", "number", "optimizers", "received", "ref",
-        "requires_grad", "shape", "stale", "stale_at", "used", "used_at", "version", "watched_at", "watched_value",
+        "after", "before", "changed", "gradient", "held", "is_weight", "lost", "name", "number", "optimizers",
+        "received", "ref", "requires_grad", "shape", "stale", "stale_at", "used", "used_at", "version", "watched_at",
+        "watched_value",
     )  # fmt: skip
 
     def __init__(self, parameter: Tensor, name: str):
         self.ref = weakref.ref(parameter)
         self.name, self.shape = name, tuple(parameter.shape)
         self.requires_grad = parameter.requires_grad
+        self.is_weight = isinstance(parameter, nn.Parameter)
         self.version = parameter._version
         self.before: tuple[int, int] | None = None  # the mark as a backward call found it
         self.after: tuple[int, int] | None = None  # and as it left it

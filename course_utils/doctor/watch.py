@@ -157,9 +157,9 @@ class Watch:
         record.unchanged = [(p.name, p.received) for p in got if not p.changed]
         registered = {id(parameter) for root in record.roots for parameter in root.parameters.values()}
         record.strays = [
-            parameter for parameter in self._parameters.values()
-            if parameter.received and not parameter.changed and not parameter.optimizers
-            and isinstance(parameter.ref(), nn.Parameter) and id(parameter) not in registered
+            parameter for parameter in got
+            if parameter.is_weight and not parameter.changed and not parameter.optimizers
+            and id(parameter) not in registered
         ]  # fmt: skip
         for parameter in self._parameters.values():
             parameter.lost.detach()  # the learner's weights live on

@@ -23,6 +23,7 @@ import gc
 import importlib.metadata
 import importlib.util
 import inspect
+import io
 import json
 import os
 import platform
@@ -136,6 +137,7 @@ def run_loop(loop: Loop, around: contextlib.AbstractContextManager) -> None:
         mock.patch.object(watch, "DEVICES_THAT_WAIT", devices),
         warnings.catch_warnings(),
         contextlib.suppress(*[loop.raises] if loop.raises else []),
+        contextlib.redirect_stdout(io.StringIO()),
         around,
     ):
         warnings.simplefilter("ignore")

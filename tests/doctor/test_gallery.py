@@ -4,8 +4,10 @@ import re
 
 import gallery
 import pytest
+import torch
 from test_cases import examine
 
+from course_utils.doctor import LoopDoctor
 from course_utils.doctor.explain import TEXTS
 
 
@@ -15,6 +17,14 @@ def test_a_real_mistake_is_found(case, tmp_path, monkeypatch):
     assert sorted(finding.code for finding in doctor.findings) == sorted(case.codes), str(doctor)
     for finding in doctor.findings:
         assert finding.where.endswith(f"# <- {finding.code}"), finding.where
+
+
+@pytest.mark.parametrize("case", gallery.BUGS, ids=lambda case: case.name)
+def test_it_is_found_too_where_the_loop_leaves_nothing_behind(case, tmp_path):
+    torch.manual_seed(0)
+    with LoopDoctor() as doctor:
+        case.run(tmp_path)  # its result, the model, dies inside the block
+    assert sorted(finding.code for finding in doctor.findings) == sorted(case.codes), str(doctor)
 
 
 @pytest.mark.parametrize("case", gallery.STYLES, ids=lambda case: case.name)
