@@ -1,11 +1,12 @@
-"""Measure in a real browser how long a picture takes to follow the slider: the course's lab beside `interact`.
+"""Measure in a real browser how long a picture takes to follow the slider: the course's labs, one beside `interact`.
 
     python tests/benchmarks/bench_latency.py [drags]
+    python tests/benchmarks/bench_latency.py labs [drags]    only every lab, in one round
 
 Both draw the same family of 49 loss curves in JupyterLab. A third notebook answers with a single dot: no picture can
 come sooner on this machine at this moment. Each is measured in two rounds of opposite order, 40 drags a round; a drag
 is timed from the event of the mouse's move to the frame that shows the new picture. Then three storms: 200 moves in
-3.5 seconds, timed from the release to the last new picture.
+3.5 seconds, timed from the release to the last new picture. At last every lab of the course, in one round.
 """
 
 import os
@@ -63,19 +64,34 @@ VARIANTS = {
     "LearningRateLab": (LAB, ".learning-rate-lab .lab-front svg"),
     "interact + inline pyplot": (INTERACT, ".widget-output img"),
 }
+# Each lab's first slider moves the picture in front. WriterLab's sliders only say how much its buttons shall do.
+LABS = [
+    "OptimizerLab", "LearningRateLab", "QuadraticLab", "ScheduleLab", "ZeroGradLab", "RunningLossLab", "ItemLab",
+    "TrainingLab",
+]  # fmt: skip
+FRONT = ".course-lab .lab-front svg"
 
 
-def measure(browser, server, name: str, drags: int, seed: int) -> tuple[Latencies, list[Storm]]:
-    """Open the variant's notebook afresh, run it, drag, and let the storms blow."""
+def write(folder: Path, name: str, source: str) -> None:
+    """Write a notebook of one cell."""
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)"}
+    nbformat.write(made, folder / f"{name}.ipynb")
+
+
+def measure(
+    browser, server, name: str, picture: str, drags: int, seed: int, storms: int = STORMS
+) -> tuple[Latencies, list[Storm]]:
+    """Open a notebook afresh, run it, drag, and let the storms blow."""
     notebook = NotebookPage(browser, server, f"{name}.ipynb")
     try:
         notebook.run_all()
-        notebook.page.wait_for_selector(VARIANTS[name][1])
+        notebook.page.wait_for_selector(picture)
         slider = notebook.page.locator(".widget-slider").first
-        hand = Hand(notebook, slider, VARIANTS[name][1], seed=seed)
+        hand = Hand(notebook, slider, picture, seed=seed)
         # The first drag starts threads and fills caches.
         hand.drags(2)
-        result = hand.drags(drags), [hand.storm() for _ in range(STORMS)]
+        result = hand.drags(drags), [hand.storm() for _ in range(storms)]
         if notebook.faults:
             raise RuntimeError(f"{name}: {notebook.faults}")
         return result
@@ -83,17 +99,32 @@ def measure(browser, server, name: str, drags: int, seed: int) -> tuple[Latencie
         notebook.close()
 
 
+def measure_labs(program: str, drags: int) -> None:
+    """Drag the first slider of every lab."""
+    with tempfile.TemporaryDirectory() as folder, running_browser(program) as browser:
+        for name in LABS:
+            write(Path(folder), name, f"from course_utils.labs import {name}\nlab = {name}()\nlab")
+        with running_server(Path(folder)) as server:
+            print(f"{'every lab, milliseconds':26} {'median':>7} {'p95':>7}   aim {AIM_P95:.0f}")
+            for name in LABS:
+                latencies, _ = measure(browser, server, name, FRONT, drags, seed=1, storms=0)
+                met = "met" if latencies.p95 <= AIM_P95 else "NOT met"
+                print(f"{name:26} {latencies.median:7.0f} {latencies.p95:7.0f}   {met}", flush=True)
+
+
 def main(arguments: list[str]) -> int:
     program = find_browser()
     if program is None:
         print(f"no browser on this machine (looked for {', '.join(BROWSERS)}): nothing was measured")
         return 0
-    drags = int(arguments[0]) if arguments else DRAGS
+    only_labs = arguments[:1] == ["labs"]
+    drags = int(arguments[-1]) if arguments[only_labs:] else DRAGS
+    if only_labs:
+        measure_labs(program, drags)
+        return 0
     with tempfile.TemporaryDirectory() as folder, running_browser(program) as browser:
         for name, (source, _) in VARIANTS.items():
-            made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-            made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)"}
-            nbformat.write(made, Path(folder) / f"{name}.ipynb")
+            write(Path(folder), name, source)
         with running_server(Path(folder)) as server:
             busy = f"; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores" if hasattr(os, "getloadavg") else ""
             print(f"milliseconds{busy}; {drags} drags and {STORMS} storms of 200 moves a round")
@@ -101,7 +132,7 @@ def main(arguments: list[str]) -> int:
             everything: dict[str, list[tuple[Latencies, list[Storm]]]] = {name: [] for name in VARIANTS}
             for turn, order in enumerate([list(VARIANTS), list(reversed(VARIANTS))], start=1):
                 for name in order:
-                    latencies, storms = measure(browser, server, name, drags, seed=turn)
+                    latencies, storms = measure(browser, server, name, VARIANTS[name][1], drags, seed=turn)
                     everything[name].append((latencies, storms))
                     pictures = ", ".join(str(storm.pictures) for storm in storms)
                     settled = ", ".join(f"{storm.settled:.0f}" for storm in storms)
@@ -115,6 +146,7 @@ def main(arguments: list[str]) -> int:
         ("settled after a storm, worst", max(settled), AIM_SETTLED),
     ):
         print(f"LearningRateLab, {what}: {value:.0f} ms, aim {aim:.0f} ms: {'met' if value <= aim else 'NOT met'}")
+    measure_labs(program, drags)
     return 0
 
 
