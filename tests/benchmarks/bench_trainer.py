@@ -42,7 +42,6 @@ from course_utils.training import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE, PICTURE, README = ROOT / "docs/trainer-benchmark.md", ROOT / "docs/trainer-benchmark.png", ROOT / "README.md"
-BEGIN, END = "<!-- trainer-benchmark: begin -->\n", "<!-- trainer-benchmark: end -->\n"
 BATCH_SIZE, SEED = 64, 0
 REPEATS, QUICK_REPEATS = 9, 3
 MEMORY_STEPS, MEMORY_EVERY = 20_000, 2_000
@@ -387,13 +386,13 @@ def work(arguments: list[str]) -> object:
     raise ValueError(f"unknown measurement {arguments!r}")
 
 
-def in_own_process(*arguments: str, one_core: bool = True) -> object:
+def in_own_process(*arguments: str, one_core: bool = True, script: str = __file__) -> object:
     """Do one measurement in a process of its own, on one core where the system can.
 
     Raises:
         RuntimeError: it failed; the message holds what it said.
     """
-    command = [sys.executable, __file__, "--work", *arguments]
+    command = [sys.executable, script, "--work", *arguments]
     if one_core:
         command.append("--one-core")
     # One arena: else glibc gives each thread its own, and which thread got which decided up to 8 % of its speed.
@@ -434,7 +433,7 @@ def processor() -> str:
 def versions() -> str:
     """The releases that are compared, as far as they are installed."""
     named = {"torch": "torch", "Lightning": "lightning", "fastai": "fastai", "Ignite": "pytorch-ignite"}
-    named |= {"skorch": "skorch", "Accelerate": "accelerate"}
+    named |= {"skorch": "skorch", "Accelerate": "accelerate", "torch-lr-finder": "torch-lr-finder"}
     found = [f"Python {platform.python_version()}"]
     for title, package in named.items():
         try:
@@ -553,15 +552,21 @@ def draw(table: Table, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
+def put_into_readme(name: str, text: str) -> None:
+    """Put a table into README, between the two comments with its name, where they are."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+    readme = README.read_text(encoding="utf-8")
+    if begin in readme and end in readme:
+        before, rest = readme.split(begin, 1)
+        README.write_text(before + begin + text + end + rest.split(end, 1)[1], encoding="utf-8")
+
+
 def write(text: str, table: Table) -> None:
     """Write the table and the picture, and the table into README where it has a place for it."""
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text(text, encoding="utf-8")
     draw(table, PICTURE)
-    readme = README.read_text(encoding="utf-8")
-    if BEGIN in readme and END in readme:
-        before, rest = readme.split(BEGIN, 1)
-        README.write_text(before + BEGIN + text + END + rest.split(END, 1)[1], encoding="utf-8")
+    put_into_readme("trainer-benchmark", text)
     print(f"\nwritten: {TABLE.relative_to(ROOT)}, {PICTURE.relative_to(ROOT)}")
 
 
