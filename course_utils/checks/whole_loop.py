@@ -45,7 +45,9 @@ def _step_curve(
             total, count, steps = total + loss * weight, count + weight, steps + 1
             if steps % every == 0:
                 points.append((steps, total / (divisor or count)))
-                if reset != "never":
+                if reset == "sum":
+                    total = 0.0
+                elif reset != "never":
                     total, count = 0.0, 0
     return points
 
@@ -137,6 +139,8 @@ def _judge_steps(given: Points, epochs: list[list[Batch]], every: int) -> None:
          "Your step_loss is the mean since training began. Set the sum and the count back after each point."),
         (_step_curve(epochs, every, reset="never"),
          "Your step_loss is the mean since training began. Set the sum and the count back after each point."),
+        (_step_curve(epochs, every, reset="sum"),
+         "You set the sum back after each point, but not the count: the first window is right, the others too low."),
         (_step_curve(epochs, every, weighted=False, reset="epoch too", divisor=every),
          "Your window is set back at each epoch, too, but still divided by `every`: it runs on over the epoch's end."),
         (_step_curve(epochs, every, weighted=False, reset="epoch too"),
@@ -328,9 +332,9 @@ def take_down(answer: Answer) -> None:
         missing = [name for name in PARTS if name not in state]
         if missing:
             raise Wrong(f"Your dict has no {missing[0]!r}: {PARTS[missing[0]]}.")
-        for name, kind in (("model", nn.Module), ("optimizer", torch.optim.Optimizer)):
-            if isinstance(state[name], kind):
-                raise Wrong(f"You kept the {name} itself, which goes on training. Keep its state_dict(), copied.")
+        for name, part in (("model", run.model), ("optimizer", run.optimizer), ("scheduler", run.scheduler)):
+            if isinstance(state[name], type(part)):
+                raise Wrong(f"You kept the {name} itself, or a copy of it. Keep its state_dict(), copied.")
         step = state["step"]
         run.go_on(after)
         _judge_state(state, step, at_break, before, _resumed(state, drawn, after), run)

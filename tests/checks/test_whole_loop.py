@@ -25,7 +25,9 @@ def curves(
             if steps % every == 0:
                 divisor = {"count": window_count, "every": every, "hundred": 100}[divide]
                 add_scalar(tags[0], window / divisor, step(steps, epoch))
-                if reset != "never":
+                if reset == "sum":
+                    window = 0.0
+                elif reset != "never":
                     window, window_count = 0.0, 0
                 if epoch_where == "window":
                     add_scalar(tags[1], total / total_count, epoch)
@@ -70,6 +72,7 @@ WRONG_CURVES = {
         weighted=False, divide="every", reset="never"
     ),
     "mean since training began": curves(reset="never"),
+    "back after each point, but not the count": curves(reset="sum"),
     "but still divided by `every`": curves(weighted=False, divide="every", reset="epoch too"),
     "Your window begins anew at each epoch": curves(reset="epoch too"),
     "step_loss is a mean of batch means": curves(weighted=False),
@@ -188,6 +191,7 @@ WRONG_STATES = {
     "has no 'step'": but(step=None),
     "has no 'random'": but(random=None),
     "You kept the model itself": but(model=lambda model, *_: model),
+    "You kept the scheduler itself": but(scheduler=lambda model, optimizer, scheduler, *_: scheduler),
     "You kept the optimizer itself": but(optimizer=lambda model, optimizer, *_: optimizer),
     "copy.deepcopy(model.state_dict())": but(model=lambda model, *_: model.state_dict()),
     "copy.deepcopy(optimizer.state_dict())": but(optimizer=lambda model, optimizer, *_: optimizer.state_dict()),
