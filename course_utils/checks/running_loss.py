@@ -271,7 +271,16 @@ def name_curve(answer: Answer) -> None:
         for name, logged in curves.items():
             if run == "another order":  # the losses were added in: the last digit differs
                 logged = [math.nextafter(value, math.inf) for value in logged]
-            given[run, name] = choice(answer(list(logged), [list(epoch) for epoch in epochs]), NAMES)
+            try:
+                said = answer(list(logged), [list(epoch) for epoch in epochs])
+            except Wrong:
+                if given and answer.value is None:
+                    raise Wrong(
+                        "Your function names some curves and gives back None for others. If you compare with ==: "
+                        "floats that were added in another order differ in their last digit. Use math.isclose."
+                    ) from None
+                raise
+            given[run, name] = choice(said, NAMES)
     if len(set(given.values())) == 1:
         raise Wrong(f"Your function answers {given['small losses', NAMES[0]]!r} whatever it is given.")
     _tell_names(given)
