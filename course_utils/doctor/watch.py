@@ -1,7 +1,7 @@
 """What happens inside the block: events and tensors, folded into a `Record` that does not grow with the run.
 
-Nothing here judges. A learner's loop is watched from outside: PyTorch's global hooks for modules and optimizers,
-wrappers around a few functions, hooks on nodes of the autograd graph. All of them are taken away at the end.
+Nothing here judges. A learner's loop is watched from outside: PyTorch's global hooks for optimizers, wrappers around
+a few functions, hooks on nodes of the autograd graph. All of them are taken away at the end.
 """
 
 import functools
@@ -48,6 +48,7 @@ WRITES = ("add_scalar", "add_scalars", "add_image", "add_images", "add_histogram
 DEVICES_THAT_WAIT = ("cuda",)
 READS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__")
 SAMPLE = 512  # weights of one tensor whose movement is measured
+_LAYERS = nn.modules.dropout.__file__
 
 
 class Watch:
@@ -64,7 +65,7 @@ class Watch:
         self._roots: weakref.WeakKeyDictionary[nn.Module, RootRecord] = weakref.WeakKeyDictionary()
         self._without_weights: weakref.WeakSet[nn.Module] = weakref.WeakSet()
         self._writers: weakref.WeakKeyDictionary[Any, WriterRecord] = weakref.WeakKeyDictionary()
-        self._calls: list[nn.Module] = []
+        self._root: nn.Module | None = None  # the model that is being called
         self._frames = Frames()
         self._graphs: dict[int, tuple[weakref.ref, Call, Any]] = {}
         self._last_reached: dict[int, Call] = {}
@@ -93,14 +94,12 @@ class Watch:
         """Put all hooks and wrappers in place."""
         self._thread = threading.get_ident()
         self.on = True
-        if hasattr(nn.modules.module, "_has_any_global_hook"):
-            self._wrap(nn.modules.module, "_has_any_global_hook", self._foreign_hooks)
         self._undo += [
-            nn.modules.module.register_module_forward_pre_hook(self._enter_module).remove,
-            nn.modules.module.register_module_forward_hook(self._leave_module, always_call=True).remove,
             register_optimizer_step_pre_hook(self._before_step).remove,
             register_optimizer_step_post_hook(self._after_step).remove,
         ]
+        # A global forward hook would do, but it takes every layer off PyTorch's fast path; only whole models matter.
+        self._wrap(nn.Module, "__call__", self._call)
         self._wrap(torch.autograd, "backward", self._backward)
         self._wrap(torch.autograd, "grad", self._count_gradients)
         for name in LOSSES:
@@ -193,26 +192,20 @@ class Watch:
 
     # Models.
 
-    def _foreign_hooks(self, original: Callable) -> Callable:
-        """A compiled module warns of global hooks. The learner need not know of the doctor's."""
-        before = bool(original())
+    def _call(self, original: Callable) -> Callable:
+        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            if torch.compiler.is_compiling() or self._root is not None or not self._sees():
+                return original(module, *args, **kwargs)
+            self._root = module
+            try:
+                output = original(module, *args, **kwargs)
+            finally:
+                self._root = None
+            if output is not None:
+                self._called(module, args, output)
+            return output
 
-        def has_any_global_hook() -> bool:
-            return before
-
-        return has_any_global_hook
-
-    def _enter_module(self, module: nn.Module, args: Any) -> None:
-        if self._sees():
-            self._calls.append(module)
-
-    def _leave_module(self, module: nn.Module, args: Any, output: Any) -> None:
-        if not self._sees() or not self._calls:
-            return
-        while self._calls and self._calls.pop() is not module:
-            pass
-        if not self._calls and output is not None:
-            self._called(module, args, output)
+        return call
 
     def _called(self, module: nn.Module, args: tuple, output: Any) -> None:
         root = self._roots.get(module)
@@ -310,11 +303,12 @@ class Watch:
 
         @functools.wraps(original)
         def dropout(*args: Any, **kwargs: Any) -> Any:
-            if self._sees() and self._calls and not isinstance(self._calls[-1], nn.modules.dropout._DropoutNd):
+            # nn.Dropout calls the function too; as a layer it is known already.
+            if self._sees() and self._root is not None and sys._getframe(1).f_code.co_filename != _LAYERS:
                 share = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
                 training = args[2] if len(args) > 2 else kwargs.get("training", True)
-                if share > 0 and (not training or self._calls[0] not in self._functional):
-                    self._functional[self._calls[0]] = "" if training else f"F.{name}"
+                if share > 0 and (not training or self._root not in self._functional):
+                    self._functional[self._root] = "" if training else f"F.{name}"
             return original(*args, **kwargs)
 
         return dropout
