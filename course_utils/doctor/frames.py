@@ -4,7 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -26,16 +26,17 @@ class Frames:
     """Finds the learner's frames among those of PyTorch and of the doctor."""
 
     def __init__(self) -> None:
-        self._known: dict[CodeType, str] = {}
+        self._known: dict[str, str] = {}
 
     def learner(self) -> Iterator[FrameType]:
         """The learner's frames, the innermost first, at most `DEPTH` of them."""
         frame: FrameType | None = sys._getframe(1)
         found = 0
         while frame is not None and found < DEPTH:
-            kind = self._known.get(frame.f_code)
+            file = frame.f_code.co_filename
+            kind = self._known.get(file)
             if kind is None:
-                kind = self._known[frame.f_code] = _kind(frame.f_code.co_filename)
+                kind = self._known[file] = _kind(file)
             if kind == "outer":
                 return
             if kind == "learner":
@@ -61,6 +62,11 @@ def place_of(frame: FrameType) -> Place:
     return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
 
+def spot_of(frame: FrameType) -> tuple[str, int, int]:
+    """The instruction at which a frame stands, as a key. Code objects would do, but to hash one costs microseconds."""
+    return frame.f_code.co_filename, frame.f_code.co_firstlineno, frame.f_lasti
+
+
 def _kind(file: str) -> str:
     if file.startswith(_PASSED) or file.endswith(_TRANSPARENT):
         return "passed"
@@ -78,19 +84,20 @@ class LoopVariables:
 
     def __init__(self) -> None:
         self.epoch: object = None
-        self._last: dict[tuple[CodeType, str], int] = {}
-        self._still: dict[tuple[CodeType, str], int] = {}
-        self._names: dict[CodeType, tuple[str, ...]] = {}
+        self._last: dict[tuple[str, int, str], int] = {}
+        self._still: dict[tuple[str, int, str], int] = {}
+        self._names: dict[tuple[str, int], tuple[str, ...]] = {}
         self._looks = 0
         self._falls = False
 
     def _variables(self, frame: FrameType) -> Iterator[tuple[str, Any]]:
         code = frame.f_code
-        names = self._names.get(code)
+        function = code.co_filename, code.co_firstlineno
+        names = self._names.get(function)
         if names is None:
             inside = code.co_flags & inspect.CO_OPTIMIZED
             names = code.co_varnames + code.co_cellvars + code.co_freevars if inside else code.co_names
-            self._names[code] = names
+            self._names[function] = names
         if not names:
             return
         values = frame.f_locals
@@ -104,13 +111,14 @@ class LoopVariables:
         fell = grew = False
         if self._looks == SURE:  # by now every counter of the loop has been seen
             self._names = {
-                code: tuple(name for name in names if (code, name) in self._last) for code, names in self._names.items()
+                function: tuple(name for name in names if (*function, name) in self._last)
+                for function, names in self._names.items()
             }
         for frame in frames:
             for name, value in self._variables(frame):
                 if type(value) is not int:
                     continue
-                key = (frame.f_code, name)
+                key = (frame.f_code.co_filename, frame.f_code.co_firstlineno, name)
                 last = self._last.get(key)
                 self._last[key] = value
                 if last is None or value == last:

@@ -22,7 +22,7 @@ from torch.optim import lr_scheduler as schedulers
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import dataloader
 
-from course_utils.doctor.frames import Frames, LoopVariables, place_of
+from course_utils.doctor.frames import Frames, LoopVariables, place_of, spot_of
 from course_utils.doctor.graph import address, is_number, leaves, read_factors, read_loss, tensors_in, wrapped
 from course_utils.doctor.ledger import Series
 from course_utils.doctor.record import (
@@ -329,12 +329,13 @@ class Watch:
     def _saw_loss(self, name: str, result: Tensor, reduction: str, inputs: Any) -> None:
         if result.is_meta:
             return
-        place = self._frames.place()
+        frame = next(self._frames.learner(), None)
+        spot = None if frame is None else spot_of(frame)
         training = result.requires_grad and not self._eval
         if isinstance(inputs, Tensor) and inputs.ndim:
             self._batch = inputs.shape[0]
         phase = "train" if training else "valid"
-        series = self.record.ledger.of((name, phase, place), phase, reduction)
+        series = self.record.ledger.of((name, phase, spot), phase, reduction)
         if series is None:
             return
         if not training and self._backwards_at_valid != self.record.num_backwards:
@@ -380,7 +381,7 @@ class Watch:
             roots = [tensors] if isinstance(tensors, Tensor) else [t for t in tensors if isinstance(t, Tensor)]
             frames = list(self._frames.learner())
             place = place_of(frames[0]) if frames else None
-            line = tuple((frame.f_code, frame.f_lineno) for frame in frames)
+            line = tuple(map(spot_of, frames))
             weights = args[0] if args else kwargs.get("grad_tensors")
             self._before_backward(roots, weights, line, place, frames)
             del frames
