@@ -234,7 +234,9 @@ class Watch:
         kept = self.record.outputs_kept
         # To find the place costs as much as all the rest here, so it is found only where it may be told.
         place = self._frames.place() if self._eval or kept.piling() else None
-        marker, call = Marker(), Call(root, self._eval, place, self._comes_from_model(root, tensor))
+        others = len(self._last_results) > (id(root) in self._last_results)
+        from_model = others and self._comes_from_model(root, tensor)
+        marker, call = Marker(), Call(root, self._eval, place, from_model)
         self._last_results[id(root)] = address(result)
         key = id(marker)
         # The hook holds the marker, so the marker lives as long as the node that carries the hook.
@@ -455,7 +457,8 @@ class Watch:
             reduction = "mean"
         series = self.record.ledger.of(key, "train", reduction, rounded=rounded)
         if series is not None:
-            series.scale = min(series.scale, math.prod(factor for factor in factors if factor < 1))
+            if factors:
+                series.scale = min(series.scale, math.prod(factor for factor in factors if factor < 1))
             self._begin_epoch_where_due(series)
             series.append(value, self._batch)
         return series
@@ -622,6 +625,27 @@ class Watch:
             return  # the closure's own backward calls come now
         if not record.num_steps:
             record.stepped_first = not record.num_zero_grads
+        if len(record.pending) == 1 and _as_left(record):
+            (micro,) = record.pending
+            if len(record.ways) < 64:
+                record.ways.add(micro.way)
+            record.groups[1] += not micro.again
+        else:
+            self._look_closely(record)
+        # A frozen network through which the gradient only passes stays in eval mode for good reason.
+        for key, call in list(self._last_reached.items()):
+            if not any(record in parameter.optimizers for parameter in call.root.parameters.values()):
+                continue
+            if call.eval_mode and (call.root.sensitive or call.root.dropped):
+                call.root.steps_in_eval.note(call.place)
+            else:
+                call.root.num_steps_in_train += 1
+            del self._last_reached[key]
+        if record.num_steps < 16 or record.num_steps % 16 == 0:
+            self._weights_before = _sample(record)
+
+    def _look_closely(self, record: OptimizerRecord) -> None:
+        """Look what a step is about to use, where it is not plainly what one backward call left."""
         marks = [parameter.mark() for parameter in record.parameters]
         if record.pending and self._all_cleared(record):
             record.cleared.note(self._frames.place())
@@ -646,17 +670,6 @@ class Watch:
         ):
             record.repeated.note(self._frames.place())
         self._notice_stale_step(record, marks)
-        # A frozen network through which the gradient only passes stays in eval mode for good reason.
-        for key, call in list(self._last_reached.items()):
-            if not any(record in parameter.optimizers for parameter in call.root.parameters.values()):
-                continue
-            if call.eval_mode and (call.root.sensitive or call.root.dropped):
-                call.root.steps_in_eval.note(call.place)
-            else:
-                call.root.num_steps_in_train += 1
-            del self._last_reached[key]
-        if record.num_steps < 16 or record.num_steps % 16 == 0:
-            self._weights_before = _sample(record)
 
     def _notice_stale_step(self, record: OptimizerRecord, marks: list[tuple[int, int] | None]) -> None:
         """Note it where a step uses a gradient to which a backward call added what a step had used before."""
@@ -834,6 +847,14 @@ def _differs_in_eval_mode(layer: nn.Module) -> bool:
     if isinstance(layer, nn.RNNBase):
         return layer.dropout > 0 and layer.num_layers > 1
     return isinstance(layer, nn.MultiheadAttention) and layer.dropout > 0
+
+
+def _as_left(record: OptimizerRecord) -> bool:
+    """Whether no gradient of an optimizer is an old one, and the first is as the last backward call left it."""
+    if any(parameter.stale is not None for parameter in record.parameters):
+        return False
+    first = next((parameter for parameter in record.parameters if parameter.after is not None), None)
+    return first is not None and first.mark() == first.after
 
 
 def _sample(record: OptimizerRecord) -> Tensor | None:
