@@ -1,9 +1,10 @@
 """Real mistakes and real styles from public repositories, made again in lines of our own on tiny data.
 
 `BUGS` were reported in those repositories, and all but two (bytetriper/RAE, lanpa/tensorboardX) admitted or repaired
-there; each docstring begins with the repository and the number of the issue or pull request in which that can be read. `STYLES` are correct loops in the shape of well-known
-code. `LIMITS` are real mistakes that the doctor cannot see; their docstrings say why. Where the original prints a
-number, a SummaryWriter logs it here: the doctor reads what is logged, not what is printed.
+there; each docstring begins with the repository and the number of the issue or pull request in which that can be read.
+`STYLES` are correct loops in the shape of well-known code. `LIMITS` are real mistakes that the doctor cannot see; their
+docstrings say why. Where the original prints a number, a SummaryWriter logs it here: the doctor reads what is logged,
+not what is printed.
 """
 
 import copy
