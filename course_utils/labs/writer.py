@@ -114,6 +114,7 @@ class WriterLab(Lab):
         # What the process has not answered yet, and how many points were added to a slow disk.
         self._asked = ["ready"]
         self._points_at_risk = 0
+        self._broken = False  # the writer's own thread has died: what waits will wait for ever
 
     def _set_disk(self) -> None:
         with self._lock:
@@ -187,7 +188,7 @@ class WriterLab(Lab):
             with self._lock:
                 self._look()
                 self.drawing.submit(lambda stale: self._draw())
-                if not self._asked and self.waiting == 0:
+                if self._broken or (not self._asked and self.waiting == 0):
                     return
                 if not self._process.alive:
                     raise RuntimeError("the process that owns the writer has ended by itself: press 'start over'")
@@ -200,6 +201,7 @@ class WriterLab(Lab):
                 self.added = what + 1
             elif kind == "failed":
                 self._asked.pop(0)
+                self._broken = True
                 raise RuntimeError(f"the writer's process met {what}: press 'start over'")
             else:
                 self._asked.remove("ready" if kind == "ready" else what)
