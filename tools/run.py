@@ -30,8 +30,8 @@ TEST = {
     **CHECK,
     # Two workers; a file stays with one of them, so that what its tests share is made once.
     "tests": [*PYTEST, "-n", "2", "--dist", "loadfile", "-m", "not browser"],
-    # Alone, because it measures how long a slider takes.
-    "browser": [*PYTEST, "-m", "browser", "tests/browser"],
+    # After the others, because it times how a slider is followed; two browsers at once leave room for its limits.
+    "browser": [*PYTEST, "-n", "2", "--dist", "loadfile", "-m", "browser", "tests/browser"],
 }
 
 
