@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from course_utils.doctor.ledger import Ledger, Series
 
@@ -47,14 +46,13 @@ class Parameter:
 
     __slots__ = (
         "after", "before", "changed", "gradient", "held", "is_weight", "lost", "name", "number", "optimizers",
-        "received", "ref", "requires_grad", "shape", "stale", "stale_at", "used", "used_at", "version", "watched_at",
+        "received", "ref", "shape", "stale", "stale_at", "used", "used_at", "version", "watched_at",
         "watched_value",
     )  # fmt: skip
 
     def __init__(self, parameter: Tensor, name: str):
         self.ref = weakref.ref(parameter)
         self.name, self.shape = name, tuple(parameter.shape)
-        self.requires_grad = parameter.requires_grad
         self.is_weight = isinstance(parameter, nn.Parameter)
         self.version = parameter._version
         self.before: tuple[int, int] | None = None  # the mark as a backward call found it
@@ -116,7 +114,6 @@ class OptimizerRecord:
     """What one optimizer did."""
 
     name: str
-    ref: "weakref.ref[Optimizer]"
     parameters: list[Parameter] = field(default_factory=list)
     made_at: Place | None = None
     place: Place | None = None
@@ -174,7 +171,6 @@ class WriterRecord:
     num_written: int = 0
     closed_at: Place | None = None
     num_closes: int = 0
-    num_reopened: int = 0
     written_after_close: Tally = field(default_factory=Tally)
     closed_again: Tally = field(default_factory=Tally)
     num_since_close: int = 0

@@ -85,7 +85,6 @@ class Watch:
         # Models whose forward calls dropout as a function, and the function's name where eval mode turned it off.
         self._functional: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
         self._lines: dict[object, tuple[int, str | None]] = {}
-        self._scaled_lines: dict[object, bool] = {}
         self._last_loss: tuple[weakref.ref, float] | None = None
 
     # Beginning and ending.
@@ -559,7 +558,7 @@ class Watch:
     def _know_optimizer(self, optimizer: Optimizer, made_at: Place | None = None) -> OptimizerRecord:
         record = self._optimizers.get(optimizer)
         if record is None:
-            record = OptimizerRecord(type(optimizer).__name__, weakref.ref(optimizer), made_at=made_at)
+            record = OptimizerRecord(type(optimizer).__name__, made_at=made_at)
             self._optimizers[optimizer] = record
             self.record.optimizers.append(record)
         held = [parameter for group in optimizer.param_groups for parameter in group["params"]]

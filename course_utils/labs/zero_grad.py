@@ -108,7 +108,7 @@ class ZeroGradLab(Lab):
         self.scale.disabled = self.clear_every.value == NEVER
         if not self._finished(self._rate()):
             self.computing.submit(self._train_rows)
-        self.drawing.submit(lambda stale: self._draw_front())
+        self.draw()
 
     # The runs.
 
@@ -147,7 +147,7 @@ class ZeroGradLab(Lab):
                 return
             finished = runs.done == runs.losses.shape[1]
             if rate == self._rate() and (finished or time.monotonic() - drawn > REDRAW):
-                self.drawing.submit(lambda stale: self._draw_front())
+                self.draw()
                 drawn = time.monotonic()
 
     def _seen(self) -> tuple[Plan, Tensor, Tensor]:
