@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+from lab_page import NotebookPage
 from running import BROWSERS, ROOT, find_browser, running_browser, running_server
 
 
@@ -21,3 +22,15 @@ def server(tmp_path_factory):
     shutil.copytree(ROOT / "notebooks", folder, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     with running_server(folder) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def lesson(request, browser, server):
+    """The module's LESSON after Run All; what went wrong on the page until its end is an error of this fixture."""
+    opened = NotebookPage(browser, server, request.module.LESSON)
+    try:
+        opened.run_all()
+        yield opened
+        assert opened.faults == []
+    finally:
+        opened.close()

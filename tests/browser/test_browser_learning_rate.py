@@ -12,18 +12,6 @@ LESSON = "02_learning_rate.ipynb"
 ARTIFACTS = ROOT / "artifacts"
 
 
-@pytest.fixture(scope="module")
-def lesson(browser, server):
-    """The lesson after Run All; what went wrong on the page until its end is an error of this fixture."""
-    opened = NotebookPage(browser, server, LESSON)
-    try:
-        opened.run_all()
-        yield opened
-        assert opened.faults == []
-    finally:
-        opened.close()
-
-
 @pytest.fixture(params=["learning-rate-lab", "quadratic-lab"])
 def lab(request, lesson):
     return lesson.lab(request.param)

@@ -2,7 +2,6 @@
 
 import nbformat
 import pytest
-from lab_page import NotebookPage
 from latency import Hand
 from playwright.sync_api import expect
 from running import ROOT
@@ -10,18 +9,6 @@ from running import ROOT
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 LESSON = "05_running_loss.ipynb"
 ARTIFACTS = ROOT / "artifacts"
-
-
-@pytest.fixture(scope="module")
-def lesson(browser, server):
-    """The lesson after Run All; what went wrong on the page until its end is an error of this fixture."""
-    opened = NotebookPage(browser, server, LESSON)
-    try:
-        opened.run_all()
-        yield opened
-        assert opened.faults == []
-    finally:
-        opened.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-from lab_page import NotebookPage
 from latency import Hand
 from playwright.sync_api import expect
 from running import ROOT
@@ -11,17 +10,6 @@ from running import ROOT
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 LESSON = "03_choosing_the_learning_rate.ipynb"
 ARTIFACTS = ROOT / "artifacts"
-
-
-@pytest.fixture(scope="module")
-def lesson(browser, server):
-    opened = NotebookPage(browser, server, LESSON)
-    try:
-        opened.run_all()
-        yield opened
-        assert opened.faults == []
-    finally:
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import re
 
 import nbformat
 import pytest
-from lab_page import ANSWER_TIMEOUT, NotebookPage
+from lab_page import ANSWER_TIMEOUT
 from playwright.sync_api import expect
 from running import ROOT
 
@@ -13,18 +13,6 @@ LESSON = "07_summary_writer.ipynb"
 ARTIFACTS = ROOT / "artifacts"
 # TensorBoard's page is large, and the first look at it builds all its cards.
 BOARD_TIMEOUT = 2 * ANSWER_TIMEOUT
-
-
-@pytest.fixture(scope="module")
-def lesson(browser, server):
-    """The lesson after Run All; what went wrong on the page until its end is an error of this fixture."""
-    opened = NotebookPage(browser, server, LESSON)
-    try:
-        opened.run_all()
-        yield opened
-        assert opened.faults == []
-    finally:
-        opened.close()
 
 
 @pytest.fixture
