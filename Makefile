@@ -25,7 +25,7 @@ test: setup ## install what is needed, then prove everything
 	@$(VENV_PYTHON) tools/run.py test
 
 setup: ## install into .venv what lessons and tests need; nothing to do where it is there
-	@$(MAKE_ENV) lab test
+	@$(MAKE_ENV) lab zh hub site test
 
 check: setup ## the quick part of the tests: ruff, and the stored notebooks
 	@$(VENV_PYTHON) tools/run.py check

@@ -105,8 +105,8 @@ def recipe(target: str) -> list[str]:
 
 def test_make_and_the_conda_workflow_install_through_the_same_words():
     assert recipe("lab")[0] == "$(MAKE_ENV) lab"
-    assert recipe("setup") == ["$(MAKE_ENV) lab test"]
-    steps = " ".join(make_env.pip_arguments(["lab", "test"]))
+    assert recipe("setup") == ["$(MAKE_ENV) lab zh hub site test"]
+    steps = " ".join(make_env.pip_arguments(["lab", "zh", "site", "test"]))
     assert f"- run: python -m pip install {steps}\n" in text(".github/workflows/test.yml")
 
 
@@ -235,7 +235,7 @@ def test_unknown_task_and_unknown_extra_are_named(capfd):
     assert run.main(["tset"]) == 2
     assert "usage: python tools/run.py TASK  with a task out of: check, test, bench" in capfd.readouterr().err
     assert make_env.main(["labs"]) == 2
-    assert "usage: python tools/make_env.py EXTRA ...  with extras out of: lab, test, bench" in capfd.readouterr().err
+    assert "usage: python tools/make_env.py EXTRA ...  with extras out of: lab, zh, hub, site, test, bench" in capfd.readouterr().err
 
 
 def test_every_benchmark_is_run():

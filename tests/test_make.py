@@ -28,6 +28,9 @@ dependencies = ["tiny-torch>=1"]
 
 [project.optional-dependencies]
 lab = ["tiny-lab>=1"]
+zh = []
+hub = []
+site = []
 test = ["tiny-test>=1"]
 bench = ["tiny-bench>=1"]
 

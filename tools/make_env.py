@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 BENCH = ROOT / ".venv-bench"
 STAMP = "course-setup.json"
-EXTRAS = ("lab", "test", "bench")
+EXTRAS = ("lab", "zh", "hub", "site", "test", "bench")
 
 
 def pip_arguments(extras: list[str]) -> list[str]:

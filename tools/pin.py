@@ -11,7 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from make_env import EXTRAS, ROOT
+
 CONSTRAINTS = ROOT / "constraints.txt"
 PROJECT = "training-loop-course"
 
@@ -21,7 +22,7 @@ def resolve() -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
-        subprocess.run([*command, "--report", str(report), "--editable", ".[lab,test,bench]"], cwd=ROOT, check=True)
+        subprocess.run([*command, "--report", str(report), "--editable", f".[{','.join(EXTRAS)}]"], cwd=ROOT, check=True)
         return json.loads(report.read_text(encoding="utf-8"))
 
 
