@@ -235,7 +235,7 @@ def test_unknown_task_and_unknown_extra_are_named(capfd):
     assert run.main(["tset"]) == 2
     assert "usage: python tools/run.py TASK  with a task out of: check, test, bench" in capfd.readouterr().err
     assert make_env.main(["labs"]) == 2
-    assert "usage: python tools/make_env.py EXTRA ...  with extras out of: lab, zh, hub, site, test, bench" in capfd.readouterr().err
+    assert "make_env.py EXTRA ...  with extras out of: lab, zh, hub, site, test, bench" in capfd.readouterr().err
 
 
 def test_every_benchmark_is_run():

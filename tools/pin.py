@@ -22,7 +22,8 @@ def resolve() -> dict:
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
-        subprocess.run([*command, "--report", str(report), "--editable", f".[{','.join(EXTRAS)}]"], cwd=ROOT, check=True)
+        project = f".[{','.join(EXTRAS)}]"
+        subprocess.run([*command, "--report", str(report), "--editable", project], cwd=ROOT, check=True)
         return json.loads(report.read_text(encoding="utf-8"))
 
 
