@@ -24,14 +24,14 @@ class NotebookPage:
     """One notebook in one browser page, and everything that went wrong in it.
 
     Attributes:
-        page: Playwright's page.
+        page: Playwright's page, `scale` pixels of a screenshot for one of its own.
         faults: console errors, errors that a kernel sent for a widget's message, and requests that left the machine.
     """
 
-    def __init__(self, browser: Browser, server: Server, notebook: str, *, theme: str = "light"):
+    def __init__(self, browser: Browser, server: Server, notebook: str, *, theme: str = "light", scale: int = 1):
         self.server = server
         self.faults: list[str] = []
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900})
+        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, device_scale_factor=scale)
         self.page: Page = self.context.new_page()
         self.page.on("console", self._note_console)
         self.page.on("pageerror", lambda error: self.faults.append(f"page error: {error}"))
