@@ -4,7 +4,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import torch
@@ -27,22 +27,23 @@ class Frames:
 
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
+        self._places: dict[tuple[str, int, int], tuple[CodeType, Place]] = {}
 
-    def learner(self) -> Iterator[FrameType]:
-        """The learner's frames, the innermost first, at most `DEPTH` of them."""
+    def learner(self, most: int = DEPTH) -> list[FrameType]:
+        """The learner's frames, the innermost first, at most so many of them."""
         frame: FrameType | None = sys._getframe(1)
-        found = 0
-        while frame is not None and found < DEPTH:
+        found: list[FrameType] = []
+        while frame is not None and len(found) < most:
             file = frame.f_code.co_filename
             kind = self._known.get(file)
             if kind is None:
                 kind = self._known[file] = _kind(file)
             if kind == "outer":
-                return
+                break
             if kind == "learner":
-                found += 1
-                yield frame
+                found.append(frame)
             frame = frame.f_back
+        return found
 
     def reads(self) -> bool:
         """Whether a reading of a number was asked for by the learner, and not by an optimizer or by the doctor."""
@@ -53,13 +54,18 @@ class Frames:
 
     def place(self) -> Place | None:
         """The line of the learner's that runs now, or None where there is none."""
-        frame = next(self.learner(), None)
-        return None if frame is None else place_of(frame)
+        frames = self.learner(1)
+        return self.place_of(frames[0]) if frames else None
 
-
-def place_of(frame: FrameType) -> Place:
-    """The line at which a frame stands."""
-    return Place(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
+    def place_of(self, frame: FrameType) -> Place:
+        """The line at which a frame stands. Python counts the lines anew each time, so what was found is kept."""
+        spot, code = spot_of(frame), frame.f_code
+        known, place = self._places.get(spot, (None, None))
+        if known is not code:  # two texts that were both compiled as "<string>" have the same spots
+            place = Place(code.co_filename, frame.f_lineno, code.co_name)
+            if len(self._places) < 1024:
+                self._places[spot] = code, place
+        return place
 
 
 def spot_of(frame: FrameType) -> tuple[str, int, int]:

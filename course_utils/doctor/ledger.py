@@ -56,6 +56,9 @@ class Series:
 
     def append(self, loss: Tensor | float, samples: int) -> None:
         """Add one batch's loss; `samples` is the size of the batch, or 0 where it is not known."""
+        if isinstance(loss, float) and not self._waiting:
+            self._add(loss, samples)
+            return
         self._waiting.append((loss, samples))
         if len(self._waiting) >= AT_ONCE or isinstance(loss, float):
             self.fold()

@@ -22,7 +22,7 @@ from torch.optim import lr_scheduler as schedulers
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.data import dataloader
 
-from course_utils.doctor.frames import Frames, LoopVariables, place_of, spot_of
+from course_utils.doctor.frames import Frames, LoopVariables, spot_of
 from course_utils.doctor.graph import address, is_number, leaves, read_factors, read_loss, tensors_in, wrapped
 from course_utils.doctor.ledger import Series
 from course_utils.doctor.record import (
@@ -330,8 +330,9 @@ class Watch:
     def _saw_loss(self, name: str, result: Tensor, reduction: str, inputs: Any) -> None:
         if result.is_meta:
             return
-        frame = next(self._frames.learner(), None)
-        spot = None if frame is None else spot_of(frame)
+        frames = self._frames.learner(1)
+        spot = spot_of(frames[0]) if frames else None
+        del frames
         training = result.requires_grad and not self._eval
         if isinstance(inputs, Tensor) and inputs.ndim:
             self._batch = inputs.shape[0]
@@ -365,7 +366,7 @@ class Watch:
             return self._last_loss[1]
         self._quiet = True
         try:
-            value = float(loss.detach())
+            value = loss.item()
         finally:
             self._quiet = False
         self._last_loss = (weakref.ref(loss), value)
@@ -380,9 +381,9 @@ class Watch:
                     self.record.other_threads = True
                 return original(tensors, *args, **kwargs)
             roots = [tensors] if isinstance(tensors, Tensor) else [t for t in tensors if isinstance(t, Tensor)]
-            frames = list(self._frames.learner())
-            place = place_of(frames[0]) if frames else None
+            frames = self._frames.learner()
             line = tuple(map(spot_of, frames))
+            place = self._frames.place_of(frames[0]) if frames else None
             weights = args[0] if args else kwargs.get("grad_tensors")
             self._before_backward(roots, weights, line, place, frames)
             del frames
@@ -527,7 +528,8 @@ class Watch:
                 weights ^= key
                 parameter.stale = parameter.stale if parameter.held is None else parameter.held
                 parameter.stale_at = place
-                reached |= {id(optimizer): optimizer for optimizer in parameter.optimizers}
+                for optimizer in parameter.optimizers:
+                    reached[id(optimizer)] = optimizer
                 if parameter.received == 1 and not parameter.optimizers:
                     self._watch_one_number(parameter)
             parameter.after = mark
