@@ -2,10 +2,12 @@
 
 import importlib.util
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -79,15 +81,71 @@ def test_it_shows_new_points_without_a_close(board, runs):
         writer.close()
 
 
-def test_nobody_else_can_reach_it(board):
-    listening = {
-        connection.laddr.ip
-        for process in (psutil.Process(board._process.pid), *psutil.Process(board._process.pid).children())
+def status(url):
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_it_has_one_port_and_that_is_of_this_machine_alone(board):
+    family = [psutil.Process(board._process.pid), *psutil.Process(board._process.pid).children(recursive=True)]
+    listening = [
+        tuple(connection.laddr)
+        for process in family
         for connection in process.net_connections()
         if connection.status == psutil.CONN_LISTEN
-    }
-    assert listening <= {"127.0.0.1", "::1"}
-    assert board.url.startswith("http://127.0.0.1:")
+    ]
+    assert listening == [("127.0.0.1", int(re.match(r"http://127\.0\.0\.1:(\d+)/", board.url)[1]))]
+
+
+def test_without_its_secret_it_answers_nothing(board, runs):
+    server, secret = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/([\w-]{32})/", board.url).groups()
+    pages = ("", "data/runs", "data/plugin/scalars/tags", "data/logdir", "index.js")
+    assert {status(f"{server}/{secret}/{page}") for page in pages} == {200}
+    for wrong in ("", f"{secret[:-1]}/", f"{secret}x/", f"{secret.swapcase()}/", f"x/../{secret[:-1]}/"):
+        assert {status(f"{server}/{wrong}{page}") for page in pages} == {404}
+    with socket.socket() as raw:  # as no browser sends it: a path that climbs out again
+        raw.connect(("127.0.0.1", int(server.rpartition(":")[2])))
+        raw.sendall(b"GET /x/../data/runs HTTP/1.0\r\n\r\n")
+        assert b" 404 " in raw.recv(100)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="command lines and modes of files are those of POSIX")
+def test_other_users_of_the_machine_cannot_find_its_secret(board):
+    secret = board.url.split("/")[3]
+    assert all(secret not in word for word in psutil.Process(board._process.pid).cmdline())
+    noted = Path(tempfile.gettempdir()) / ".tensorboard-info" / f"pid-{board._process.pid}.info"
+    assert secret in noted.read_text(encoding="utf-8")
+    assert noted.stat().st_mode & 0o077 == 0
+
+
+def test_each_has_a_secret_of_its_own_and_leaves_no_note_behind(board, tmp_path):
+    other = Board(tmp_path).wait()
+    assert other.url.split("/")[3] != board.url.split("/")[3]
+    noted = Path(tempfile.gettempdir()) / ".tensorboard-info" / f"pid-{other._process.pid}.info"
+    end = time.monotonic() + 10  # it is written just after the port is open
+    while not noted.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert noted.exists()
+    other.stop()
+    assert not noted.exists()
+
+
+def test_the_fast_reader_can_be_asked_for(tmp_path):
+    with SummaryWriter(str(tmp_path)) as writer:
+        for _ in range(5):
+            writer.add_scalar("loss", 1.0, 3)
+    fast, plain = Board(tmp_path, reload_seconds=1, fast_reader=True), Board(tmp_path, reload_seconds=1)
+    try:
+        # It keeps one of the points of one step, which tells the two apart.
+        assert fast.wait_for(".", "loss") == [(3, 1.0)]
+        assert plain.wait_for(".", "loss") == [(3, 1.0)] * 5
+    finally:
+        fast.stop()
+        plain.stop()
 
 
 def test_a_taken_port_is_told_and_another_one_is_used(tmp_path):
@@ -111,7 +169,7 @@ def test_a_free_port_is_used_as_asked(tmp_path):
         port = probe.getsockname()[1]
     board = Board(tmp_path, port=port)
     try:
-        assert board.wait().url == f"http://127.0.0.1:{port}/"
+        assert board.wait().url.startswith(f"http://127.0.0.1:{port}/")
         assert board.note == ""
     finally:
         board.stop()

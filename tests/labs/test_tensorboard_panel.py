@@ -38,7 +38,8 @@ def answers(url):
 def test_it_frames_and_links_the_running_server(panel):
     panel.settle(60)
     assert (
-        re.search(r'<iframe src="(http://127\.0\.0\.1:\d+/)" title="TensorBoard"', panel._frame.value)[1] == panel.url
+        re.search(r'<iframe src="(http://127\.0\.0\.1:\d+/[\w-]+/)" title="TensorBoard"', panel._frame.value)[1]
+        == panel.url
     )
     assert f'<a href="{panel.url}" target="_blank"' in panel._say.value
     assert "TensorBoard" in answers(panel.url)
