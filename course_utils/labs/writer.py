@@ -70,7 +70,7 @@ class WriterLab(Lab):
                          css_class="writer-lab")  # fmt: skip
         self.lost_in_a_crash = self.saved_from_a_crash = False
         self._fresh_folder()
-        self.when(self.count, lambda: self.drawing.submit(lambda stale: self._draw()))
+        self.when(self.count, self.draw)
         self.when(self.disk, self._set_disk)
         self.when(self.add_points, self._add)
         self.when(self.flush_writer, self._flush)
@@ -187,7 +187,7 @@ class WriterLab(Lab):
         while not stale():
             with self._lock:
                 self._look()
-                self.drawing.submit(lambda stale: self._draw())
+                self.draw()
                 if self._broken or (not self._asked and self.waiting == 0):
                     return
                 if not self._process.alive:
@@ -220,7 +220,7 @@ class WriterLab(Lab):
 
     # What is drawn and said.
 
-    def _draw(self) -> None:
+    def _draw_front(self) -> None:
         with self._lock:
             added, waiting, on_disk, lost = self.added, self.waiting, self.on_disk, set(self.lost)
             files, asked, told, reached = list(self.files), list(self._asked), self._told, self.reached
@@ -231,10 +231,11 @@ class WriterLab(Lab):
             _box(2, "event files, on disk", f"{size:,} B", f"in {len(files)} file{'s' * (len(files) != 1)}"),
             _box(3, "TensorBoard's reader", f"{len(on_disk)}", "points read"),
             *(_arrow(index) for index in range(3)),
-            *_dots(added, on_disk, lost),
+            *([svg.text(439, 30, f"{self.disk.value} ms", anchor="middle", size=11)] if self.disk.value else []),
+            *_dots(added, on_disk, lost, self.count.value),
             *_file_list(files),
         ]
-        shown = f"{added} {waiting} {len(on_disk)} {len(lost)} {len(files)}"
+        shown = f"{added} {waiting} {len(on_disk)} {len(lost)} {len(files)} {self.count.value} {self.disk.value}"
         self._drawn.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=self._alt(), data_shown=shown)
         if "add" in asked and waiting > QUEUE:
             told = f"The queue holds {QUEUE} records and is full: add_scalar itself now waits for the disk."
@@ -311,20 +312,26 @@ def _arrow(index: int) -> str:
     return svg.line(f"M{left} 48H{left + 26}M{left + 19} 42L{left + 26} 48L{left + 19} 54", colour="faint", width=1.6)
 
 
-def _dots(added: int, on_disk: set[int], lost: set[int]) -> list[str]:
-    """One mark for each point, the latest rows: a disc on disk, a ring while it waits, a cross when lost."""
-    first = max(0, -(-added // COLUMNS) - ROWS) * COLUMNS
+def _dots(added: int, on_disk: set[int], lost: set[int], to_add: int) -> list[str]:
+    """One mark for each point, the latest rows: a disc on disk, a ring while it waits, a cross when lost.
+
+    Small dots stand where the next click will add.
+    """
+    first = max(0, -(-(added + to_add) // COLUMNS) - ROWS) * COLUMNS
     parts = [
         svg.text(4, 122, f"points, from step {first} on", size=12),
         '<circle cx="300" cy="118" r="5" fill="var(--lab-accent)"/>', svg.text(310, 122, "on disk", size=12),
         '<circle cx="380" cy="118" r="4.5" fill="none" stroke="var(--lab-slow)" stroke-width="2"/>',
         svg.text(390, 122, "waits in memory", size=12),
         svg.line("M506 114l8 8m0 -8l-8 8", colour="bad", width=2.2), svg.text(519, 122, "lost", size=12),
+        '<circle cx="566" cy="118" r="2" fill="var(--lab-faint)"/>', svg.text(575, 122, "the next click", size=12),
     ]  # fmt: skip
-    for step in range(first, added):
+    for step in range(first, added + to_add):
         row, column = divmod(step - first, COLUMNS)
         x, y = 12 + column * 21.9, 142 + row * 20
-        if step in on_disk:
+        if step >= added:
+            parts.append(f'<circle cx="{x:.1f}" cy="{y}" r="2" fill="var(--lab-faint)"/>')
+        elif step in on_disk:
             parts.append(f'<circle cx="{x:.1f}" cy="{y}" r="5" fill="var(--lab-accent)"/>')
         elif step in lost:
             parts.append(svg.line(f"M{x - 4:.1f} {y - 4}l8 8m0 -8l-8 8", colour="bad", width=2.2))

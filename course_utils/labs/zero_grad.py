@@ -32,6 +32,8 @@ LENGTHS = (0.01, 1000.0)
 POWERS = ("0.01", "0.1", "1", "10", "100", "1000")
 # A row that fills in is drawn again this often, in seconds.
 REDRAW = 0.1
+# The other rows wait until the hand has been still for so long, in seconds: training takes time from the drawing.
+STILL = 0.3
 WIDE = widgets.Layout(width="98%")
 STYLE = {"description_width": "130px"}
 
@@ -93,6 +95,7 @@ class ZeroGradLab(Lab):
             data.seed_everything(seed)
             self._model = models.make_model("mlp")
         self.rows: dict[float, Runs] = {}
+        self._moved = -STILL
         large = data.Batches(images, labels, batch_size=LARGE_BATCH, seed=seed)
         *_, self.goal = iter_runs(self._model, large, [GOAL], num_epochs=num_epochs)
         self._draw_back()
@@ -105,6 +108,7 @@ class ZeroGradLab(Lab):
 
     def _follow(self) -> None:
         self.clear_error()
+        self._moved = time.monotonic()
         self.scale.disabled = self.clear_every.value == NEVER
         if not self._finished(self._rate()):
             self.computing.submit(self._train_rows)
@@ -145,6 +149,8 @@ class ZeroGradLab(Lab):
             self.rows[rate] = runs
             if stale():
                 return
+            while self._finished(self._rate()) and time.monotonic() - self._moved < STILL and not stale():
+                time.sleep(STILL / 10)
             finished = runs.done == runs.losses.shape[1]
             if rate == self._rate() and (finished or time.monotonic() - drawn > REDRAW):
                 self.draw()
@@ -202,7 +208,8 @@ class ZeroGradLab(Lab):
         means = self._window_means(losses)
         # Only what a step uses is drawn: with one step for k micro-batches, that is every k-th length.
         used = [count for count in range(1, len(norms) + 1) if plan.steps(count)]
-        lengths = [norms[count - 1].item() for count in used]
+        every = norms.tolist()
+        lengths = [every[count - 1] for count in used]
         edge, counts = left.left + left.width - 8, range(size, (len(means) + 1) * size, size)
         body = [
             svg.line(left.path(counts, means), colour="accent", width=2.2),

@@ -64,10 +64,10 @@ VARIANTS = {
     "LearningRateLab": (LAB, ".learning-rate-lab .lab-front svg"),
     "interact + inline pyplot": (INTERACT, ".widget-output img"),
 }
-# Each lab's first slider moves the picture in front. WriterLab's sliders only say how much its buttons shall do.
+# Each lab's first slider moves the picture in front.
 LABS = [
     "OptimizerLab", "LearningRateLab", "QuadraticLab", "ScheduleLab", "ZeroGradLab", "RunningLossLab", "ItemLab",
-    "TrainingLab",
+    "WriterLab", "TrainingLab",
 ]  # fmt: skip
 FRONT = ".course-lab .lab-front svg"
 

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from course_utils.labs import WriterLab
-from course_utils.labs.writer import ENOUGH, FIRST_POINTS, SLOW
+from course_utils.labs.writer import COLUMNS, ENOUGH, FIRST_POINTS, SLOW
 from course_utils.writer_process import TAG
 
 
@@ -24,7 +24,7 @@ def lab():
 
 def numbers(lab):
     """What the picture says it shows: added, waiting, on disk, lost, files."""
-    return [int(number) for number in ElementTree.fromstring(lab._drawn.value).get("data-shown").split()]
+    return [int(number) for number in ElementTree.fromstring(lab._drawn.value).get("data-shown").split()][:5]
 
 
 def words(lab):
@@ -66,6 +66,23 @@ def test_it_is_useful_before_any_click(lab):
     assert oracle(lab) == set(range(FIRST_POINTS))
     assert f"{lab.files[0].path.stat().st_size:,} B" in words(lab)
     assert "Goal: with a disk" in lab._words.value
+
+
+def test_the_picture_shows_what_the_sliders_ask_for(lab):
+    """Small dots for the points of the next click, and the time that each record will take."""
+
+    def small():
+        circles = [element for element in ElementTree.fromstring(lab._drawn.value).iter() if element.tag == "circle"]
+        return sum(circle.get("r") == "2" for circle in circles) - 1  # one of them explains the others
+
+    for count in (1, 7, COLUMNS):
+        lab.count.value = count
+        lab.settle(30)
+        assert small() == count
+    assert "350 ms" not in words(lab)
+    lab.disk.value = 350
+    lab.settle(30)
+    assert "350 ms" in words(lab)
 
 
 def test_added_points_come_to_the_disk_without_flush_or_close(lab):
@@ -166,7 +183,7 @@ def test_many_points_and_files_still_fit(lab):
         lab.close_writer.click()
         lab.settle(30)
     assert numbers(lab) == [FIRST_POINTS + 240, 0, FIRST_POINTS + 240, 0, 6]
-    assert "points, from step 120 on" in words(lab)
+    assert "points, from step 160 on" in words(lab)
     assert "the last 5 of 6 event files" in words(lab)
     drawn = ElementTree.fromstring(lab._drawn.value)
     heights = [float(element.get("cy")) for element in drawn.iter() if element.tag.endswith("circle")]
