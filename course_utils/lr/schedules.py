@@ -99,8 +99,8 @@ def cosine(step: int, num_steps: int, *, final: float = 0.0) -> float:
     """
     positive_integer("num_steps", num_steps)
     _checked_share("final", final)
-    done = min(_checked_step(step), num_steps) / num_steps
-    return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
+    angle = math.pi * min(_checked_step(step), num_steps) / num_steps
+    return final + (1 - final) * (1 + math.cos(angle)) / 2
 
 
 def warmup_cosine(step: int, num_steps: int, *, num_warmup: int, start: float = 0.1, final: float = 0.0) -> float:

@@ -31,15 +31,29 @@ def make_optimizer(lr=BASE, momentum=0.0):
     return torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr, momentum=momentum)
 
 
-def rates_of(make_scheduler, num_steps=NUM_STEPS + 1):
+def rates_of(make_scheduler, num_steps=NUM_STEPS + 1, *, lr=BASE):
     """The rate of each step under one of PyTorch's schedulers, stepped as a loop steps it."""
-    optimizer = make_optimizer()
+    optimizer = make_optimizer(lr)
     scheduler = make_scheduler(optimizer)
     rates = []
     for _ in range(num_steps):
         rates.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
+    return rates
+
+
+def closed_rates(make_scheduler, num_steps):
+    """The rate of each step by the formula that PyTorch's scheduler has for it, base rate 1; None if it has none."""
+    scheduler = make_scheduler(make_optimizer(lr=1.0))
+    if isinstance(scheduler, lr_scheduler.OneCycleLR):  # it never goes from step to step
+        return rates_of(make_scheduler, num_steps, lr=1.0)
+    if not hasattr(scheduler, "_get_closed_form_lr"):
+        return None
+    rates = []
+    for step in range(num_steps):
+        scheduler.last_epoch = step
+        rates += scheduler._get_closed_form_lr()
     return rates
 
 
@@ -106,6 +120,28 @@ def test_it_is_pytorchs_own_schedule(name):
     rates = [BASE * ours(step) for step in range(num_steps)]
     assert rates == pytest.approx(expected, rel=1e-13, abs=1e-15 * BASE)
     assert name == "constant" or len(set(rates)) > 2
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_it_is_pytorchs_own_formula_to_the_last_bit(name, monkeypatch):
+    monkeypatch.setitem(globals(), "BASE", 1.0)  # the floors of PyTorch's schedulers are rates, not shares
+    ours, theirs, num_steps = PAIRS[name]
+    expected = closed_rates(theirs, num_steps)
+    if expected is None:
+        assert name == "warmup_cosine"  # a chain of two that are compared by themselves
+    else:
+        assert [ours(step) for step in range(num_steps)] == expected
+
+
+def test_pytorchs_own_steps_leave_its_own_formula_in_the_last_digits():
+    """So nothing can agree with both to the last bit."""
+
+    def theirs(optimizer):
+        return lr_scheduler.CosineAnnealingLR(optimizer, NUM_STEPS)
+
+    stepped, formula = rates_of(theirs, lr=1.0), closed_rates(theirs, NUM_STEPS + 1)
+    assert stepped != formula
+    assert stepped == pytest.approx(formula, rel=1e-13, abs=1e-15)
 
 
 @pytest.mark.parametrize("name", PAIRS)
