@@ -1,6 +1,6 @@
 """Pictures of what the course measures: `plot_*(data, ax=None) -> ax`, without pyplot, so that any thread may draw.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart; each line has a label or a marker besides.
+Colours are the palette's, which stand out from white; two lines of one figure differ in their dashes or markers too.
 """
 
 import html
@@ -16,10 +16,12 @@ from PIL import Image
 from course_utils.calibration import BRACKETS, Tally, total
 from course_utils.errors import unknown_name
 from course_utils.lr import Found, Sweep
+from course_utils.palette import BLUE, GREEN, GREY, LIGHT_GREY, ORANGE, PINK, RED, SKY, WORDS
 
-BLUE, ORANGE, GREEN, RED, SKY, PINK, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#777777"
 LINES = ("-", "--", ":", "-.", "-")
 ZONE_COLOURS = {"too slow": ORANGE, "works": GREEN, "diverges": RED}
+# A table's cells go from dark to light; above this loss of 3, black is easier to read in them than white.
+DARK_INK_ABOVE = 1.4
 
 
 def new_axes(columns: int = 1, *, width: float = 4.6, height: float = 3.3) -> list[Axes]:
@@ -85,7 +87,7 @@ def plot_losses(sweep: Sweep, lr: float | None = None, ax: Axes | None = None) -
     top = ceiling(sweep)
     steps = range(1, sweep.losses.shape[1] + 1)
     for curve in sweep.losses.tolist():
-        ax.plot(steps, _clip(curve, top), color="#999999", linewidth=0.5, alpha=0.5)
+        ax.plot(steps, _clip(curve, top), color=LIGHT_GREY, linewidth=0.5, alpha=0.5)
     if lr is not None:
         index = sweep.nearest(lr)
         chosen, label = _clip(sweep.losses[index].tolist(), top), f"lr = {rate_text(sweep.lrs[index])}"
@@ -102,7 +104,7 @@ def plot_final_losses(sweep: Sweep, lr: float | None = None, ax: Axes | None = N
     finals = _clip([value if math.isfinite(value) else math.inf for value in sweep.final_losses.tolist()], top)
     ax.plot(sweep.lrs, finals, color=GREY, linewidth=1.2, marker="o", markersize=3)
     for zone, low, high in zone_spans(sweep):
-        ax.axvspan(low, high, color=ZONE_COLOURS[zone], alpha=0.13, linewidth=0)
+        ax.axvspan(low, high, facecolor=(ZONE_COLOURS[zone], 0.13), edgecolor=ZONE_COLOURS[zone], linewidth=0.8)
         ax.text(math.sqrt(low * high), top * 0.96, zone, ha="center", va="top", fontsize=9)
     if lr is not None:
         index = sweep.nearest(lr)
@@ -190,7 +192,8 @@ def plot_runs(
         shown = losses if top is None else _clip(losses, top)
         if top is not None and max(losses) > top:
             first = next(step for step, loss in enumerate(losses, start=1) if loss > top)
-            ax.text(scale * first, top, f"↑ to {max(losses):,.0f} ", color=colour, ha="left", va="bottom", fontsize=9)
+            words = f"↑ to {max(losses):,.0f} "
+            ax.text(scale * first, top, words, color=WORDS[colour], ha="left", va="bottom", fontsize=9)
         ax.plot(
             [scale * step for step in range(1, len(losses) + 1)], shown, style, color=colour, linewidth=1.6, label=name
         )
@@ -214,7 +217,7 @@ def plot_table(
         for column, loss in enumerate(losses):
             best = loss == min(losses)
             words = f"{loss:.3f}" if loss < 100 else "above 100"
-            ink = "black" if values[row][column] > 1.5 else "white"
+            ink = "black" if values[row][column] > DARK_INK_ABOVE else "white"
             ax.text(
                 column, row, words, ha="center", va="center", color=ink, fontsize=9, weight="bold" if best else "normal"
             )
@@ -246,11 +249,12 @@ def plot_calibration(tallies: Sequence[Tally], claimed: str | None = None, ax: A
     parts = (
         ("right", "as guessed", BLUE, ""),
         ("wrong", "otherwise", ORANGE, "//"),
-        ("unguessed", "no guess", "#dddddd", ""),
+        ("unguessed", "no guess", "white", ""),
     )
     for name, label, colour, hatch in parts:
         counts = [getattr(each, name) for each in tallies]
-        ax.bar(places, counts, bottom=bottoms, color=colour, hatch=hatch, edgecolor="white", label=label, width=0.7)
+        edge = GREY if colour == "white" else "white"
+        ax.bar(places, counts, bottom=bottoms, color=colour, hatch=hatch, edgecolor=edge, label=label, width=0.7)
         bottoms = [low + count for low, count in zip(bottoms, counts, strict=True)]
     whole = total(list(tallies))
     if whole.share is None:
@@ -272,12 +276,13 @@ def plot_finder(found: Found, ax: Axes | None = None) -> Axes:
     low, high = min(found.losses, default=0.0), max(found.losses, default=1.0)
     # A loss that ran away would press the rest of the curve flat.
     top = min(high, start + 0.6 * max(start - low, abs(start) / 10)) + 0.05 * abs(start)
-    ax.plot(found.lrs, _clip(found.losses, top), color="#999999", linewidth=0.8, label="loss of the batch")
+    ax.plot(found.lrs, _clip(found.losses, top), color=LIGHT_GREY, linewidth=0.8, label="loss of the batch")
     ax.plot(found.lrs, _clip(found.smoothed, top), color=BLUE, linewidth=2, label="centred mean")
     title = "No suggestion"
     if found.suggestion is not None:
         point = found.suggestion.point
-        ax.axvspan(found.suggestion.low, found.suggestion.high, color=GREEN, alpha=0.15, linewidth=0, label="range")
+        low_rate, high_rate = found.suggestion.low, found.suggestion.high
+        ax.axvspan(low_rate, high_rate, facecolor=(GREEN, 0.15), edgecolor=GREEN, linewidth=0.8, label="range")
         ax.axvline(point, color=GREEN, linewidth=1.5, linestyle="--", label=f"point, lr = {point:.2g}")
         title = "The finder's suggestion"
     ax.set_xscale("log")

@@ -19,18 +19,19 @@ from typing import Any, ClassVar
 import ipywidgets as widgets
 from IPython import get_ipython
 
+from course_utils import palette
+
 Job = Callable[[Callable[[], bool]], None]
 
-STYLE = """<style>
-.course-lab { --lab-ink: var(--jp-ui-font-color1, #222); --lab-faint: var(--jp-ui-font-color2, #666);
-  --lab-grid: var(--jp-border-color2, #ddd); --lab-accent: #0072b2; --lab-second: #b34e00;
-  --lab-good: #00795a; --lab-slow: #8a6d00; --lab-bad: #b34e00; max-width: 900px; padding: 4px 0 8px; }
-body[data-jp-theme-light="false"] .course-lab { --lab-accent: #56b4e9; --lab-second: #f0a04b;
-  --lab-good: #35c79b; --lab-slow: #e0c03a; --lab-bad: #f0803c; }
-.course-lab svg { display: block; width: 100%; height: auto; font-family: var(--jp-ui-font-family, sans-serif); }
-.course-lab .lab-words { color: var(--lab-ink); line-height: 1.45; min-height: 2.9em; }
-.course-lab .lab-front { pointer-events: none; }
-.course-lab .lab-error pre { color: var(--lab-bad); white-space: pre-wrap; border-left: 3px solid; padding: 4px 8px; }
+STYLE = f"""<style>
+.course-lab {{ --lab-ink: var(--jp-ui-font-color1, #222); --lab-faint: var(--jp-ui-font-color2, #666);
+  --lab-grid: var(--jp-border-color2, #ddd); {palette.variables("light")} max-width: 900px; padding: 4px 0 8px; }}
+body[data-jp-theme-light="false"] .course-lab {{ {palette.variables("dark")} }}
+.course-lab :focus-visible {{ outline: 2px solid var(--lab-ink); outline-offset: 1px; }}
+.course-lab svg {{ display: block; width: 100%; height: auto; font-family: var(--jp-ui-font-family, sans-serif); }}
+.course-lab .lab-words {{ color: var(--lab-ink); line-height: 1.45; min-height: 2.9em; }}
+.course-lab .lab-front {{ pointer-events: none; }}
+.course-lab .lab-error pre {{ color: var(--lab-bad); white-space: pre-wrap; border-left: 3px solid; padding: 4px 8px; }}
 </style>"""
 
 

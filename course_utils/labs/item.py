@@ -251,7 +251,7 @@ class ItemLab(Lab):
             if model == self.model.value:
                 # Every sixth step: these lines are straight, and the picture is sent anew for each setting.
                 faint = self._paths(run.points, every=6)
-                body += [svg.line(path, colour="faint", width=1.0, opacity=0.4) for path in faint]
+                body += [svg.line(path, colour="faint", width=1.0, opacity=0.85) for path in faint]
         self._back.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=self._alt())
         self._code.value = self._program()
 
@@ -271,9 +271,11 @@ class ItemLab(Lab):
             body.append(svg.line(path, colour="accent", width=2.4))
             body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="var(--lab-accent)"/>')
             body.append(svg.text(panel.left + 10, panel.top + 22, words, weight="600", colour="accent"))
-        self._front.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt="", data_shown=str(self.steps.value))
+        sentence = self._sentence(points)
+        alt = svg.plain(sentence.partition("<br>")[0])
+        self._front.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=alt, data_shown=str(self.steps.value))
         style = "min-height: 5.9em"
-        self._words.value = f'<div class="lab-words" style="{style}" aria-live="polite">{self._sentence(points)}</div>'
+        self._words.value = f'<div class="lab-words" style="{style}" aria-live="polite">{sentence}</div>'
 
     def _program(self) -> str:
         """The loop as text, the words that the controls have changed in colour."""

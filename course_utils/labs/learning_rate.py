@@ -268,11 +268,13 @@ class LearningRateLab(Lab):
         )
         if sweep.steps_done == sweep.losses.shape[1]:
             x, y = right.x(sweep.lrs[index]), right.y(final if math.isfinite(final) else math.inf)
-            body.append(svg.line(f"M{x:.1f} {right.top + 22}V{right.top + right.height}", colour="accent", width=1))
+            down = f"M{x:.1f} {right.top + 22}V{right.top + right.height}"
+            body.append(svg.line(down, colour="accent", width=1, dash="3 3"))
             body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="var(--lab-accent)"/>')
-        shown = f"{sweep.lrs[index]:.4g}"
-        self._front.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt="", data_shown=shown)
-        self._words.value = f'<div class="lab-words" aria-live="polite">{self._sentence(index)}</div>'
+        shown, sentence = f"{sweep.lrs[index]:.4g}", self._sentence(index)
+        alt = svg.plain(sentence.partition("<br>")[0])
+        self._front.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=alt, data_shown=shown)
+        self._words.value = f'<div class="lab-words" aria-live="polite">{sentence}</div>'
 
     # What is said.
 
@@ -323,10 +325,8 @@ def _band(panel: svg.Panel, zone: str, low: float, high: float) -> str:
     left, right = panel.x(low), panel.x(high)
     rect = (
         f'<rect x="{left:.1f}" y="{panel.top}" width="{right - left:.1f}" height="{panel.height}" '
-        f'fill="var(--lab-{colour})" opacity=".13"/>'
+        f'fill="var(--lab-{colour})" fill-opacity=".13" stroke="var(--lab-{colour})" stroke-width=".8"/>'
     )
     if right - left < 30:
         return rect
-    return rect + svg.text(
-        (left + right) / 2, panel.top + 15, zone, anchor="middle", size=12, weight="600", colour=colour
-    )
+    return rect + svg.text((left + right) / 2, panel.top + 15, zone, anchor="middle", size=12, weight="600")

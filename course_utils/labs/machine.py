@@ -9,6 +9,11 @@ import ipywidgets as widgets
 from course_utils.labs.base import Lab
 from course_utils.machine import Point
 
+# A screen reader would call the marks by the names of their signs.
+HERE, MISSING = (
+    f'<span role="img" aria-label="{words}">{mark}</span>' for words, mark in (("here", "✓"), ("missing", "✗"))
+)
+
 
 class MachineCard(Lab):
     """Show what `machine.look()` found: one row a point, and what to do where something is missing.
@@ -28,7 +33,7 @@ class MachineCard(Lab):
 def _table(points: Sequence[Point]) -> str:
     cell = 'style="text-align: left; padding: 2px 14px 2px 0"'
     rows = "".join(
-        f"<tr><td {cell}>{'✓' if point.ok else '✗'}</td><td {cell}>{html.escape(point.name)}</td>"
+        f"<tr><td {cell}>{HERE if point.ok else MISSING}</td><td {cell}>{html.escape(point.name)}</td>"
         f"<td {cell}>{html.escape(point.found)}</td><td {cell}>{html.escape(point.advice)}</td></tr>"
         for point in points
     )

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
-from course_utils import plots
+from course_utils import palette, plots
 from course_utils.labs import svg
 from course_utils.labs.base import Lab, layers
 from course_utils.surfaces import SURFACES, WALKERS, Point, Surface, walk
@@ -24,10 +24,8 @@ START = 10**-1.5
 WANTED = {"narrow valley": 3, "round bowl": 4, "bent valley": 3, "saddle": 4}
 COLOURS = {"SGD": "accent", "momentum": "second", "RMSprop": "good", "Adam": "fourth"}
 MARKS = {"SGD": "●", "momentum": "■", "RMSprop": "▲", "Adam": "◆"}
-STYLE = (
-    "<style>.optimizer-lab { --lab-fourth: #a8327d; } "
-    'body[data-jp-theme-light="false"] .optimizer-lab { --lab-fourth: #e58fc8; }</style>'
-)
+# Lines that cross are told apart by their dashes too: a path that left the picture has no mark of its own at its end.
+DASHES = {"SGD": "", "momentum": "7 3", "RMSprop": "2 3", "Adam": "9 3 2 3"}
 # Contours: the share of the loss at the start at which each line stands.
 SHARES = (0.004, 0.02, 0.06, 0.13, 0.25, 0.42, 0.65, 1.0, 1.5, 2.2, 3.2, 4.6, 7.0, 11.0, 17.0)
 WIDE = widgets.Layout(width="98%")
@@ -121,7 +119,7 @@ class OptimizerLab(Lab):
             seen.axes(f"Seen from above: {surface.name}", "weight x", "weight y", x_ticks, y_ticks),
             *(
                 svg.line("".join(seen.path(*zip(*line, strict=True)) for line in lines), colour="faint", width=0.7,
-                         opacity=0.55)
+                         opacity=0.85)
                 for lines in contours(surface)
             ),
             *(
@@ -133,7 +131,7 @@ class OptimizerLab(Lab):
             fall.axes("Loss after each step", "step", "loss (log scale)", step_ticks, loss_ticks),
         ]  # fmt: skip
         alt = f"Lines of equal loss of the surface {surface.formula}, with a ring around each lowest point."
-        self._back.value = STYLE + svg.picture(WIDTH, HEIGHT, "".join(body), alt=alt)
+        self._back.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=alt)
 
     def _draw_front(self) -> None:
         surface, lr, momentum = SURFACES[self.surface.value], self.lr.value, self.momentum.value
@@ -145,24 +143,27 @@ class OptimizerLab(Lab):
         }
         body = []
         for number, (name, path) in enumerate(self.paths.items()):
-            colour = COLOURS[name]
+            colour, dash = COLOURS[name], DASHES[name]
             xs, ys = zip(*path, strict=True)
             losses = [max(surface.loss(x, y), fall.y_range[0]) for x, y in path]
-            body.append(svg.line(seen.path(xs, ys), colour=colour, width=1.3, opacity=0.85))
+            body.append(svg.line(seen.path(xs, ys), colour=colour, width=1.3, opacity=0.85, dash=dash))
             # A line of no length with round ends is a dot: a path of forty points stays half a kilobyte.
             dots = "".join(f"M{seen.x(x):.1f} {seen.y(y):.1f}h0" for x, y in path)
             body.append(f'<path d="{dots}" stroke="var(--lab-{colour})" stroke-width="4.4" stroke-linecap="round"/>')
             end = MARKS[name] if surface.holds(*path[-1]) else "✕"
             body.append(_mark(seen.x(xs[-1]), seen.y(ys[-1]), end, colour, size=17))
-            body.append(svg.line(fall.path(range(len(path)), losses), colour=colour, width=1.8))
+            body.append(svg.line(fall.path(range(len(path)), losses), colour=colour, width=1.8, dash=dash))
             body.append(_mark(fall.x(len(path) - 1), fall.y(losses[-1]), end, colour, size=13))
             words = f"{MARKS[name]} {name}: {self._ended(surface, path)}"
             # Two columns of two lines, below the axes' own words.
             left, top = (54 if number % 2 == 0 else 474), 366 + 19 * (number // 2)
-            body.append(svg.text(left, top, words, colour=colour, weight="600"))
-        shown = f"{lr:.4g}"
-        self._front.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt="", data_shown=shown)
-        self._words.value = f'<div class="lab-words" aria-live="polite">{self._sentence(surface)}</div>'
+            body.append(svg.line(f"M{left} {top - 4}h30", colour=colour, width=1.8, dash=dash))
+            body.append(svg.text(left + 38, top, words, colour=colour, weight="600"))
+        shown, sentence = f"{lr:.4g}", self._sentence(surface)
+        ends = [f"{name}: {self._ended(surface, path)}." for name, path in self.paths.items()]
+        alt = " ".join([svg.plain(sentence.partition("<br>")[0]), *ends])
+        self._front.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=alt, data_shown=shown)
+        self._words.value = f'<div class="lab-words" aria-live="polite">{sentence}</div>'
 
     # What is said.
 
@@ -227,7 +228,9 @@ def plot_surface(surface: Surface, ax: Axes) -> list[list[np.ndarray]]:
     xs, ys = np.linspace(*surface.x_range, 241), np.linspace(*surface.y_range, 161)
     heights = surface.loss(*np.meshgrid(xs, ys))
     top = surface.loss(*surface.start)
-    drawn = ax.contour(xs, ys, heights, levels=[share * top for share in SHARES], colors="#aaaaaa", linewidths=0.6)
+    drawn = ax.contour(
+        xs, ys, heights, levels=[share * top for share in SHARES], colors=palette.LIGHT_GREY, linewidths=0.6
+    )
     for bottom in surface.bottoms:
         ax.add_patch(Circle(bottom, RING, fill=False, linestyle="--", color="#222222", zorder=3))
     ax.set(xlabel="weight x", ylabel="weight y")

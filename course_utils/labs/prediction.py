@@ -60,7 +60,8 @@ class Prediction(Lab):
         guess = progress().guess(self.name)
         self._news = self._news or progress().news()
         words = f"Your guess is kept: {guess}." if guess else "Choose one, or just go on."
-        self._kept.value = html.escape(f"{words} {self._news}".strip())
+        said = html.escape(f"{words} {self._news}".strip())
+        self._kept.value = f'<span aria-live="polite">{said}</span>'
 
     def reveal(self, outcome: str) -> Revealed:
         """Set the outcome beside the guess.

@@ -227,8 +227,12 @@ class ScheduleLab(Lab):
             left.axes("The learning rate of each step", "epoch", "", step_ticks, rate_ticks),
             svg.line(left.path(range(self.num_steps), self.rates), colour="accent", width=2.4),
         ]
-        shown = f"{self.lr.value:.4g}"
-        self._curve.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt="", data_shown=shown)
+        rates, shown = self.rates, f"{self.lr.value:.4g}"
+        alt = (
+            f"The learning rate of each step as the sliders draw it, {self.shape.value}: {plots.rate_text(rates[0])} "
+            f"at the start, {plots.rate_text(max(rates))} at most, {plots.rate_text(rates[-1])} in the last step."
+        )
+        self._curve.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=alt, data_shown=shown)
 
     def _draw_loss(self, rates: list[float], losses: list[float]) -> None:
         _, right = self._panels()

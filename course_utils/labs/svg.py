@@ -6,6 +6,7 @@ Colours are the lab's CSS variables, so a picture follows the theme without bein
 
 import html
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,6 +100,11 @@ def line(d: str, *, colour: str, width: float, opacity: float = 1.0, dash: str =
         f'<path d="{d}" fill="none" stroke="var(--lab-{colour})" stroke-width="{width}" opacity="{opacity}"{dashes} '
         'stroke-linejoin="round"/>'
     )
+
+
+def plain(words: str) -> str:
+    """Words without their HTML, on one line: what a picture's `alt` takes."""
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", words.replace("<br>", " "))).split())
 
 
 def picture(width: int, height: int, body: str, *, alt: str, **attributes: str) -> str:

@@ -267,8 +267,8 @@ class TrainingLab(Lab):
             loss.axes("Loss of each step", "", "loss of the batch", [], [(n, str(n)) for n in range(5)]),
             rate.axes("", "epoch", "rate", ticks, RATE_TICKS),
             accuracy.axes("Accuracy on images never seen", "epoch", "right, in percent", ticks, shares),
-            svg.line(_path(loss, self.untouched.step_loss), colour="faint", width=0.8, opacity=0.6),
-            svg.line(_path(accuracy, self.untouched.valid_accuracy), colour="faint", width=1.4, opacity=0.8),
+            svg.line(_path(loss, self.untouched.step_loss), colour="faint", width=0.7, opacity=0.85),
+            svg.line(_path(accuracy, self.untouched.valid_accuracy), colour="faint", width=1.4, opacity=0.85),
         ]
         goal = accuracy.y(GOAL)
         body.append(svg.line(f"M{accuracy.left} {goal:.1f}h{accuracy.width}", colour="good", width=1.4, dash="6 4"))
@@ -301,8 +301,9 @@ class TrainingLab(Lab):
             words = f"now {shares[-1][1]:.1%}"
             right, bottom = accuracy.left + accuracy.width - 8, accuracy.top + accuracy.height
             body.append(svg.text(right, bottom - 32, words, anchor="end", weight="600", colour="accent"))
+        alt = svg.plain(self._sentence().partition("<br>")[0])
         self._front.value = svg.picture(
-            WIDTH, HEIGHT, "".join(body), alt="", data_shown=f"{self.lr.value:.4g}", data_step=str(len(losses)),
+            WIDTH, HEIGHT, "".join(body), alt=alt, data_shown=f"{self.lr.value:.4g}", data_step=str(len(losses)),
             data_state=self.state,
         )  # fmt: skip
 

@@ -8,9 +8,9 @@ POINTS = [Point("Python", True, "3.11.7"), Point("<b>", False, "not installed", 
 
 def test_each_point_has_its_row_with_what_to_do():
     value = MachineCard(POINTS)._table.value
-    assert "✓</td>" in value
+    assert "✓</span></td>" in value
     assert "3.11.7" in value
-    assert "✗</td>" in value
+    assert "✗</span></td>" in value
     assert "&lt;b&gt;" in value
     assert "run `make lab` &amp; restart" in value
 

@@ -45,6 +45,11 @@ def test_a_layer_without_words_is_hidden_from_screen_readers():
     assert ElementTree.fromstring(svg.picture(1, 1, "", alt="")).get("aria-hidden") == "true"
 
 
+def test_plain_words_have_no_tags_and_no_entities():
+    words = "<b>lr = 0.1:</b> it <i>works</i>,<br>1 &lt; 2&nbsp;&amp; more"
+    assert svg.plain(words) == "lr = 0.1: it works, 1 < 2 & more"
+
+
 def test_axes_are_well_formed_and_hold_their_words():
     drawn = svg.picture(200, 100, LINEAR.axes("T<1", "x", "y", [(0, "0"), (10, "10")], [(5, "5")]), alt="a")
     words = [element.text for element in ElementTree.fromstring(drawn).iter() if element.tag == "text"]
