@@ -68,16 +68,19 @@ class Tree:
         text = "".join(f"{name}=={version}\n" for name in names)
         (self.folder / "constraints.txt").write_text(text, encoding="utf-8")
 
-    def start(self, *arguments: str, path: str | None = None) -> subprocess.Popen:
+    def start(self, *arguments: str, path: str | None = None, index: str | None = None) -> subprocess.Popen:
+        """Start make; packages come from the folder with wheels, or from an index."""
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "MAKE", "PYTHON"))}
         env = {
             **keep,
             "PATH": path or f"{self.programs}{os.pathsep}{os.environ['PATH']}",
             "PIP_CONFIG_FILE": os.devnull,
-            "PIP_NO_INDEX": "1",
-            "PIP_FIND_LINKS": (self.folder / "wheels").as_uri(),
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         }
+        if index is None:
+            env |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": (self.folder / "wheels").as_uri()}
+        else:
+            env |= {"PIP_INDEX_URL": index, "PIP_RETRIES": "1"}
         return subprocess.Popen(
             [shutil.which("make"), "--no-print-directory", *arguments],
             cwd=self.folder,
@@ -88,9 +91,9 @@ class Tree:
             start_new_session=True,
         )
 
-    def make(self, *arguments: str, path: str | None = None) -> tuple[int, str, list[str]]:
+    def make(self, *arguments: str, **start: str | None) -> tuple[int, str, list[str]]:
         """Run make; give its status, its output, and the lines of its errors but for make's own."""
-        done = self.start(*arguments, path=path)
+        done = self.start(*arguments, **start)
         output, errors = done.communicate(timeout=100)
         return done.returncode, output, [line for line in errors.splitlines() if not line.startswith("make: ***")]
 
@@ -224,6 +227,18 @@ def test_setup_survives_what_can_happen_to_it(tree):
     assert list((venv / "pip-scratch").iterdir())
     assert not (venv / "pip-scratch" / "half a download").exists()
 
+    # No network before all is installed: pip's words, then what is missing and what to do.
+    with socket.socket() as nobody:  # bound, and never listening: every connection is refused
+        nobody.bind(("127.0.0.1", 0))
+        status, output, errors = tree.make("setup", index=f"http://127.0.0.1:{nobody.getsockname()[1]}/simple")
+    assert status != 0
+    assert any("after connection broken by" in line for line in errors)
+    assert errors[-1] == (
+        "The package index did not answer, so the packages that the course needs could not be downloaded. Connect to "
+        "the network, or see to its proxy, and call it again: it goes on from here. Once all is installed, no network "
+        "is needed."
+    )
+
     status, output, errors = tree.make("setup")
     assert (status, errors) == (0, [])
     assert output.endswith(".venv is ready.\n")
@@ -231,11 +246,13 @@ def test_setup_survives_what_can_happen_to_it(tree):
     assert (venv / "pyvenv.cfg").stat().st_mtime_ns == made, "a good .venv must be gone on with, not made anew"
     assert not (venv / "pip-scratch").exists()
 
-    # Up to date: nothing runs, with whatever Python, for `make lab`'s part too, and without packages to install from.
+    # Up to date: nothing runs, with whatever Python, for `make lab`'s part too, without packages to install from, and
+    # without a network.
     builds = tree.builds()
     (tree.folder / "wheels").rename(tree.folder / "no wheels")
     for arguments in (["setup"], ["setup", f"PYTHON={tree.programs / 'python3.13'}"], ["setup", "PYTHON=python3.13"]):
         assert tree.make(*arguments) == (0, ".venv is up to date.\n", [])
+    assert tree.make("setup", index="http://127.0.0.1:9/simple") == (0, ".venv is up to date.\n", [])
     assert tree.builds() == builds
     (tree.folder / "no wheels").rename(tree.folder / "wheels")
 
@@ -311,6 +328,28 @@ def test_setup_survives_what_can_happen_to_it(tree):
     bench = {path.name for path in (moved / ".venv-bench").glob("lib/python3*/site-packages/*.dist-info")}
     assert bench == {"tiny_bench-2.0.dist-info", "tiny_course-1.0.dist-info"}
     assert sorted(path.name for path in venv.glob("lib/python3*/site-packages/*")) == before
+
+
+def test_a_folder_that_cannot_be_written_in_is_told_in_one_line(tree):
+    # Root may write anywhere, so a file stands where .venv should be.
+    (tree.folder / ".venv").touch()
+    status, _, errors = tree.make("lab")
+    assert status != 0
+    assert len(errors) == 1
+    assert errors[0].startswith(f"{tree.folder / '.venv'}")
+    assert errors[0].endswith(
+        ": Not a directory. The course needs a folder that you can write in, with 7 GB of room: put it into one, and "
+        "call it there."
+    )
+
+
+def test_a_folder_with_a_colon_is_told_in_one_line(tree):
+    tree.folder = tree.folder.rename(tree.folder.with_name("lesson 1: start"))
+    status, _, errors = tree.make("setup")
+    assert status != 0
+    assert len(errors) == 1
+    assert "contains the PATH separator" in errors[0]
+    assert errors[0].endswith(" Rename the folder, and call it again.")
 
 
 @pytest.mark.slow

@@ -8,9 +8,11 @@ Ctrl-C in the terminal stops it.
 """
 
 import argparse
+import importlib.util
 import os
 import socket
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -18,8 +20,8 @@ ADDRESS = "127.0.0.1"
 FIRST = ("notebooks/00_start_here.ipynb", "notebooks/02_learning_rate.ipynb")
 
 
-def free_port(text: str) -> int:
-    """Read a port's number, and make sure that no other program listens there.
+def free_port(text: str, target: str = "lab") -> int:
+    """Read a port's number, and make sure that no other program listens there; `target` is what make was asked for.
 
     Raises:
         ValueError: it is no port, or it is taken; the message quotes it.
@@ -34,7 +36,7 @@ def free_port(text: str) -> int:
             probe.bind((ADDRESS, port))
         except OSError as error:
             raise ValueError(
-                f"Port {port} is taken: name another one, as in  make lab PORT={port % 65535 + 1}"
+                f"Port {port} is taken: name another one, as in  make {target} PORT={port % 65535 + 1}"
             ) from error
     return port
 
@@ -67,16 +69,72 @@ def command(port: int | None, *, browser: bool = True) -> list[str]:
     return [sys.executable, "-m", "jupyterlab", *options]
 
 
+def can_write(folder: Path) -> bool:
+    """Say whether files can be made in a folder; it is made itself where it is missing, for this user alone."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def places() -> dict[str, Path]:
+    """Give the folders in which JupyterLab and its kernels keep what is theirs, by the variables that move them."""
+    from jupyter_core import paths
+
+    home = Path.home()
+    return {
+        "JUPYTER_CONFIG_DIR": Path(paths.jupyter_config_dir()),  # settings, and the layout of the page
+        "JUPYTER_DATA_DIR": Path(paths.jupyter_data_dir()),
+        "JUPYTER_RUNTIME_DIR": Path(paths.jupyter_runtime_dir()),  # the secrets of servers and kernels that run
+        "IPYTHONDIR": Path(os.environ.get("IPYTHONDIR") or home / ".ipython"),
+        "MPLCONFIGDIR": Path(os.environ.get("MPLCONFIGDIR") or home),
+    }
+
+
+def elsewhere() -> tuple[dict[str, str], str]:
+    """Find other folders for all that would go into a home folder in which nothing can be written.
+
+    They lie in the environment, where the next start finds them again, or else in a temporary folder.
+
+    Returns:
+        The variables to set, and one sentence that says so; {} and "" where all is well.
+
+    Raises:
+        OSError: there is no folder at all in which something can be written.
+    """
+    closed = {name: folder for name, folder in places().items() if not can_write(folder)}
+    if not closed:
+        return {}, ""
+    own = Path(sys.prefix) / "jupyter-home"
+    if not can_write(own):
+        own = Path(tempfile.mkdtemp(prefix="jupyter-home-"))
+    for name in closed:
+        (own / name.lower()).mkdir(mode=0o700, exist_ok=True)
+    first = next(iter(closed.values()))
+    sentence = f"{first} cannot be written in: JupyterLab keeps its settings in {own} instead."
+    return {name: str(own / name.lower()) for name in closed}, sentence
+
+
 def main() -> None:
-    """Check the port, then become JupyterLab."""
+    """Check what JupyterLab needs, then become JupyterLab."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", help="the port to listen on")
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
     chosen = parser.parse_args()
+    if importlib.util.find_spec("jupyterlab") is None:
+        sys.exit(f"{sys.executable} has no JupyterLab: start it with  make lab  which installs what is missing")
     try:
         port = None if chosen.port is None else free_port(chosen.port)
-    except ValueError as error:
+        variables, sentence = elsewhere()
+    except (ValueError, OSError) as error:
         sys.exit(str(error))
+    os.environ.update(variables)
+    if sentence:
+        print(sentence, flush=True)
+    if not can_write(ROOT):
+        print(f"{ROOT} cannot be written in: lessons run, but neither they nor your answers can be saved.", flush=True)
     # Notebooks start `tensorboard` and `python` by name, so the environment's own must come first.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     print("JupyterLab starts; Ctrl-C stops it.", flush=True)

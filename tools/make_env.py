@@ -24,6 +24,13 @@ VENV = ROOT / ".venv"
 BENCH = ROOT / ".venv-bench"
 STAMP = "course-setup.json"
 EXTRAS = ("lab", "zh", "hub", "site", "test", "bench")
+# What pip says where an answer from the package index does not come. It says so several times, and ends with
+# "no matching distribution", which sounds like a mistake of the course.
+NO_ANSWER = "after connection broken by"
+
+
+class NoNetwork(Exception):
+    """pip got no answer from the package index."""
 
 
 def pip_arguments(extras: list[str]) -> list[str]:
@@ -117,11 +124,18 @@ def has_whole_pip(venv: Path) -> bool:
 
 
 def make_venv(venv: Path, *, beside: Path | None) -> None:
-    """Make an empty environment; `beside` names one whose packages it shall see as installed."""
+    """Make an empty environment; `beside` names one whose packages it shall see as installed.
+
+    Raises:
+        SystemExit: no environment can lie in such a folder.
+    """
     (venv / STAMP).unlink(missing_ok=True)
     # This Python may be the one of the environment that is cleared: it is loaded already, and the
     # new one is made from the Python that the old one was made from.
-    EnvBuilder(clear=True, symlinks=True, with_pip=beside is None).create(venv)
+    try:
+        EnvBuilder(clear=True, symlinks=True, with_pip=beside is None).create(venv)
+    except ValueError as error:  # a colon in the path, which would cut PATH in two
+        sys.exit(f"{error} Rename the folder, and call it again.")
     for site in site_packages(venv) if beside else []:
         # pip runs from there too, leaves those packages alone and adds only what is missing. The path
         # is relative because Python reads this file in the machine's own encoding.
@@ -134,12 +148,29 @@ def install(venv: Path, extras: list[str]) -> None:
 
     The machine's folder for temporary files is often too small for PyTorch, and whatever a killed
     pip leaves there stays; here the next call finds and clears it.
+
+    Raises:
+        NoNetwork: pip failed, and the index had not answered.
+        subprocess.CalledProcessError: pip failed otherwise.
     """
     scratch = venv / "pip-scratch"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     command = [str(python_of(venv)), "-m", "pip", "install", *pip_arguments(extras)]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "TMPDIR": str(scratch)}, check=True)
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    unanswered = False
+    # Only the warnings and errors are read on their way to the terminal: the progress bars need it to themselves.
+    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as pip:
+        try:
+            for line in pip.stderr:
+                unanswered |= NO_ANSWER in line.decode(errors="replace")
+                sys.stderr.buffer.write(line)
+                sys.stderr.flush()
+        except BaseException:
+            pip.kill()
+            raise
+    if pip.returncode:
+        raise NoNetwork if unanswered else subprocess.CalledProcessError(pip.returncode, command)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -147,7 +178,9 @@ def ensure(venv: Path, extras: list[str], *, beside: Path | None = None) -> None
     """Bring an environment to what the files say, or say that it is there already.
 
     Raises:
-        subprocess.CalledProcessError: venv or pip failed; what they said is on the terminal.
+        NoNetwork, subprocess.CalledProcessError: venv or pip failed; what they said is on the terminal.
+        OSError: the folder of the environment cannot be written in.
+        SystemExit: no environment can lie in such a folder.
     """
     stamp = read_stamp(venv)
     # Called with the environment's own Python there is nothing to compare: it is the right one.
@@ -193,6 +226,21 @@ def main(extras: list[str]) -> int:
     except KeyboardInterrupt:
         print("\nInterrupted. Call it again: it goes on from here.", file=sys.stderr)
         return 130
+    except NoNetwork:
+        print(
+            "The package index did not answer, so the packages that the course needs could not be downloaded. Connect "
+            "to the network, or see to its proxy, and call it again: it goes on from here. Once all is installed, no "
+            "network is needed.",
+            file=sys.stderr,
+        )
+        return 1
+    except OSError as error:
+        print(
+            f"{error.filename or ROOT}: {error.strerror}. The course needs a folder that you can write in, with 7 GB "
+            "of room: put it into one, and call it there.",
+            file=sys.stderr,
+        )
+        return 1
     except subprocess.CalledProcessError as error:
         what = "pip" if "install" in error.cmd else "making the empty environment"
         print(f"{what} failed ({error}); call it again: it goes on from here.", file=sys.stderr)
