@@ -1,18 +1,20 @@
 # The course's commands. `make` alone lists them.
 #
 #   PYTHON=python3.12   the Python to make .venv with (else the first new enough one on PATH)
-#   PORT=9000           the port of JupyterLab (else 8888 or the next free one)
+#   PORT=9000           the port of JupyterLab (else 8888 or the next free one), or of a class (else 8000)
+#   LEARNERS=20         how many learners a class has, or their names (else 8)
 #
 # Plain make and sh (GNU Make 3.81, as on macOS, is enough). Every path is relative, so the checkout
 # may lie anywhere. What needs thought is in tools/, in Python.
 
 PYTHON ?=
 PORT ?=
+LEARNERS ?=
 VENV_PYTHON = .venv/bin/python
 MAKE_ENV = python=$$(sh tools/find_python.sh "$(PYTHON)") && "$$python" tools/make_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab test setup check notebooks record bench pins clean
+.PHONY: help lab class test setup check notebooks pictures record rehearsal bench pins clean
 
 help: ## list these commands
 	@awk -F ' *:.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -20,6 +22,10 @@ help: ## list these commands
 lab: ## install what is needed, then open JupyterLab on the first lesson
 	@$(MAKE_ENV) lab
 	@$(VENV_PYTHON) tools/lab.py $(if $(PORT),--port "$(PORT)")
+
+class: ## install what is needed, then start JupyterHub for a class on this machine
+	@$(MAKE_ENV) lab hub
+	@$(VENV_PYTHON) tools/classroom.py $(if $(PORT),--port "$(PORT)") $(if $(LEARNERS),--learners "$(LEARNERS)")
 
 test: setup ## install what is needed, then prove everything
 	@$(VENV_PYTHON) tools/run.py test
@@ -34,8 +40,15 @@ notebooks: setup ## run every lesson, store its outputs, and write README's inde
 	@$(VENV_PYTHON) tools/notebooks.py notebooks
 	@$(VENV_PYTHON) tools/index.py
 
+pictures: setup ## photograph the lab and the card that README shows (needs Chromium or Chrome)
+	@$(VENV_PYTHON) tools/pictures.py
+
 record: setup ## train the recorded sweep of the small CNN again (takes minutes)
 	@$(VENV_PYTHON) tools/record_sweep.py
+
+rehearsal: ## start a class of simulated learners, measure it, and end it (takes minutes)
+	@$(MAKE_ENV) lab hub
+	@$(VENV_PYTHON) tools/rehearsal.py $(if $(LEARNERS),--learners "$(LEARNERS)")
 
 bench: setup ## measure: every tests/benchmarks/bench_*.py
 	@$(VENV_PYTHON) tools/make_env.py bench
