@@ -27,7 +27,8 @@ STYLE = f"""<style>
 .course-lab {{ --lab-ink: var(--jp-ui-font-color1, #222); --lab-faint: var(--jp-ui-font-color2, #666);
   --lab-grid: var(--jp-border-color2, #ddd); {palette.variables("light")} max-width: 900px; padding: 4px 0 8px; }}
 body[data-jp-theme-light="false"] .course-lab {{ {palette.variables("dark")} }}
-.course-lab :focus-visible {{ outline: 2px solid var(--lab-ink); outline-offset: 1px; }}
+.course-lab :focus-visible {{ outline: 2px solid var(--lab-ink) !important; outline-offset: -2px; }}
+.course-lab .noUi-handle:focus-visible {{ outline-offset: 2px; }}
 .course-lab svg {{ display: block; width: 100%; height: auto; font-family: var(--jp-ui-font-family, sans-serif); }}
 .course-lab .lab-words {{ color: var(--lab-ink); line-height: 1.45; min-height: 2.9em; }}
 .course-lab .lab-front {{ pointer-events: none; }}

@@ -220,9 +220,10 @@ class ZeroGradLab(Lab):
             middle = right.left + right.width / 2
             body.append(svg.text(middle, right.top + 40, "no step is ever taken", anchor="middle", colour="accent"))
         shown = f"{self.clear_every.value} {self.step.value} {'scaled' if plan.scaled else 'unscaled'} {plan.lr:g}"
-        self._front.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt="", data_shown=shown)
-        # Room for three lines always: where the words are longer, nothing below may move.
         sentence = self._sentence(plan, means, lengths)
+        alt = svg.plain(sentence.partition("<br>")[0])
+        self._front.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=alt, data_shown=shown)
+        # Room for three lines always: where the words are longer, nothing below may move.
         self._words.value = f'<div class="lab-words" style="min-height: 4.4em" aria-live="polite">{sentence}</div>'
 
     # What is said.
