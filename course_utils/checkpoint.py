@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import time
 import warnings
 import zipfile
@@ -83,7 +84,7 @@ def _load(folder: Path) -> tuple[dict | None, bool]:
             continue
         try:
             state = _read(path)
-        except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
             damaged.append(f"{path} can't be read ({str(error).splitlines()[0] if str(error) else repr(error)})")
             continue
         if damaged:
@@ -100,7 +101,17 @@ def _read(path: Path) -> dict:
         bad = archive.testzip()
     if bad:
         raise ValueError(f"its part {bad} does not match its checksum")
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # PyTorch's own words say how to run what such a file asks for, which is the last thing to do with it.
+        asked = re.search(r"GLOBAL (\S+)", str(error))
+        raise ValueError(
+            f"it asks for {asked[1] if asked else 'more than tensors and plain values'}, which no checkpoint of this "
+            "course does; nothing of it was run"
+        ) from error
+    except (AssertionError, AttributeError, IndexError, TypeError) as error:
+        raise ValueError(f"it holds no state ({type(error).__name__}: {error})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"it holds no state of format {FORMAT}")
     return state
