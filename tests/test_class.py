@@ -1,5 +1,6 @@
 """What `make class` and `make rehearsal` say, refuse and write; tests/test_class_running.py runs a class."""
 
+import asyncio
 import importlib.util
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import types
 import urllib.parse
 from pathlib import Path
 
@@ -24,6 +26,8 @@ if os.name == "nt":
 import classroom
 import proxy
 import rehearsal
+from simulated_learner import Kernel, Refused
+from tornado.httpclient import HTTPClientError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -152,6 +156,142 @@ def test_the_teacher_is_told_what_is_needed(monkeypatch, tmp_path):
     assert "learner1 … learner30 (30)" in words
     assert "You are root" not in words
     assert classroom.handout_link("http://127.0.0.1:9000", "https://host.example/a/course") in words
+
+
+# Whether a rehearsal would notice that something is shared.
+
+
+class Neighbour:
+    """A learner at a class of two, in which one thing is shared that should not be; it answers as a server would."""
+
+    def __init__(self, name: str, flaw: str, shared: dict):
+        self.name, self.flaw, self.shared, self.own = name, flaw, shared, {"kernels": [f"kernel of {name}"]}
+        self.id = f"kernel of {name}"
+
+    def at_server(self, path: str, owner: str = "") -> str:
+        return f"{owner or self.name}:{path}"
+
+    def _check(self, owner: str, doing: str) -> None:
+        if owner not in ("", self.name) and self.flaw != doing:
+            status = 404 if self.flaw == f"{doing}: another status" else 403
+            raise Refused("GET", owner, types.SimpleNamespace(code=status, reason="", body=b""))
+
+    def _things(self, what: str) -> dict:
+        return self.shared if self.flaw == f"shared: {what}" else self.own
+
+    async def read(self, path: str, owner: str = ""):
+        self._check(owner, "reading")
+        return self._things("lesson" if path == rehearsal.LESSON else path).get(path)
+
+    async def write(self, path: str, text: str, owner: str = "") -> None:
+        self._check(owner, "writing")
+        self._things(path)[path] = text
+
+    async def ask(self, method: str, path: str, content=None):
+        owner, _, what = path.partition(":")
+        if what == "kernels":
+            self._check(owner, "kernels")
+            return [{"id": number} for number in self._things("kernels").setdefault("kernels", [self.id, "another"])]
+        self._things("lesson")[rehearsal.LESSON] = content["content"]
+        return None
+
+    async def connect(self, kernel: str, owner: str) -> None:
+        if self.flaw != "websocket":
+            raise HTTPClientError(403)
+
+    async def run(self, code: str) -> str:
+        entries = self._things("record").setdefault("record", set())
+        entries.add(f"rehearsal-{self.name}")
+        home = "ada" if self.flaw == "shared: folder" else self.name
+        return json.dumps([f"/class/homes/{home}/learner", sorted(entries)])
+
+
+def look_for_what_is_shared(monkeypatch, flaw: str) -> list[str]:
+    shared: dict = {}
+    learners = [Neighbour(name, flaw, shared) for name in ("ada", "grace")]
+    servers = {name: (types.SimpleNamespace(pid=0 if flaw == "shared: server" else number), [])
+               for number, name in enumerate(("ada", "grace"))}  # fmt: skip
+    monkeypatch.setattr(rehearsal, "processes_of", lambda running: servers)
+    place = types.SimpleNamespace(ip="0.0.0.0" if flaw == "open to other machines" else "127.0.0.1")
+    connection = types.SimpleNamespace(laddr=place, status=psutil.CONN_LISTEN)
+    process = types.SimpleNamespace(net_connections=lambda kind: [connection])
+    running = types.SimpleNamespace(folder=Path("/class"), everything=lambda: [process])
+    return asyncio.run(rehearsal.check_nothing_is_shared(running, learners, learners))
+
+
+def test_a_class_in_which_nothing_is_shared_passes(monkeypatch):
+    assert len(look_for_what_is_shared(monkeypatch, "none")) == 3
+
+
+@pytest.mark.parametrize(
+    ("flaw", "words"),
+    [
+        ("reading", "ada's reading of grace's lesson was allowed"),
+        ("reading: another status", "ada's reading of grace's lesson was answered with 404, not with 403"),
+        ("writing", "ada's writing there was allowed"),
+        ("kernels", "ada's look at grace's kernels was allowed"),
+        ("websocket", "ada's way to grace's kernel was allowed"),
+        ("shared: kernels", r"ada's server shows the kernels \['kernel of ada', 'another'\], not kernel of ada alone"),
+        ("shared: mine.txt", "ada's file holds another one's words"),
+        ("shared: lesson", "ada's copy of the lesson is another one's"),
+        ("shared: folder", "grace's progress goes to /class/homes/ada/learner"),
+        ("shared: record", r"ada's record holds \['rehearsal-ada', 'rehearsal-grace'\]"),
+        ("shared: server", "2 learners have 2 servers, and 1 processes"),
+        ("open to other machines", r"something listens at \['0\.0\.0\.0'\], where other machines can reach it"),
+    ],
+)
+def test_what_is_shared_ends_a_rehearsal(flaw, words, monkeypatch):
+    with pytest.raises(rehearsal.Shared, match=words):
+        look_for_what_is_shared(monkeypatch, flaw)
+
+
+class Wire:
+    """A websocket that gives these messages, and is closed when something has been sent."""
+
+    def __init__(self, *messages: dict):
+        self._messages, self._sent = list(messages), asyncio.Event()
+
+    async def read_message(self) -> str | None:
+        if self._messages:
+            return json.dumps(self._messages.pop(0))
+        await self._sent.wait()
+        return None
+
+    async def write_message(self, text: str) -> None:
+        self._sent.set()
+
+
+def test_a_websocket_that_is_closed_ends_what_waits_for_it():
+    async def wait(what):
+        kernel = Kernel("1", "session", Wire())
+        await (kernel.run("1 + 1") if what == "cell" else kernel.move("slider", 0.1, lambda update: False))
+
+    with pytest.raises(ConnectionError, match="closed while a cell ran"):
+        asyncio.run(wait("cell"))
+    with pytest.raises(ConnectionError, match="closed while the slider moved"):
+        asyncio.run(wait("slider"))
+
+
+def test_a_widget_is_found_by_its_kind_its_style_and_its_place():
+    def opened(number, model, **state):
+        data = {"state": {"_model_name": model, **state}}
+        content = {"comm_id": number, "target_name": "jupyter.widget", "data": data}
+        return {"msg_type": "comm_open", "content": content, "parent_header": {}}
+
+    async def look(*wanted, **where):
+        lab = opened("lab", "VBoxModel", children=["IPY_MODEL_row"])
+        row = opened("row", "HBoxModel", children=["IPY_MODEL_inner"])
+        inner = opened("inner", "HTMLModel", _dom_classes=["lab-front"])
+        kernel = Kernel("1", "session", Wire(lab, row, inner, opened("outer", "HTMLModel", _dom_classes=["lab-back"])))
+        await asyncio.sleep(0.01)
+        return kernel.find(*wanted, **where)
+
+    assert asyncio.run(look("HTMLModel", inside="lab")) == "inner"
+    assert asyncio.run(look("HTMLModel", "lab-back")) == "outer"
+    with pytest.raises(LookupError, match="2 widgets of the kind HTMLModel '' among 4"):
+        asyncio.run(look("HTMLModel"))
+    with pytest.raises(LookupError, match="0 widgets of the kind HTMLModel 'lab-back' among 3"):
+        asyncio.run(look("HTMLModel", "lab-back", inside="lab"))
 
 
 # The proxy, and what it is fetched with.

@@ -108,6 +108,14 @@ def test_a_folder_that_cannot_be_used_is_told_in_one_line(tmp_path):
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_class_that_does_not_start_says_why_and_leaves_nothing(tmp_path):
+    needs_proxy()
+    (tmp_path / "password").write_text("short")
+    with pytest.raises(RuntimeError, match=r"the class did not start \(exit status 1\):\n.*has 5 characters"):
+        rehearsal.start_class(tmp_path, ["ada"], rehearsal.free_port())
+    assert left_of(tmp_path) == []
+
+
 async def back(two: rehearsal.Class, name: str) -> Learner:
     learner = Learner(two.url, name, two.password)
     await learner.log_in()

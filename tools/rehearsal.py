@@ -195,24 +195,43 @@ def start_class(folder: Path, learners: list[str], port: int) -> Class:
     command = [sys.executable, str(ROOT / "tools" / "classroom.py"), "--learners", " ".join(learners)]
     command += ["--port", str(port), "--folder", str(folder)]
     written = folder / "class.log"
-    # Requests to this machine go through no proxy of the network.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with written.open("a") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
     # The hub itself, then the proxy, which answers with errors of its own until the hub is there.
     awaited = [f"http://{ADDRESS}:{port + 2}/hub/health", f"http://{ADDRESS}:{port}/hub/health"]
+    try:
+        wait_for(awaited, process)
+    except BaseException as error:
+        # Half started, it listens to no Ctrl-C yet.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.kill()
+        process.kill()
+        status = process.wait()
+        if not isinstance(error, TimeoutError):
+            raise
+        raise RuntimeError(f"the class did not start (exit status {status}):\n{written.read_text()[-4000:]}") from error
+    return Class(process, f"http://{ADDRESS}:{port}", folder, learners, classroom.password_in(folder))
+
+
+def wait_for(addresses: list[str], process: subprocess.Popen) -> None:
+    """Wait until each of the addresses has answered.
+
+    Raises:
+        TimeoutError: one did not, or the process has ended.
+    """
+    # Requests to this machine go through no proxy of the network.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     end = time.monotonic() + START_TIMEOUT
-    while time.monotonic() < end and process.poll() is None:
-        with contextlib.suppress(OSError), opener.open(awaited[0], timeout=5):
-            del awaited[0]
-        if not awaited:
-            password = classroom.password_in(folder)
-            return Class(process, f"http://{ADDRESS}:{port}", folder, learners, password)
-        time.sleep(0.1)
-    process.kill()
-    raise RuntimeError(f"the class did not start (exit status {process.wait()}):\n{written.read_text()[-4000:]}")
+    for address in addresses:
+        while True:
+            with contextlib.suppress(OSError), opener.open(address, timeout=5):
+                break
+            if time.monotonic() > end or process.poll() is not None:
+                raise TimeoutError(f"{address} does not answer")
+            time.sleep(0.1)
 
 
 @contextlib.contextmanager
@@ -376,8 +395,9 @@ async def check_nothing_is_shared(running: Class, learners: list[Learner], kerne
         if [entry for entry in entries if entry.startswith("rehearsal-")] != [f"rehearsal-{learner.name}"]:
             raise Shared(f"{learner.name}'s record holds {entries}")
     servers = processes_of(running)
-    if len({server.pid for server, _ in servers.values()}) != len(learners):
-        raise Shared(f"{len(learners)} learners have {len(servers)} servers")
+    numbers = {server.pid for server, _ in servers.values()}
+    if len(numbers) != len(learners):
+        raise Shared(f"{len(learners)} learners have {len(servers)} servers, and {len(numbers)} processes")
     listening = {
         connection.laddr.ip
         for process in running.everything()
