@@ -41,7 +41,7 @@ notebooks: setup ## run every lesson, store its outputs, and write README's inde
 	@$(VENV_PYTHON) tools/index.py
 
 pictures: setup ## photograph the lab and the card that README shows (needs Chromium or Chrome)
-	@$(VENV_PYTHON) tools/pictures.py
+	@$(VENV_PYTHON) tools/photograph.py
 
 record: setup ## train the recorded sweep of the small CNN again (takes minutes)
 	@$(VENV_PYTHON) tools/record_sweep.py

@@ -1,10 +1,12 @@
-"""Write the lesson table and the question index of README from the notebooks and docs/questions.toml.
+"""Write what README says about lessons, questions and launch links, from what the project itself says of them.
 
-    python tools/index.py            write them
+    python tools/index.py            write it
     python tools/index.py --check    only look: is README up to date?
 
-Each question must name a lesson and a heading of it, and each section in which the learner's notes are answered
-("Your notes say") must be reached by a question.
+The lesson table and the question index come from the notebooks and docs/questions.toml. Each question must name a
+lesson and a heading of it, and each section in which the learner's notes are answered ("Your notes say") must be
+reached by a question. Badges, launch links and the lines that clone and install come from the repository's address,
+`[tool.course]` in pyproject.toml; without an address there are none.
 """
 
 import argparse
@@ -19,6 +21,12 @@ from urllib.parse import quote
 ROOT = Path(__file__).resolve().parent.parent
 HEADING = re.compile(r"^#{2,3} (.+)$", re.MULTILINE)
 ANSWERS = "**Your notes say"
+GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)")
+WORKFLOW = "actions/workflows/test.yml"
+BADGES = {
+    "Binder": "https://mybinder.org/badge_logo.svg",
+    "Colab": "https://colab.research.google.com/assets/colab-badge.svg",
+}
 EXERCISE = re.compile(r"^### Exercise.*\((\d+) minutes\)", re.MULTILINE)
 # A reader's pace: words of prose and lines of code a minute. Each cell runs in a second or two beside that.
 WORDS, LINES = 180, 24
@@ -106,14 +114,72 @@ def link(lesson: str, section: str = "") -> str:
     return f"notebooks/{lesson}.ipynb{anchor}"
 
 
-def lesson_table(known: dict[str, Lesson]) -> str:
-    """One row a lesson: its question, what one can do afterwards, its time."""
-    rows = ["| Lesson | Question | Afterwards you can | Time |", "| --- | --- | --- | --- |"]
+def lesson_table(known: dict[str, Lesson], repository: str = "") -> str:
+    """One row a lesson: its question, its time, what one can do afterwards, and where it starts by a click."""
+    head = ["Lesson", "Question", "Minutes: lesson + exercises", "Afterwards you can"]
+    head += ["Open in"] if repository else []
+    rows = [head, ["---", "---", ":-:", "---", "---"][: len(head)]]
     for lesson in known.values():
-        abilities = "; ".join(lesson.abilities)
         name = lesson.name.replace("_", " ", 1)
-        rows.append(f"| [{name}]({link(lesson.name)}) | {lesson.question} | {abilities} | {lesson.time} |")
-    return "\n".join(rows)
+        row = [f"[{name}]({link(lesson.name)})", lesson.question, "{} + {}".format(*lesson.minutes)]
+        row.append("; ".join(lesson.abilities))
+        if repository:
+            row.append(" ".join(f"[{place}]({url})" for place, url in launches(repository, lesson.name).items()))
+        rows.append(row)
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def launches(repository: str, lesson: str) -> dict[str, str]:
+    """The addresses at which a lesson starts in a browser, by the name of the service.
+
+    Binder takes any repository; Colab and the badge of the tests are made for GitHub.
+    """
+    found = GITHUB.fullmatch(repository)
+    place = f"gh/{found[1]}" if found else f"git/{quote(repository, safe='')}"
+    path = f"notebooks/{lesson}.ipynb"
+    services = {"Binder": f"https://mybinder.org/v2/{place}/HEAD?urlpath=lab/tree/{path}"}
+    if found:
+        services["Colab"] = f"https://colab.research.google.com/github/{found[1]}/blob/HEAD/{path}"
+    return services
+
+
+def badges(known: dict[str, Lesson], repository: str) -> str:
+    """One line of badges: the tests, and the first lesson on Binder and Colab; nothing without an address."""
+    if not repository:
+        return ""
+    line = []
+    if GITHUB.fullmatch(repository):
+        line.append(f"[![The tests]({repository}/{WORKFLOW}/badge.svg)]({repository}/{WORKFLOW})")
+    for name, url in launches(repository, next(iter(known))).items():
+        line.append(f"[![Open the first lesson in {name}]({BADGES[name]})]({url})")
+    return "\n".join(line)
+
+
+def clone(repository: str) -> str:
+    """The lines that clone the repository; nothing without an address."""
+    if not repository:
+        return ""
+    folder = repository.rsplit("/", 1)[1].removesuffix(".git")
+    return f"```sh\ngit clone {repository}    # needs the network; not run by our tests\ncd {folder}\n```"
+
+
+def launch(known: dict[str, Lesson], repository: str) -> str:
+    """How to start on Binder and Colab: links and Colab's install line, or what is missing for them."""
+    if not repository:
+        return (
+            "Both start from the public address of the repository, and it has none yet. It is one line, `repository` "
+            "below `[tool.course]` in `pyproject.toml`; with it, `make notebooks` puts badges above, a link beside "
+            "each lesson, and Colab's line to install the course here."
+        )
+    first = launches(repository, next(iter(known)))
+    text = f"[Open the first lesson in Binder]({first['Binder']})."
+    if "Colab" in first:
+        text += (
+            f" [Open it in Colab]({first['Colab']}); the other lessons are linked in the table above. On Colab, run "
+            "this cell first (needs Colab; not run by our tests):\n\n"
+            f"```python\n%pip install --quiet git+{repository}\n```"
+        )
+    return text
 
 
 def question_index(known: dict[str, Lesson]) -> str:
@@ -138,12 +204,41 @@ def question_index(known: dict[str, Lesson]) -> str:
     return "\n".join(lines).rstrip()
 
 
+def read_repository() -> str:
+    """The public address of the repository, or "" while it has none.
+
+    Raises:
+        ValueError: it is no address of a repository.
+    """
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    address = settings["tool"]["course"]["repository"]
+    if address and not re.fullmatch(r"https://[\w.-]+(/[\w.-]+){2,}", address):
+        raise ValueError(
+            f"repository in pyproject.toml must be like https://github.com/OWNER/NAME, or empty, got {address!r}"
+        )
+    return address
+
+
 def with_parts(readme: str) -> str:
-    """README with its two parts made anew."""
-    known = lessons()
-    for name, part in (("lessons", lesson_table(known)), ("questions", question_index(known))):
+    """README with its generated parts made anew.
+
+    Raises:
+        ValueError: a part has no place in README, or cannot be made.
+    """
+    known, repository = lessons(), read_repository()
+    parts = {
+        "badges": badges(known, repository),
+        "clone": clone(repository),
+        "lessons": lesson_table(known, repository),
+        "questions": question_index(known),
+        "launch": launch(known, repository),
+    }
+    for name, part in parts.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        readme = re.sub(f"{begin}.*{end}", lambda _, made=f"{begin}\n{part}\n{end}": made, readme, flags=re.DOTALL)
+        if begin not in readme or end not in readme:
+            raise ValueError(f"README.md has no place for its {name}: put back the lines {begin} and {end}")
+        before, rest = readme.split(begin, 1)
+        readme = "\n".join(filter(None, [before + begin, part, end + rest.split(end, 1)[1]]))
     return readme
 
 

@@ -1,11 +1,16 @@
 """Lesson 02 in the real JupyterLab: all cells run, and the picture and the words follow the hand."""
 
+import re
+
 import nbformat
 import pytest
 from lab_page import NotebookPage
 from latency import Hand
+from photograph import film
 from playwright.sync_api import expect
 from running import ROOT
+
+from course_utils.labs.learning_rate import RATES
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 LESSON = "02_learning_rate.ipynb"
@@ -94,6 +99,20 @@ def test_labs_are_photographed_in_both_themes(lesson, lab, theme):
         lesson.set_theme("light")
     other = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
     assert (ink == other) == (theme == "light")
+
+
+def test_the_lab_is_filmed_while_the_mouse_drags(lesson, rate_lab):
+    """What `make pictures` does, in small: each picture shows where the handle is, and the arrow goes away again."""
+    places = [20, 36, 42, 36]
+    taken, words = film(rate_lab, places)
+    assert [re.match(r"Learning rate (\S+): (too slow|works|diverges)", said)[2] for said in words] == [
+        "too slow", "works", "diverges", "works",
+    ]  # fmt: skip
+    assert len({picture.tobytes() for picture in taken}) == 3
+    assert taken[1].tobytes() == taken[3].tobytes()
+    assert lesson.page.locator(".filmed-mouse").count() == 0
+    rate_lab.page.mouse.move(300, 300)
+    assert rate_lab.shown() == f"{RATES[36]:.4g}"
 
 
 BROKEN = {

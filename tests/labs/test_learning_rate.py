@@ -1,10 +1,12 @@
 """The learning-rate lab: what it shows is what was trained, at every position of every control."""
 
 import itertools
+import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
 
+import photograph
 import pytest
 import torch
 
@@ -68,6 +70,22 @@ def test_the_goal_is_the_largest_rate_that_works(lab):
     lab.lr.value = works[-2]
     lab.settle()
     assert "Goal reached" not in lab._words.value
+
+
+def test_it_still_says_what_it_says_in_readmes_film(lab):
+    """Word for word; numbers may differ a little between machines, and those of a run that diverges by more."""
+    number = re.compile(r"\d+(?:\.\d+)?")
+    noted = json.loads(photograph.NOTES.read_text(encoding="utf-8"))["lab"]
+    assert noted.keys() == {f"{RATES[place]:.3g}" for place in photograph.RESTS}
+    for place in photograph.RESTS:
+        lab.lr.value = RATES[place]
+        lab.settle()
+        today = "".join(re.sub(r"<[^>]+>", "", lab._words.value).split())
+        then = "".join(noted[f"{RATES[place]:.3g}"].split())
+        assert number.sub("#", today) == number.sub("#", then), "run `make pictures`"
+        if place != photograph.DIVERGES:
+            numbers = [[float(found) for found in number.findall(words)] for words in (today, then)]
+            assert numbers[0] == pytest.approx(numbers[1], rel=0.05), "run `make pictures`"
 
 
 def test_the_back_names_the_three_zones(lab):
