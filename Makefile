@@ -3,6 +3,7 @@
 #   PYTHON=python3.12   the Python to make .venv with (else the first new enough one on PATH)
 #   PORT=9000           the port of JupyterLab (else 8888 or the next free one), or of a class (else 8000)
 #   LEARNERS=20         how many learners a class has, or their names (else 8)
+#   TORCH=2.11          the PyTorch of `make try` (else the pinned one)
 #
 # Plain make and sh (GNU Make 3.81, as on macOS, is enough). Every path is relative, so the checkout
 # may lie anywhere. What needs thought is in tools/, in Python.
@@ -10,11 +11,13 @@
 PYTHON ?=
 PORT ?=
 LEARNERS ?=
+TORCH ?=
 VENV_PYTHON = .venv/bin/python
-MAKE_ENV = python=$$(sh tools/find_python.sh "$(PYTHON)") && "$$python" tools/make_env.py
+FIND_PYTHON = python=$$(sh tools/find_python.sh "$(PYTHON)")
+MAKE_ENV = $(FIND_PYTHON) && "$$python" tools/make_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab class test setup check notebooks pictures record rehearsal bench pins clean
+.PHONY: help lab class test try setup check notebooks pictures record rehearsal bench pins clean
 
 help: ## list these commands
 	@awk -F ' *:.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +32,9 @@ class: ## install what is needed, then start JupyterHub for a class on this mach
 
 test: setup ## install what is needed, then prove everything
 	@$(VENV_PYTHON) tools/run.py test
+
+try: ## the same in a clone of what is committed, with PYTHON=python3.13 or TORCH=2.11
+	@$(FIND_PYTHON) && "$$python" tools/try_versions.py --python "$(PYTHON)" --torch "$(TORCH)"
 
 setup: ## install into .venv what lessons and tests need; nothing to do where it is there
 	@$(MAKE_ENV) lab zh hub site test
