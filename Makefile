@@ -17,7 +17,7 @@ FIND_PYTHON = python=$$(sh tools/find_python.sh "$(PYTHON)")
 MAKE_ENV = $(FIND_PYTHON) && "$$python" tools/make_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab class test try setup check notebooks pictures record rehearsal bench pins clean
+.PHONY: help lab class test try setup check notebooks site pictures record rehearsal bench pins clean
 
 help: ## list these commands
 	@awk -F ' *:.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +45,10 @@ check: setup ## the quick part of the tests: ruff, and the stored notebooks
 notebooks: setup ## run every lesson, store its outputs, and write README's index
 	@$(VENV_PYTHON) tools/notebooks.py notebooks
 	@$(VENV_PYTHON) tools/index.py
+
+site: ## make the pages of the lessons from what is stored, in build/site
+	@$(MAKE_ENV) site
+	@$(VENV_PYTHON) tools/pages.py
 
 pictures: setup ## photograph the lab and the card that README shows (needs Chromium or Chrome)
 	@$(VENV_PYTHON) tools/photograph.py
