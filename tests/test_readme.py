@@ -73,6 +73,10 @@ ELSEWHERE = {
         "tests/notebooks/test_notebooks_execute.py",
         "tests/test_index.py::test_a_readme_that_is_out_of_date_is_told_and_made_anew",
     ],
+    "make site": [
+        "tests/test_site.py::test_make_site_installs_what_the_pages_need_and_builds_them",
+        "tests/browser/test_browser_site.py::test_every_page_can_be_reached_by_links",
+    ],
     "make pictures": ["tests/browser/test_browser_learning_rate.py::test_the_lab_is_filmed_while_the_mouse_drags"],
     "make class": ["tests/test_class_running.py::test_two_learners_run_the_lesson_and_move_its_slider"],
     "make rehearsal": ["tests/test_class_running.py::test_two_learners_run_the_lesson_and_move_its_slider"],

@@ -245,6 +245,12 @@ def test_the_command_says_where_the_pages_are_or_that_they_are_not(status, monke
     assert ("error: Sphinx found" in said.err) == (status != 0)
 
 
+def test_make_site_installs_what_the_pages_need_and_builds_them():
+    makefile = (pages.ROOT / "Makefile").read_text(encoding="utf-8")
+    recipe = makefile.split("\nsite:")[1].split("\n\n")[0].splitlines()[1:]
+    assert recipe == ["\t@$(MAKE_ENV) site", "\t@$(VENV_PYTHON) tools/pages.py"]
+
+
 def test_the_workflow_installs_what_the_pages_need():
     workflow = (pages.ROOT / ".github" / "workflows" / "site.yml").read_text(encoding="utf-8")
     extra = tomllib.loads((pages.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
