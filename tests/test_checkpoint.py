@@ -163,8 +163,8 @@ def test_a_checkpoint_from_elsewhere_runs_no_code(tmp_path):
     torch.save({"format": 1, "model": Harmful()}, tmp_path / "checkpoint.pt")
     os.replace(tmp_path / "checkpoint.pt", tmp_path / "checkpoint.previous.pt")
     sentence = (
-        r"checkpoint\.previous\.pt can't be read \(it asks for (posix|nt)\.mkdir, which no checkpoint of this course does; "
-        r"nothing of it was run\): start the run anew, in another folder$"
+        r"checkpoint\.previous\.pt can't be read \(it asks for (posix|nt)\.mkdir, which no checkpoint of this course "
+        r"does; nothing of it was run\): start the run anew, in another folder$"
     )
     with pytest.raises(ValueError, match=sentence):
         checkpoint.load(tmp_path)

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import hostile_page
 import pytest
 import running
 
@@ -71,3 +72,27 @@ def test_server_that_does_not_start_tells_what_it_wrote(tmp_path):
 def test_machine_without_a_browser_has_none(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert running.find_browser() is None
+
+
+# What a real browser makes of the HTML that tests/test_security.py reads.
+LISTENS = "element => [...element.attributes].some(attribute => attribute.name.startsWith('on'))"
+
+
+def test_no_string_of_the_learner_runs_in_a_browser(browser, tmp_path, monkeypatch):
+    monkeypatch.setenv("COURSE_LEARNER_DIR", str(tmp_path / "a file" / hostile_page.QUOTES.replace("/", "")))
+    monkeypatch.chdir(tmp_path)
+    page = browser.new_page()
+    try:
+        for harm in hostile_page.HARM:
+            page.set_content(f'<p title="{harm}">{harm}</p>')
+            assert page.evaluate(f"[...document.body.querySelectorAll('*')].some({LISTENS}) || 'harmed' in window")
+        for name, made in hostile_page.pages(tmp_path).items():
+            page.goto("about:blank")
+            page.set_content(made)
+            page.wait_for_load_state("domcontentloaded")
+            assert page.evaluate("'harmed' in window") is False, name
+            assert page.evaluate(f"[...document.querySelectorAll('*')].filter({LISTENS}).length") == 0, name
+            assert page.evaluate("document.querySelectorAll('body script, body img').length") == 0, name
+            assert "harmed" in page.content(), name
+    finally:
+        page.close()
