@@ -262,9 +262,8 @@ def _after_a_cell(result: Any) -> None:
 
 def _missing_name(error: BaseException | None, namespace: dict[str, Any]) -> str | None:
     """The global name of the notebook that an error says is missing, or None where it says something else."""
-    if not isinstance(error, NameError) or isinstance(error, UnboundLocalError) or error.name is None:
-        return None
-    if error.name in namespace:
+    # Python names neither a local variable that has no value yet nor what a learner raises by hand.
+    if not isinstance(error, NameError) or error.name is None or error.name in namespace:
         return None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         innermost = frame
