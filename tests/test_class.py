@@ -66,6 +66,12 @@ def test_a_name_that_stands_there_twice_is_told():
         classroom.read_learners("ada grace ada")
 
 
+def test_there_is_no_class_on_windows(monkeypatch):
+    monkeypatch.setattr(classroom, "os", types.SimpleNamespace(name="nt"))
+    with pytest.raises(ValueError, match="JupyterHub does not run on Windows: start the class in WSL"):
+        classroom.refuse_windows()
+
+
 def test_idle_minutes():
     assert [classroom.read_minutes(text) for text in ("60", "0.5")] == [3600, 30]
     for text in ("0", "-1", "soon", "0.01"):

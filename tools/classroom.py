@@ -34,6 +34,16 @@ SHORTEST_PASSWORD = 8
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
+def refuse_windows() -> None:
+    """Say that there is no class on Windows, because JupyterHub does not run there.
+
+    Raises:
+        ValueError: this is Windows.
+    """
+    if os.name == "nt":
+        raise ValueError("JupyterHub does not run on Windows: start the class in WSL, or on another machine.")
+
+
 def read_learners(text: str) -> list[str]:
     """Read how many learners there are, or their names, separated by spaces or commas.
 
@@ -190,6 +200,7 @@ def main() -> None:
     chosen = parser.parse_args()
     folder = chosen.folder.resolve()
     try:
+        refuse_windows()
         learners, idle_seconds = read_learners(chosen.learners), read_minutes(chosen.idle_minutes)
         command = proxy.ensure()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -566,6 +566,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the figures into docs/class.md")
     chosen = parser.parse_args()
     try:
+        classroom.refuse_windows()
         names = read_count(chosen.learners)
         proxy.ensure()
     except (ValueError, proxy.NodeMissing, proxy.NpmFailed) as error:
