@@ -79,7 +79,12 @@ ELSEWHERE = {
     ],
     "make pictures": ["tests/browser/test_browser_learning_rate.py::test_the_lab_is_filmed_while_the_mouse_drags"],
     "make class": ["tests/test_class_running.py::test_two_learners_run_the_lesson_and_move_its_slider"],
+    "make class LEARNERS=20": [
+        "tests/test_class.py::test_learners_are_counted_or_named",
+        "tests/test_class_running.py::test_two_learners_run_the_lesson_and_move_its_slider",
+    ],
     "make rehearsal": ["tests/test_class_running.py::test_two_learners_run_the_lesson_and_move_its_slider"],
+    "make try": ["tests/test_try_versions.py"],
     "make record": ["tests/lr/test_sweep.py"],
     "make bench": [SETUP, f"{HOUSE}every_benchmark_is_run"],
     "make pins": [f"{HOUSE}pins_are_rewritten_below_the_head"],
@@ -88,7 +93,9 @@ ELSEWHERE = {
     ".venv/bin/torchrun --standalone --nproc-per-node 2 -m course_utils train --lr 0.05 --run-dir runs/b": [
         "tests/test_distributed.py::test_a_killed_worker_ends_the_run_resume_goes_on_and_torchrun_restarts"
     ],
-    "python tools/rehearsal.py --write": ["tests/test_class.py::test_figures_are_written_as_they_were_measured"],
+    ".venv/bin/python tools/rehearsal.py --write": [
+        "tests/test_class.py::test_figures_are_written_as_they_were_measured"
+    ],
     ".venv/bin/python -m pytest tests/test_meters.py": ["tests/test_meters.py"],
     ".venv/bin/tensorboard --logdir runs": ["tests/test_board.py::test_it_serves_the_curves_of_the_folder"],
 }
