@@ -22,9 +22,10 @@ test:
 PIP = """\
 #!/bin/sh
 echo '[{"name": "torch", "version": "2.11.3+cu128"}, {"name": "nvidia-nccl-cu12", "version": "2.28"},
-       {"name": "torchvision", "version": "0.26.1"}, {"name": "torchmetrics", "version": "1.9.0"}]'
+       {"name": "torchvision", "version": "0.26.1"}, {"name": "setuptools", "version": "81.0"},
+       {"name": "torchmetrics", "version": "1.9.0"}]'
 """
-PINS = "# a head\ncuda-toolkit==13.2\nnumpy==2.4.6\nnvidia-nccl-cu13==2.30\ntorch==2.15.0\ntorchmetrics==1.9.0\n"
+PINS = "# a head\ncuda-toolkit==13.2\nnumpy==2.4.6\nsetuptools==84.2.1\ntorch==2.15.0\ntorchmetrics==1.9.0\n"
 KEPT = "# a head\nnumpy==2.4.6\ntorchmetrics==1.9.0\n"
 
 
@@ -40,7 +41,13 @@ def git(folder: Path, *arguments: str) -> None:
 def root(tmp_path, monkeypatch):
     folder = tmp_path / "a course 课程"
     folder.mkdir()
-    files = {"Makefile": MAKEFILE, "pip": PIP, "constraints.txt": PINS, ".gitignore": "/build/\n/.venv/\nlog\n"}
+    files = {
+        "Makefile": MAKEFILE,
+        "pip": PIP,
+        "constraints.txt": PINS,
+        "pyproject.toml": "[build-system]\nrequires = ['setuptools>=77']\n",
+        ".gitignore": "/build/\n/.venv/\nlog\n",
+    }
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "pip").chmod(0o755)
@@ -54,8 +61,8 @@ def root(tmp_path, monkeypatch):
 def test_another_pytorch_is_pinned_as_pip_has_chosen_it(root, capsys):
     assert try_versions.main(["--torch", "2.11"]) == 0
     log = (root / "build" / "try-python-torch2.11" / "log").read_text()
-    chosen = "torch==2.11.3\nnvidia-nccl-cu12==2.28\ntorchvision==0.26.1\n"
-    assert log == f"setup \n{KEPT}torch==2.11.*\ntest \n{KEPT}{chosen}"
+    chosen = "torch==2.11.3\nnvidia-nccl-cu12==2.28\ntorchvision==0.26.1\nsetuptools==81.0\n"
+    assert log == f"setup \n{KEPT}torch==2.11.*\nsetuptools>=77\ntest \n{KEPT}{chosen}"
     assert (root / "constraints.txt").read_text() == PINS
     assert not (root / ".venv").exists()
     assert capsys.readouterr().out == ""

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +58,9 @@ def try_versions(python: str, torch: str) -> None:
     if torch:
         constraints = folder / "constraints.txt"
         kept = without_stack(constraints.read_text(encoding="utf-8"))
-        constraints.write_text(f"{kept}torch=={torch}.*\n", encoding="utf-8")
+        # A new environment may come with older build tools than this project asks for.
+        build = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+        constraints.write_text("\n".join([f"{kept}torch=={torch}.*", *build, ""]), encoding="utf-8")
         call("make", "setup", *words, cwd=folder)
         # The tests compare what is installed with pins, so these now name it.
         constraints.write_text(kept + installed_stack(folder), encoding="utf-8")
