@@ -46,11 +46,9 @@ TYPED_HERE = {
 }
 # Given to the function that the command calls, in this order: a start of Python costs more than the run.
 CALLED_HERE = {
-    ".venv/bin/python -m course_utils find-lr --momentum 0.9": r"--lr 0\.\d+, or from 0\.\d+ to 0\.\d+\n",
-    ".venv/bin/python -m course_utils train --lr 0.05 --momentum 0.9 --epochs 10 --run-dir runs/a": (
-        r"done: 230 steps, best accuracy 0\.9\d+"
-    ),
-    ".venv/bin/python -m course_utils train --lr 0.05 --momentum 0.9 --epochs 20 --run-dir runs/a --resume": (
+    ".venv/bin/python -m course_utils find-lr": r"--lr 0\.\d+, or from 0\.\d+ to 0\.\d+\n",
+    ".venv/bin/python -m course_utils train --lr 0.25 --run-dir runs/a": (r"done: 230 steps, best accuracy 0\.9\d+"),
+    ".venv/bin/python -m course_utils train --lr 0.25 --epochs 20 --run-dir runs/a --resume": (
         r"(?s)^((?!step +23/460).)*step 253/460.*done: 460 steps, best accuracy 0\.9\d+"
     ),
 }
@@ -90,7 +88,7 @@ ELSEWHERE = {
     "make pins": [f"{HOUSE}pins_are_rewritten_below_the_head"],
     "make clean": [f"{MAKE}clean_leaves_the_learners_own_files"],
     "make help": [f"{MAKE}make_without_a_target_lists_every_target"],
-    ".venv/bin/torchrun --standalone --nproc-per-node 2 -m course_utils train --lr 0.05 --run-dir runs/b": [
+    ".venv/bin/torchrun --standalone --nproc-per-node 2 -m course_utils train --run-dir runs/b": [
         "tests/test_distributed.py::test_a_killed_worker_ends_the_run_resume_goes_on_and_torchrun_restarts"
     ],
     ".venv/bin/python tools/rehearsal.py --write": [

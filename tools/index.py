@@ -120,7 +120,7 @@ def lesson_table(known: dict[str, Lesson], repository: str = "") -> str:
     head += ["Open in"] if repository else []
     rows = [head, ["---", "---", ":-:", "---", "---"][: len(head)]]
     for lesson in known.values():
-        name = lesson.name.replace("_", " ", 1)
+        name = lesson.name.replace("_", " ")
         row = [f"[{name}]({link(lesson.name)})", lesson.question, "{} + {}".format(*lesson.minutes)]
         row.append("; ".join(lesson.abilities))
         if repository:
