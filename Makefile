@@ -2,6 +2,7 @@
 #
 #   PYTHON=python3.12   the Python to make .venv with (else the first new enough one on PATH)
 #   PORT=9000           the port of JupyterLab (else 8888 or the next free one), or of a class (else 8000)
+#   LOCALE=zh_CN        JupyterLab's own menus and dialogs in Chinese
 #   LEARNERS=20         how many learners a class has, or their names (else 8)
 #   TORCH=2.11          the PyTorch of `make try` (else the pinned one)
 #
@@ -10,6 +11,7 @@
 
 PYTHON ?=
 PORT ?=
+LOCALE ?=
 LEARNERS ?=
 TORCH ?=
 VENV_PYTHON = .venv/bin/python
@@ -23,8 +25,8 @@ help: ## list these commands
 	@awk -F ' *:.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 lab: ## install what is needed, then open JupyterLab on the first lesson
-	@$(MAKE_ENV) lab
-	@$(VENV_PYTHON) tools/lab.py $(if $(PORT),--port "$(PORT)")
+	@$(MAKE_ENV) lab$(if $(filter zh%,$(LOCALE)), zh)
+	@$(VENV_PYTHON) tools/lab.py$(if $(PORT), --port "$(PORT)")$(if $(LOCALE), --locale "$(LOCALE)")
 
 class: ## install what is needed, then start JupyterHub for a class on this machine
 	@$(MAKE_ENV) lab hub

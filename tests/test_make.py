@@ -1,6 +1,7 @@
 """`make` in a small copy of the checkout: the real make, sh, venv and pip, but packages of a few bytes."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import lab as lab_tool
 import pytest
 import tiny_backend
 
@@ -391,6 +393,35 @@ def test_what_is_no_port_is_told_in_one_line(port):
     done = lab(f"--port={port}")
     assert done.returncode == 1
     assert done.stderr == f"A port is a whole number from 1 to 65535, got {port!r}.\n"
+
+
+def test_a_language_is_installed_and_passed_on(tree):
+    _, output, _ = tree.make("--dry-run", "lab", "LOCALE=zh_CN")
+    assert re.search(r"tools/make_env\.py lab zh$", output, re.MULTILINE)
+    assert output.splitlines()[-1] == '.venv/bin/python tools/lab.py --locale "zh_CN"'
+    _, output, _ = tree.make("--dry-run", "lab")
+    assert re.search(r"tools/make_env\.py lab$", output, re.MULTILINE)
+    assert "--locale" not in output
+
+
+def test_a_language_that_is_not_here_is_told_in_one_line():
+    done = lab("--locale=fr")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "JupyterLab's menus come in en or zh_CN, got 'fr': try  make lab LOCALE=zh_CN\n"
+
+
+def test_a_language_whose_words_are_missing_is_told(monkeypatch):
+    monkeypatch.setattr(lab_tool.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"has no words for 'zh_CN':  make lab LOCALE=zh_CN  installs them"):
+        lab_tool.speaking("zh_CN")
+
+
+def test_the_settings_of_a_language_come_before_those_that_are_named_already(monkeypatch):
+    monkeypatch.setenv("JUPYTER_CONFIG_PATH", "/a/folder")
+    folder = ROOT / "tools" / "locales" / "en"
+    assert lab_tool.speaking("en") == {"JUPYTER_CONFIG_PATH": f"{folder}{os.pathsep}/a/folder"}
+    monkeypatch.delenv("JUPYTER_CONFIG_PATH")
+    assert lab_tool.speaking("en") == {"JUPYTER_CONFIG_PATH": str(folder)}
 
 
 def test_make_without_a_target_lists_every_target(tree):

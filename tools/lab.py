@@ -3,6 +3,7 @@
     python tools/lab.py                 on port 8888, or the next one that is free
     python tools/lab.py --port 9000     on this port, or not at all
     python tools/lab.py --no-browser    only print the address
+    python tools/lab.py --locale zh_CN  with JupyterLab's own menus and dialogs in Chinese
 
 Ctrl-C in the terminal stops it.
 """
@@ -17,6 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 ADDRESS = "127.0.0.1"
+# For each language a folder of settings that JupyterLab reads beside the learner's own, as defaults.
+LOCALES = Path(__file__).resolve().parent / "locales"
 FIRST = ("notebooks/00_start_here.ipynb", "notebooks/02_learning_rate.ipynb")
 
 
@@ -67,6 +70,23 @@ def command(port: int | None, *, browser: bool = True) -> list[str]:
         # In a container everybody is root, and nobody outside this machine can reach the server.
         options.append("--allow-root")
     return [sys.executable, "-m", "jupyterlab", *options]
+
+
+def speaking(locale: str) -> dict[str, str]:
+    """Give the variable that puts JupyterLab's own menus and dialogs into a language, "zh_CN" or "en".
+
+    The learner's settings are not touched, and a language that is chosen there, under Settings > Language, wins.
+
+    Raises:
+        ValueError: it is another language, or its words are not installed; the message quotes it.
+    """
+    known = sorted(folder.name for folder in LOCALES.iterdir())
+    if locale not in known:
+        raise ValueError(f"JupyterLab's menus come in {' or '.join(known)}, got {locale!r}: try  make lab LOCALE=zh_CN")
+    if locale != "en" and importlib.util.find_spec(f"jupyterlab_language_pack_{locale}") is None:
+        raise ValueError(f"{sys.executable} has no words for {locale!r}:  make lab LOCALE={locale}  installs them")
+    paths = [str(LOCALES / locale), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    return {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, paths))}
 
 
 def can_write(folder: Path) -> bool:
@@ -122,15 +142,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", help="the port to listen on")
     parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    parser.add_argument("--locale", help="the language of JupyterLab's own menus: en or zh_CN")
     chosen = parser.parse_args()
     if importlib.util.find_spec("jupyterlab") is None:
         sys.exit(f"{sys.executable} has no JupyterLab: start it with  make lab  which installs what is missing")
     try:
         port = None if chosen.port is None else free_port(chosen.port)
+        language = {} if chosen.locale is None else speaking(chosen.locale)
         variables, sentence = elsewhere()
     except (ValueError, OSError) as error:
         sys.exit(str(error))
-    os.environ.update(variables)
+    os.environ.update(variables | language)
     if sentence:
         print(sentence, flush=True)
     if not can_write(ROOT):

@@ -12,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,8 +70,12 @@ def running_browser(program: str) -> Iterator[Browser]:
 
 
 @contextlib.contextmanager
-def running_server(folder: Path) -> Iterator[Server]:
+def running_server(folder: Path, variables: Mapping[str, str] | None = None) -> Iterator[Server]:
     """Start JupyterLab over a folder, with settings, kernels' files and learner's folder of its own.
+
+    Args:
+        folder: what it shows.
+        variables: more variables of its environment.
 
     Raises:
         RuntimeError: it ended or did not answer within a minute; the message holds what it wrote.
@@ -92,6 +96,8 @@ def running_server(folder: Path) -> Iterator[Server]:
             COURSE_LEARNER_DIR=str(own / "learner"),
             CUDA_VISIBLE_DEVICES="",
             OMP_NUM_THREADS="1",
+            LC_ALL="C.UTF-8",  # where a system speaks Chinese, JupyterLab does
+            **(variables or {}),
         )
         port, token = _free_port(), secrets.token_hex(16)
         log = stack.enter_context((own / "server.log").open("w+"))
