@@ -135,6 +135,7 @@ class LearningRateLab(Lab):
             trouble = self._find(setting, name)
         if setting in self._finished:
             self.sweep = self._finished[setting]
+            self.told()
             self.draw(back=True)
             return
         model, optimizer, momentum, batch_size, num_epochs, seed = setting

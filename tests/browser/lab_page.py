@@ -1,9 +1,12 @@
 """A notebook in JupyterLab as a person meets it: run the cells, take the handle, look at the picture."""
 
 import re
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, WebSocket, expect
 from running import Server
 
@@ -16,8 +19,74 @@ ERRORS = (
     ".jp-OutputArea [data-mime-type='application/vnd.jupyter.error'], "
     ".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr']"
 )
+# What WCAG 2.2 asks for at the levels A and AA, as axe-core names it.
+WCAG = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"], "iframes": False}
+# What axe-core finds within our elements and only ipywidgets can cure, each with its reason.
+THEIRS = {
+    # ipywidgets writes a slider's description beside it and gives the handle, which takes the focus, no name.
+    ("aria-input-field-name", "noUi-handle"),
+}
+# The keys that change a control, and those that put it back. A list is opened first, because JupyterLab takes the
+# arrows of a closed one for its own cells.
+KEYS = {
+    "slider": ["ArrowRight", "ArrowLeft"],
+    "list": ["Space ArrowDown Enter", "Space ArrowUp Enter"],
+    "switch": ["Space", "Space"],
+    "choice": ["Space", "Space"],
+}
+# The button that is chosen among those beside the one that has the focus.
+CHOSEN = "() => document.activeElement.closest('.widget-toggle-buttons')?.querySelector('.mod-active') ?? null"
+# Which control has the focus: its name, its kind, its state, and the ring around it. ipywidgets gives the handle of a
+# slider and the number beside it no name that a program could read, so theirs is the description that stands there.
+FOCUSED = """lab => {
+  const at = document.activeElement;
+  if (!lab.contains(at)) return null;
+  const widget = at.closest(".widget-slider"), style = getComputedStyle(at);
+  const label = widget ? widget.querySelector(".widget-label") : at.labels && at.labels[0];
+  const name = at.getAttribute("aria-label") || (label || at).innerText.trim() || at.title;
+  const group = at.closest(".widget-toggle-buttons");
+  const kind = at.matches("[role=slider]") ? "slider" : at.matches("[contenteditable=true]") ? "number"
+    : at.matches("select") ? "list" : at.matches("input[type=checkbox]") ? "switch" : at.matches("a") ? "link"
+    : at.matches("iframe") ? "frame" : group ? "choice" : at.matches(".widget-toggle-button") ? "switch" : "button";
+  const state = kind === "slider" ? at.getAttribute("aria-valuetext") : kind === "list" ? at.value
+    : kind === "switch" || kind === "choice" ? String(at.checked ?? at.classList.contains("mod-active")) : "";
+  const last = kind === "slider" ? Number(at.getAttribute("aria-valuenow")) >= Number(at.getAttribute("aria-valuemax"))
+    : kind === "list" && at.selectedIndex === at.length - 1;
+  const ring = style.outlineStyle === "none" ? "" : `${style.outlineWidth} ${style.outlineColor}`;
+  return {name, kind, state, last, ring};
+}"""
+# The colour of a lab's words; axe-core measures their contrast.
+INK = """lab => {
+  const probe = lab.appendChild(document.createElement("i"));
+  probe.style.color = "var(--lab-ink)";
+  const ink = getComputedStyle(probe).color;
+  probe.remove();
+  return ink;
+}"""
+# All that a lab shows, as one text.
+SHOWN = """lab => [...lab.querySelectorAll(".widget-html-content")].map(part => part.innerHTML).join("\\n")"""
 # Console errors that say nothing about the course, each with its reason.
 HARMLESS: dict[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Control:
+    """A control that has the focus.
+
+    Attributes:
+        name: what it is called.
+        kind: "slider", "number" (beside a slider), "list", "choice" (one button of several), "switch", "button",
+            "link" or "frame".
+        state: its value; "" where it has none.
+        last: whether it stands at its upper end.
+        ring: width and colour of the ring around it; "" if there is none.
+    """
+
+    name: str
+    kind: str
+    state: str
+    last: bool
+    ring: str
 
 
 class NotebookPage:
@@ -88,6 +157,19 @@ class NotebookPage:
         """The text of every error or stderr output on the page."""
         return self.page.locator(ERRORS).all_inner_texts()
 
+    def violations(self, elements: Locator) -> list[str]:
+        """What axe-core finds in some elements against WCAG's levels A and AA, and is ours."""
+        if not self.page.evaluate("'axe' in window"):
+            self.page.evaluate(AXE_SCRIPT)
+        found = elements.evaluate_all("(include, options) => axe.run({ include }, options)", WCAG)
+        assert found["passes"], f"axe-core found nothing to look at in {elements}"
+        return [
+            f"{rule['id']}: {node['html']}: {node['failureSummary']}"
+            for rule in found["violations"]
+            for node in rule["nodes"]
+            if not any(rule["id"] == known and mark in node["html"].split(">")[0] for known, mark in THEIRS)
+        ]
+
     def lab(self, name: str) -> "LabOnPage":
         """The first lab with this CSS class."""
         return LabOnPage(self, self.page.locator(f".{name}").first)
@@ -152,6 +234,105 @@ class LabOnPage:
               return shown !== before && Math.abs(shown / beside - 1) < 0.01;
             }""",
             arg=[self.root.element_handle(), shown],
+            timeout=ANSWER_TIMEOUT,
+        )
+
+    def violations(self) -> list[str]:
+        """What axe-core finds in the lab, and is ours."""
+        return self.notebook.violations(self.root)
+
+    # By keyboard alone.
+
+    def focused(self) -> Control | None:
+        """The control of this lab that has the focus, or None."""
+        found = self.root.evaluate(FOCUSED)
+        return None if found is None else Control(**found)
+
+    def _stops(self) -> Iterator[Control]:
+        """Come from the lab's cell, selected as the arrow keys select it, and go through the lab by Tab."""
+        self.root.evaluate("lab => lab.closest('.jp-Cell').focus()")
+        self._step("Tab")
+        passed = 0
+        while (control := self.focused()) is not None:
+            yield control
+            passed += 1
+            assert passed < 40, f"Tab does not lead out of the lab, but to {control}"
+            if control.kind == "frame":  # within it is another page, with controls of its own
+                break
+            self.page.keyboard.press("Tab")
+        self._step("Shift+Tab")
+
+    def _step(self, key: str) -> None:
+        """Come into the lab from outside; between a cell's own place and its output lie its tools."""
+        for _ in range(8):
+            self.page.keyboard.press(key)
+            if self.focused() is not None:
+                return
+        raise AssertionError(f"{key} does not lead into the lab")
+
+    def stops(self) -> list[str]:
+        """The lab's controls in the order in which Tab reaches them, each with a ring in the ink that words have."""
+        ink = self.root.evaluate(INK)
+        controls = list(self._stops())
+        assert [control for control in controls if control.ring != f"2px {ink}"] == []
+        return [control.name for control in controls]
+
+    def work_by_keyboard(self, *, silent: Collection[str] = (), remembers: bool = False) -> list[str]:
+        """Reach each control by Tab, change it by its keys, see the lab follow, and put it back.
+
+        Buttons that begin something are for `press`.
+
+        Args:
+            silent: controls that the picture and the words do not follow at once.
+            remembers: whether the lab shows what was chosen before, so that it does not look the same again.
+
+        Returns:
+            The names of the controls that were changed.
+        """
+        changed = []
+        for control in self._stops():
+            if control.kind in KEYS and not (control.kind == "choice" and control.state == "true"):
+                follows = control.name not in silent
+                self._change(control, follows=follows, returns=follows and not remembers)
+                changed.append(control.name)
+        return changed
+
+    def _change(self, control: Control, *, follows: bool, returns: bool) -> None:
+        shown, here = self.root.evaluate(SHOWN), self.page.evaluate_handle("document.activeElement").as_element()
+        beside = self.page.evaluate_handle(CHOSEN).as_element()
+        there, back = KEYS[control.kind][:: -1 if control.last else 1]
+        self._keys(there)
+        self._wait_for(FOCUSED, "?.state", control.state)
+        if follows:
+            self._wait_for(SHOWN, "", shown)
+        if control.kind == "choice" and beside is None:  # of these, one stays chosen
+            return
+        (beside or here).focus()
+        self._keys(back)
+        here.focus()
+        self._wait_for(FOCUSED, "?.state", control.state, same=True)
+        if returns:
+            self._wait_for(SHOWN, "", shown, same=True)
+
+    def _keys(self, keys: str) -> None:
+        for key in keys.split():
+            self.page.keyboard.press(key)
+
+    def press(self, name: str) -> None:
+        """Reach a button by Tab, press it by Space, and see the lab answer."""
+        for control in self._stops():
+            if control.name == name:
+                shown = self.root.evaluate(SHOWN)
+                self.page.keyboard.press("Space")
+                self._wait_for(SHOWN, "", shown)
+                return
+        raise AssertionError(f"Tab reaches no button {name!r}")
+
+    def _wait_for(self, look: str, part: str, value: str, *, same: bool = False) -> None:
+        """Wait until what `look` sees in the lab is another than `value`, or is the same again."""
+        self.page.wait_for_function(
+            f"([lab, value]) => (({look})(lab){part} === value) === {str(same).lower()}",
+            arg=[self.root.element_handle(), value],
             timeout=ANSWER_TIMEOUT,
         )
 

@@ -72,6 +72,13 @@ def test_a_learner_reaches_the_goal(lab):
     assert lab.errors() == []
 
 
+def test_the_lab_works_by_keyboard_alone(lab):
+    changed = ["after step", "training", "+= loss.detach()", "+= loss.item()", "with torch.no_grad()", "model"]
+    assert lab.work_by_keyboard(remembers=True) == changed
+    lab.press("Run again")
+    assert lab.errors() == []
+
+
 def test_a_run_can_be_stopped_and_its_memory_is_given_back(lab):
     press(lab, "training")
     # The run takes half a second: the button is pressed as soon as it can be.
@@ -96,6 +103,8 @@ def test_the_lab_is_photographed_in_both_themes(lesson, lab, theme):
         lab.bring_into_view()
         ink = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
         lab.screenshot(ROOT / "artifacts" / f"item-lab-{theme}.png")
+        assert lab.violations() == []
+        lab.stops()
     finally:
         lesson.set_theme("light")
     other = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")

@@ -75,6 +75,12 @@ def test_a_path_can_be_hidden_and_the_goal_be_reached_on_another_surface(lab):
     assert lab.errors() == []
 
 
+def test_the_lab_works_by_keyboard_alone(lab):
+    changed = ["learning rate", "momentum", "round bowl", "bent valley", "saddle"]
+    assert lab.work_by_keyboard() == [*changed, "● SGD", "■ momentum", "▲ RMSprop", "◆ Adam"]
+    assert lab.errors() == []
+
+
 def test_paths_answer_while_the_hand_moves(lesson, lab):
     """A generous limit, for a busy machine: forty real steps of four optimizers lie behind each picture."""
     hand = Hand(lesson, lab.root.locator(".widget-slider").first, ".optimizer-lab .lab-front svg")
@@ -92,6 +98,8 @@ def test_the_lab_is_photographed_in_both_themes(lesson, lab, theme):
         lab.bring_into_view()
         ink = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
         lab.screenshot(ARTIFACTS / f"optimizer-lab-{theme}.png")
+        assert lab.violations() == []
+        lab.stops()
     finally:
         lesson.set_theme("light")
     other = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")

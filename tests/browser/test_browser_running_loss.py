@@ -50,6 +50,13 @@ def test_the_curve_follows_the_mouse_and_the_keys(lab):
     assert lab.errors() == []
 
 
+def test_the_lab_works_by_keyboard_alone(lab):
+    lab.drag_to(0.3)
+    expect_words(lab, "The last point")
+    assert lab.work_by_keyboard() == ["window", "reset", "divide by", "log"]
+    assert lab.errors() == []
+
+
 def test_the_picture_answers_while_the_hand_moves(lesson, lab):
     """A generous limit, for a busy machine."""
     choose(lab, "log", "each batch")
@@ -78,6 +85,8 @@ def test_a_learner_reaches_the_goal_in_both_themes(lesson, lab, theme):
         expect_words(lab, "Goal reached ✓")
         assert lab.root.bounding_box()["height"] == height
         lab.screenshot(ARTIFACTS / f"running-loss-lab-goal-{theme}.png")
+        assert lab.violations() == []
+        lab.stops()
     finally:
         lesson.set_theme("light")
     assert lab.errors() == []

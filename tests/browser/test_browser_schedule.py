@@ -65,6 +65,11 @@ def test_the_other_sliders_change_the_shape(lab):
     assert lab.errors() == []
 
 
+def test_the_lab_works_by_keyboard_alone(lab):
+    assert lab.work_by_keyboard() == ["base rate", "shape", "optimizer", "warm-up", "final share"]
+    assert lab.errors() == []
+
+
 def test_rates_answer_while_the_hand_moves(lesson, lab):
     """A generous limit, for a busy machine; a training runs beside it all the time."""
     hand = Hand(lesson, lab.root.locator(".widget-slider").first, ".schedule-lab .lab-front svg")
@@ -79,6 +84,8 @@ def test_the_lab_is_photographed_in_both_themes(lesson, lab, theme):
         lab.bring_into_view()
         ink = lab.front.locator("path").last.evaluate("line => getComputedStyle(line).stroke")
         lab.screenshot(ARTIFACTS / f"schedule-lab-{theme}.png")
+        assert lab.violations() == []
+        lab.stops()
     finally:
         lesson.set_theme("light")
     other = lab.front.locator("path").last.evaluate("line => getComputedStyle(line).stroke")

@@ -24,6 +24,27 @@ def test_the_card_shows_this_machine(lesson):
     card.screenshot(path=ROOT / "artifacts" / "machine-card.png")
 
 
+def test_the_lab_works_by_keyboard_alone(lesson):
+    lab = lesson.lab("quadratic-lab")
+    assert lab.stops() == ["learning rate", "learning rate", "curvature λ", "curvature λ"]
+    assert lab.work_by_keyboard() == ["learning rate", "curvature λ"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_what_a_lesson_shows_is_accessible(lesson, theme):
+    """The card, the guesses, the lab, the doctor's card, and what the exercises' report says."""
+    reports = lesson.page.locator(".jp-OutputArea-output", has_text="exercises solved")
+    try:
+        lesson.set_theme(theme)
+        for kind in (".machine-card", ".prediction-lab", ".quadratic-lab", ".loop-doctor"):
+            assert lesson.violations(lesson.page.locator(kind)) == [], kind
+        assert lesson.violations(reports) == []
+        lesson.lab("quadratic-lab").stops()
+        lesson.lab("prediction-lab").stops()
+    finally:
+        lesson.set_theme("light")
+
+
 def test_the_goal_of_the_first_lab_is_reached_with_the_hand(lesson):
     lab = lesson.lab("quadratic-lab")
     lab.bring_into_view()

@@ -14,6 +14,8 @@ from running import ROOT
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 ARTIFACTS = ROOT / "artifacts"
 NAME = "training_lab.ipynb"
+GUESS = """from course_utils.labs import Prediction
+Prediction("08-by-keyboard", "Which rate ends lower?", ["the smaller", "the larger", "neither"])"""
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +25,7 @@ def opened(browser, server):
         cells=[
             nbformat.v4.new_code_cell("from course_utils.labs import TrainingLab\nlab = TrainingLab()\nlab"),
             nbformat.v4.new_code_cell("print('free at step', len(lab.history.step_loss))"),
+            nbformat.v4.new_code_cell(GUESS),
         ],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
     )
@@ -116,6 +119,26 @@ def test_stop_ends_it_and_the_keyboard_moves_the_rate(lab):
     assert "TensorBoard files: learner/runs/training-lab-" in lab.words()
 
 
+def test_a_run_is_started_steered_held_and_ended_by_keyboard_alone(lab):
+    assert lab.work_by_keyboard(silent=["speed"]) == ["learning rate", "speed"]
+    assert lab.stops() == ["learning rate", "learning rate", "speed", "Start"]
+    lab.press("Start")
+    wait_for_step(lab, 5)
+    lab.press("Pause")
+    expect(lab.front).to_have_attribute("data-state", "paused")
+    lab.press("Continue")
+    expect(lab.front).to_have_attribute("data-state", "running")
+    lab.press("Stop")
+    expect(lab.front).to_have_attribute("data-state", "stopped")
+
+
+def test_a_guess_is_made_and_changed_by_keyboard_alone(opened):
+    prediction = opened.lab("prediction-lab")
+    expect(prediction.root).to_contain_text("Choose one")
+    assert prediction.work_by_keyboard() == ["the smaller", "the larger", "neither"] == prediction.stops()
+    expect(prediction.root).to_contain_text("Your guess is kept: the smaller")
+
+
 def test_jupyterlabs_own_stop_button_ends_it(opened, lab):
     button(lab, "Start").click()
     wait_for_step(lab, 10)
@@ -133,6 +156,7 @@ def test_it_is_photographed_in_both_themes(opened, lab, theme):
         button(lab, "Start").click()
         wait_for_step(lab, 150)
         lab.screenshot(ARTIFACTS / f"training-lab-{theme}.png")
+        assert lab.violations() == []
         assert lab.root.bounding_box()["height"] == pytest.approx(height, abs=2)
     finally:
         opened.set_theme("light")

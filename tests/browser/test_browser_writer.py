@@ -69,6 +69,13 @@ def test_the_lab_follows_the_hand_to_its_goal(lab):
     assert lab.errors() == []
 
 
+def test_the_lab_works_by_keyboard_alone(lab):
+    assert lab.work_by_keyboard() == ["points to add", "disk, ms a record"]
+    for button in ("add_scalar", "flush()", "close()", "crash", "start over"):
+        lab.press(button)
+    assert lab.errors() == []
+
+
 def test_tensorboard_stands_in_the_lesson_with_the_curves_of_its_runs(lesson):
     frame = lesson.page.locator(".tensorboard-panel iframe[title='TensorBoard']")
     frame.scroll_into_view_if_needed()
@@ -94,6 +101,18 @@ def test_tensorboard_opens_as_a_page_of_its_own(lesson):
         page.close()
 
 
+def test_tensorboard_is_started_and_ended_by_keyboard_alone(lesson):
+    panel = lesson.lab("tensorboard-panel")
+    reached = ["End", "open it as a page of its own", "TensorBoard"]
+    assert panel.stops() == reached
+    assert panel.violations() == []
+    panel.press("End")
+    expect(panel.root).to_contain_text("TensorBoard has ended")
+    panel.press("Start")
+    expect(panel.root.locator("iframe")).to_be_attached()
+    assert panel.stops() == reached
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_lab_is_photographed_in_both_themes(lesson, lab, theme):
     try:
@@ -101,6 +120,8 @@ def test_the_lab_is_photographed_in_both_themes(lesson, lab, theme):
         lab.bring_into_view()
         ink = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
         lab.screenshot(ARTIFACTS / f"writer-lab-{theme}.png")
+        assert lab.violations() == []
+        lab.stops()
     finally:
         lesson.set_theme("light")
     other = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")

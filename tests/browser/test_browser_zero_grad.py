@@ -67,6 +67,15 @@ def test_the_goal_is_reached_by_hand(lab):
     assert lab.errors() == []
 
 
+def test_the_lab_works_by_keyboard_alone(lab):
+    lab.drag_to(2 / 7)
+    shows(lab, "^4 ")
+    *sliders, step, switch = lab.work_by_keyboard()
+    assert sliders == ["clear every k =", "learning rate"]
+    assert step in ("after every backward()", "once, just before clearing")
+    assert switch == "divide each loss by k"
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_lab_is_photographed_in_both_themes(lesson, lab, theme):
     """The pictures in artifacts/ are to be looked at; here only that the lab follows the theme."""
@@ -75,6 +84,8 @@ def test_the_lab_is_photographed_in_both_themes(lesson, lab, theme):
         lab.bring_into_view()
         ink = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
         lab.screenshot(ARTIFACTS / f"zero-grad-lab-{theme}.png")
+        assert lab.violations() == []
+        lab.stops()
     finally:
         lesson.set_theme("light")
     other = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
