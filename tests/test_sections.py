@@ -1,5 +1,6 @@
 """Where a missing name is made: read from the lessons, said below the error, and true for all nine of them."""
 
+import ast
 import builtins
 import json
 import re
@@ -199,11 +200,14 @@ def symbols(table):
         yield from symbols(inner)
 
 
+def plain(source):
+    return TransformerManager().transform_cell(re.sub(r"\A%%doctor\n", "", source))
+
+
 def made_and_needed(source):
-    plain = TransformerManager().transform_cell(re.sub(r"\A%%doctor\n", "", source))
-    table = symtable.symtable(plain, "cell", "exec")
+    table = symtable.symtable(source, "cell", "exec")
     made = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-    gone = set(re.findall(r"except .* as (\w+):|\bdel (\w+)$", plain, re.MULTILINE))
+    gone = set(re.findall(r"except .* as (\w+):|\bdel (\w+)$", source, re.MULTILINE))
     needed = {
         symbol.get_name()
         for scope, symbol in symbols(table)
@@ -230,7 +234,7 @@ def test_each_name_that_a_section_needs_is_told_with_the_right_section(path):
     assert re.search(r"^sections\.guide\(\)", cells[0][0], re.MULTILINE)
     makers, told = {}, set()
     for at, (source, title, exercise) in enumerate(cells):
-        made, needed = made_and_needed(source)
+        made, needed = made_and_needed(plain(source))
         assert names_made(source) == made
         for name in needed:
             sentence = explain(found, name, at)
@@ -246,6 +250,27 @@ def test_each_name_that_a_section_needs_is_told_with_the_right_section(path):
         makers |= dict.fromkeys(made, (title, exercise))
     # All sections need something of another one, apart from the first, and from that of the imports in lesson 00.
     assert told == {title for _, title, _ in cells} - {cells[0][1], makers["checks"][0]}
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_a_section_can_be_run_again_after_those_that_follow_it(path):
+    """No name that a section takes from an earlier one is made anew, and perhaps as something else, by another."""
+    made, needed = {}, {}
+    for cell in read_cells(path):
+        here, missed = made.setdefault(cell.section, set()), needed.setdefault(cell.section, set())
+        for statement in ast.parse(plain(cell.source)).body:
+            makes, needs = made_and_needed(ast.unparse(statement))
+            missed |= needs - here
+            here |= makes
+    titles = list(made)
+    spoilt = []
+    for at, title in enumerate(titles):
+        for name in needed[title]:
+            makers = [other for other in titles if name in made[other] and other != title]
+            before = [other for other in titles[:at] if other in makers]
+            if before and makers[-1] != before[-1]:
+                spoilt.append(f"{title!r} needs the {name} of {before[-1]!r}; {makers[-1]!r} makes another")
+    assert spoilt == []
 
 
 # In IPython, below the error.
