@@ -191,7 +191,7 @@ def question_index(known: dict[str, Lesson]) -> str:
     lines = []
     for lesson in known.values():
         asked = [question for question in questions() if question["lesson"] == lesson.name]
-        lines += [f"<details><summary>{lesson.name.replace('_', ' ', 1)}: {len(asked)} questions</summary>", ""]
+        lines += [f"<details><summary>{lesson.name.replace('_', ' ')}: {len(asked)} questions</summary>", ""]
         lines += ["| Your question | The answer |", "| --- | --- |"]
         for question in asked:
             if question["section"] not in lesson.sections:
