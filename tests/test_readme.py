@@ -64,6 +64,10 @@ ELSEWHERE = {
     "make lab": [SETUP, "tests/test_lab_tool.py::test_with_the_token_the_first_lesson_opens"],
     "make lab PORT=9000": [f"{MAKE}taken_port_is_told_in_one_line"],
     "make lab PYTHON=python3.12": [f"{MAKE}newer_python_is_found_behind_broken_and_old_ones"],
+    "make lab LOCALE=zh_CN": [
+        f"{MAKE}a_language_is_installed_and_passed_on",
+        "tests/browser/test_browser_language.py::test_menus_are_chinese_where_that_is_asked_for",
+    ],
     "make setup": [SETUP],
     "make test": [SETUP, *STEPS],
     "make check": [SETUP, *STEPS],
