@@ -466,8 +466,6 @@ STYLE = """<style>
   background: var(--jp-layout-color2, #eee); color: inherit; }
 .loop-doctor code { background: none; color: inherit; }
 .loop-doctor a { color: var(--jp-content-link-color, #0072b2); }
-.loop-doctor table { color: inherit; font-size: inherit; line-height: inherit; }
-.loop-doctor td { text-align: left; vertical-align: top; padding: 2px 14px 2px 0; }
 </style>"""
 
 
@@ -480,10 +478,10 @@ def as_html(findings: list[Finding], curves: dict[str, str], record: Record) -> 
         parts.append('<div class="finding well">None of the mistakes that the doctor knows is in this loop.</div>')
     if curves:
         rows = "".join(
-            f"<tr><td><code>{html.escape(tag)}</code></td><td>{_inline(meaning)}</td></tr>"
+            f"<dt><code>{html.escape(tag)}</code></dt><dd>{_inline(meaning)}</dd>"
             for tag, meaning in curves.items()
         )
-        parts.append(f"<b>What was logged</b><table>{rows}</table>")
+        parts.append(f"<b>What was logged</b><dl>{rows}</dl>")
     return "".join([*parts, "</div>"])
 
 
