@@ -302,6 +302,7 @@ class TrainingLab(Lab):
             right, bottom = accuracy.left + accuracy.width - 8, accuracy.top + accuracy.height
             body.append(svg.text(right, bottom - 32, words, anchor="end", weight="600", colour="accent"))
         alt = svg.plain(self._sentence().partition("<br>")[0])
+        alt += f" The next step is taken at rate {plots.rate_text(self.lr.value)}."
         self._front.value = svg.picture(
             WIDTH, HEIGHT, "".join(body), alt=alt, data_shown=f"{self.lr.value:.4g}", data_step=str(len(losses)),
             data_state=self.state,

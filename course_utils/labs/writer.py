@@ -236,7 +236,8 @@ class WriterLab(Lab):
             *_file_list(files),
         ]
         shown = f"{added} {waiting} {len(on_disk)} {len(lost)} {len(files)} {self.count.value} {self.disk.value}"
-        self._drawn.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=self._alt(), data_shown=shown)
+        alt = f"{self._alt()} The next click adds {self.count.value}; a record takes {self.disk.value} ms."
+        self._drawn.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=alt, data_shown=shown)
         if "add" in asked and waiting > QUEUE:
             told = f"The queue holds {QUEUE} records and is full: add_scalar itself now waits for the disk."
         elif waiting == 0 and told is TAKEN:

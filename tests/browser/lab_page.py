@@ -65,6 +65,11 @@ INK = """lab => {
 }"""
 # All that a lab shows, as one text.
 SHOWN = """lab => [...lab.querySelectorAll(".widget-html-content")].map(part => part.innerHTML).join("\\n")"""
+# What a lab's pictures are to somebody who does not see them; where there is no picture, all that is shown.
+DESCRIBED = f"""lab => {{
+  const pictures = [...lab.querySelectorAll("svg[role=img]")].map(picture => picture.getAttribute("aria-label"));
+  return pictures.length ? String(pictures) : ({SHOWN})(lab);
+}}"""
 # Console errors that say nothing about the course, each with its reason.
 HARMLESS: dict[str, str] = {}
 
@@ -278,7 +283,7 @@ class LabOnPage:
         return [control.name for control in controls]
 
     def work_by_keyboard(self, *, silent: Collection[str] = (), remembers: bool = False) -> list[str]:
-        """Reach each control by Tab, change it by its keys, see the lab follow, and put it back.
+        """Reach each control by Tab, change it by its keys, see the picture and its words follow, and put it back.
 
         Buttons that begin something are for `press`.
 
@@ -298,13 +303,14 @@ class LabOnPage:
         return changed
 
     def _change(self, control: Control, *, follows: bool, returns: bool) -> None:
-        shown, here = self.root.evaluate(SHOWN), self.page.evaluate_handle("document.activeElement").as_element()
+        shown, described = self.root.evaluate(SHOWN), self.root.evaluate(DESCRIBED)
+        here = self.page.evaluate_handle("document.activeElement").as_element()
         beside = self.page.evaluate_handle(CHOSEN).as_element()
         there, back = KEYS[control.kind][:: -1 if control.last else 1]
         self._keys(there)
         self._wait_for(FOCUSED, "?.state", control.state)
         if follows:
-            self._wait_for(SHOWN, "", shown)
+            self._wait_for(DESCRIBED, "", described)
         if control.kind == "choice" and beside is None:  # of these, one stays chosen
             return
         (beside or here).focus()
