@@ -377,7 +377,7 @@ def test_every_package_of_the_proxy_is_pinned_with_its_checksum_and_no_address()
 def made_up_figures() -> rehearsal.Figures:
     memory = [rehearsal.Memory(100, 400, 60, 300, 500), rehearsal.Memory(120, 440, 62, 310, 580)]
     moves = [[0.010, 0.020], [0.030, 0.100]]
-    return rehearsal.Figures([0.1, 0.3], [2.0, 4.0], [30.0, 31.0], moves, memory, 90, 50, 41, "2 cores, Linux")
+    return rehearsal.Figures([0.1, 0.3], [2.0, 4.0], [30.0, 31.0], moves, memory, 90, 50, 41, 0.27, "2 cores, Linux")
 
 
 def test_figures_are_written_as_they_were_measured():
@@ -392,7 +392,27 @@ def test_figures_are_written_as_they_were_measured():
     ):
         assert row in text.splitlines()
     assert "over 4 moves while all 2 play at once: median 25 ms, 95 % below 90 ms, longest 100 ms." in text
+    assert text.endswith("Other programs took 27 % of the cores meanwhile.\n")
     assert "All together: 872 MiB, of which the hub 90 and its proxy 50." in text
+
+
+def test_what_other_programs_take_is_told_apart(monkeypatch):
+    def at(now, user, own):
+        monkeypatch.setattr(rehearsal.time, "monotonic", lambda: now)
+        times = types.SimpleNamespace(user=user, system=10.0, nice=5.0)
+        monkeypatch.setattr(rehearsal.psutil, "cpu_times", lambda: times)
+        process.cpu_times = lambda: types.SimpleNamespace(user=own, system=1.0)
+
+    process = types.SimpleNamespace()
+    monkeypatch.setattr(rehearsal.psutil, "Process", lambda: process)
+    monkeypatch.setattr(rehearsal.os, "cpu_count", lambda: 2)
+    at(now=100.0, user=50.0, own=3.0)
+    others = rehearsal.OtherPrograms(types.SimpleNamespace(everything=lambda: [process]))
+    # Ten seconds of two cores are 20; 12 were busy, 4 and 4 of them with the class and the learners.
+    at(now=110.0, user=62.0, own=7.0)
+    assert others.share() == pytest.approx(0.2)
+    at(now=110.0, user=50.0, own=7.0)
+    assert others.share() == 0.0
 
 
 def test_percentile_is_that_of_the_library():

@@ -145,6 +145,7 @@ def test_two_learners_run_the_lesson_and_move_its_slider(rehearsed):
     assert 0 < figures.proxy < 500
     assert 0 < figures.hub < 500
     assert len(seen) == 3
+    assert 0 <= figures.others <= 1
 
 
 def test_each_learner_has_what_is_theirs_in_their_own_home(two, rehearsed):

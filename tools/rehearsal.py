@@ -42,7 +42,7 @@ DOCUMENT = ROOT / "docs" / "class.md"
 MOVES = 50
 # Between two moves of one hand, in seconds: everybody plays with the slider at the same time.
 PAUSE = (0.1, 0.5)
-START_TIMEOUT, END_TIMEOUT = 60, 90
+START_TIMEOUT, END_TIMEOUT = 120, 90
 MIB = 2**20
 # What one learner needs while lesson 02 runs, in MiB, so that a machine that is too small is told so beforehand.
 NEEDED = 700
@@ -117,6 +117,7 @@ class Figures:
         memory: what each learner's processes hold.
         hub, proxy: the memory (PSS, or RSS where there is none) of what all share, in MiB.
         cells: how many cells each learner ran.
+        others: which share of the cores programs took meanwhile that are no part of the rehearsal, 0 to 1.
         machine: its processor's cores and what ran there.
     """
 
@@ -128,6 +129,7 @@ class Figures:
     hub: float = 0.0
     proxy: float = 0.0
     cells: int = 0
+    others: float = 0.0
     machine: str = ""
 
 
@@ -283,6 +285,30 @@ async def watch_peaks(running: Class, peaks: dict[str, float]) -> None:
         await asyncio.sleep(0.5)
 
 
+class OtherPrograms:
+    """Which share of the cores goes to programs that are no part of a class, from the making of this on."""
+
+    def __init__(self, running: Class):
+        self._running = running
+        self._before = self._seconds()
+
+    def _seconds(self) -> tuple[float, float, float]:
+        """Give the time, the processor's busy seconds, and those of the class and of the simulated learners."""
+        machine = psutil.cpu_times()
+        busy = machine.user + machine.system + getattr(machine, "nice", 0.0)
+        own = 0.0
+        for process in (psutil.Process(), *self._running.everything()):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                spent = process.cpu_times()
+                own += spent.user + spent.system
+        return time.monotonic(), busy, own
+
+    def share(self) -> float:
+        """Give the share so far, from 0 (they were idle) to 1 (they took all cores)."""
+        passed, busy, own = (now - then for now, then in zip(self._seconds(), self._before, strict=True))
+        return min(1.0, max(0.0, busy - own) / (passed * (os.cpu_count() or 1)))
+
+
 def measure_memory(running: Class, peaks: dict[str, float], figures: Figures) -> None:
     """Measure what each learner's processes hold now, and the hub and the proxy."""
     for name, (server, below) in sorted(processes_of(running).items()):
@@ -435,7 +461,7 @@ async def rehearse(
     figures, peaks = Figures(), {}
     learners = [Learner(running.url, name, running.password) for name in running.learners]
     total = len(choose(code_cells(nbformat.read(ROOT / LESSON, as_version=4))))
-    watching = asyncio.create_task(watch_peaks(running, peaks))
+    watching, others = asyncio.create_task(watch_peaks(running, peaks)), OtherPrograms(running)
     with tqdm(total=total * len(learners), desc="cells of lesson 02", disable=quiet) as bar:
         jobs = [take_part(learner, figures, choose, lambda: bar.update()) for learner in learners]
         kernels = await together(jobs)
@@ -445,6 +471,7 @@ async def rehearse(
         with tqdm(total=moves * len(learners), desc="moves of the slider", disable=quiet) as bar:
             jobs = [play(kernel, moves, seed, lambda: bar.update()) for seed, kernel in enumerate(kernels)]
             figures.moves = await together(jobs)
+        figures.others = others.share()
         seen = await check_nothing_is_shared(running, learners, kernels)
     finally:
         for kernel in kernels:
@@ -500,7 +527,8 @@ def markdown(figures: Figures) -> str:
         f"All together: {together + figures.hub + figures.proxy:,.0f} MiB, of which the hub {figures.hub:,.0f} and its "
         f"proxy {figures.proxy:,.0f}.",
         "",
-        f"Measured on {figures.machine}; the simulated learners ran on the same cores.",
+        f"Measured on {figures.machine}; the simulated learners ran on the same cores. Other programs took "
+        f"{100 * figures.others:.0f} % of the cores meanwhile.",
         "",
     ]
     return "\n".join(lines)
