@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.tensorboard import SummaryWriter
 
+from course_utils.__main__ import main
 from course_utils.doctor import Finding, LoopDoctor, has_problems, load_ipython_extension, run_script
 from course_utils.doctor.explain import TEXTS
 from course_utils.doctor.judge import JUDGES
@@ -227,16 +228,11 @@ def test_the_cell_magic_names_an_unknown_word(shell, capsys):
 # As a command.
 
 
-def command(*arguments, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", "course_utils", "doctor", *arguments],
-        cwd=cwd, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-
-
 @pytest.fixture
-def script(tmp_path):
+def script(tmp_path, monkeypatch):
     (tmp_path / "helper.py").write_text("NAME = 'helper'\n")
+    monkeypatch.setitem(sys.modules, "helper", None)  # put back, and so forgotten, when the test has ended
+    monkeypatch.delitem(sys.modules, "helper")
 
     def write(code):
         path = tmp_path / "train.py"
@@ -248,7 +244,8 @@ def script(tmp_path):
 
 def test_a_script_runs_as_it_would_alone_and_is_judged(script, tmp_path):
     script(SICK)
-    done = command("train.py", "--epochs", "1", cwd=tmp_path)
+    command = [sys.executable, "-m", "course_utils", "doctor", "train.py", "--epochs", "1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert "given ['--epochs', '1']" in done.stdout
     assert "missing-zero-grad" in done.stdout
@@ -266,29 +263,26 @@ def test_a_script_runs_as_it_would_alone_and_is_judged(script, tmp_path):
         ("raise KeyboardInterrupt", 130, "no loop to judge"),
     ],
 )
-def test_a_script_ends_with_its_own_number(script, code, returncode, said):
-    path = script(code)
-    done = command(str(path), cwd=path.parent)
-    assert done.returncode == returncode, done.stderr
-    assert said in done.stdout + done.stderr
-    assert "Loop doctor:" in done.stdout
-    assert "run_script" not in done.stderr  # the traceback begins with the learner's own file
+def test_a_script_ends_with_its_own_number(script, code, returncode, said, capsys):
+    assert main(["doctor", str(script(code))]) == returncode
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err
+    assert "Loop doctor:" in shown.out
+    assert "run_script" not in shown.err  # the traceback begins with the learner's own file
 
 
 @pytest.mark.parametrize(
     ("name", "said"), [("nothing.py", "there is no script 'nothing.py'"), ("train.sh", "got 'train.sh'")]
 )
-def test_a_script_that_cannot_be_run_is_named(name, said, tmp_path):
-    done = command(name, cwd=tmp_path)
-    assert done.returncode == 2
-    assert said in done.stderr
+def test_a_script_that_cannot_be_run_is_named(name, said, capsys):
+    assert main(["doctor", name]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_running_a_script_leaves_the_programs_own_arguments_alone(script):
     path = script(SICK)
     before = sys.argv, sys.path[:]
     doctor, ended = run_script(str(path), ["a"])
-    sys.modules.pop("helper", None)
     assert ended is None
     assert has_problems(doctor)
     assert (sys.argv, sys.path) == before
