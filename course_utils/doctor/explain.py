@@ -478,8 +478,7 @@ def as_html(findings: list[Finding], curves: dict[str, str], record: Record) -> 
         parts.append('<div class="finding well">None of the mistakes that the doctor knows is in this loop.</div>')
     if curves:
         rows = "".join(
-            f"<dt><code>{html.escape(tag)}</code></dt><dd>{_inline(meaning)}</dd>"
-            for tag, meaning in curves.items()
+            f"<dt><code>{html.escape(tag)}</code></dt><dd>{_inline(meaning)}</dd>" for tag, meaning in curves.items()
         )
         parts.append(f"<b>What was logged</b><dl>{rows}</dl>")
     return "".join([*parts, "</div>"])
