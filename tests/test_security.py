@@ -1,6 +1,7 @@
 """What others have written is data: no file of theirs is run, no name of theirs becomes HTML; and few packages come."""
 
 import ast
+import functools
 import importlib.metadata
 import json
 import os
@@ -83,21 +84,23 @@ NEVER = ("joblib", "dill", "cloudpickle", "shelve", "torch.hub", "torch.jit.load
          "pandas.read_pickle", "numpy.lib.format", "runpy.run_module")  # fmt: skip
 
 
-def uses(source: str) -> Iterator[tuple[str, ast.Call | None]]:
+@functools.cache
+def uses(source: str) -> list[tuple[str, ast.Call | None]]:
     """Give the full names of all that a program imports or calls, with the call."""
-    tree, names = ast.parse(source), {}
+    tree, names, found = ast.parse(source), {}, []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.asname or alias.name.partition(".")[0]: alias.name if alias.asname else
                       alias.name.partition(".")[0] for alias in node.names}  # fmt: skip
-            yield from ((alias.name, None) for alias in node.names)
+            found += [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
-            yield from ((f"{node.module}.{alias.name}", None) for alias in node.names)
+            found += [(f"{node.module}.{alias.name}", None) for alias in node.names]
     for node in ast.walk(tree):
         if isinstance(node, ast.Call):
             first, _, rest = ast.unparse(node.func).partition(".")
-            yield names.get(first, first) + (f".{rest}" if rest else ""), node
+            found.append((names.get(first, first) + (f".{rest}" if rest else ""), node))
+    return found
 
 
 def unsafe(source: str) -> list[str]:
@@ -372,7 +375,7 @@ CALLED = {
     "pytest-timeout": ("pyproject.toml", "timeout = 120"),
     "pytest-xdist": ("tools/run.py", '"--dist"'),
     "ruff": ("tools/run.py", '"ruff"'),
-    "jupyterlab-language-pack-zh-cn": ("pyproject.toml", "Settings > Language"),
+    "jupyterlab-language-pack-zh-cn": ("tools/lab.py", "jupyterlab_language_pack_"),
     "nbgitpuller": ("tools/classroom.py", "git-pull"),
     "myst-nb": ("docs/site/conf.py", '"myst_nb"'),
     "pydata-sphinx-theme": ("docs/site/conf.py", '"pydata_sphinx_theme"'),
