@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -14,6 +15,9 @@ def pytest_configure(config):
     config.learner = tempfile.mkdtemp(prefix="learner-")
     os.environ["COURSE_LEARNER_DIR"] = config.learner
     torch.set_num_threads(1)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # In a job that a shell runs in the background Ctrl-C does nothing; some tests press it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config):

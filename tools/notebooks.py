@@ -97,8 +97,7 @@ def running_kernel(cwd: Path, *, cuda: bool = False) -> Iterator[KernelManager]:
         manager = KernelManager(
             # No folder to search leaves the one kernel that belongs to this Python: a kernel that
             # somebody installed under the same name elsewhere would test another environment.
-            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
-            client_class="jupyter_client.asynchronous.AsyncKernelClient",
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[])
         )
         manager.start_kernel(
             cwd=str(cwd),
@@ -119,6 +118,7 @@ def run_cells(notebook: NotebookNode, kernel: KernelManager) -> NotebookNode:
         nbclient.exceptions.CellExecutionError: a cell raised and is not tagged raises-exception.
         nbclient.exceptions.CellTimeoutError: a cell took more than 120 seconds.
     """
+    kernel.client_class = "jupyter_client.asynchronous.AsyncKernelClient"  # the kind that NotebookClient waits for
     client = NotebookClient(
         notebook, km=kernel, timeout=CELL_TIMEOUT, record_timing=False, coalesce_streams=True, resources={}
     )

@@ -19,9 +19,10 @@ from typing import Any
 import nbformat
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
+from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from notebooks import WIDGET_VIEW, run_cells, running_kernel
+from notebooks import ANSI, WIDGET_VIEW, run_cells, running_kernel
 
 REPLY_TIMEOUT = 60  # seconds for one callback, and again for the work that it asked for
 
@@ -80,30 +81,39 @@ class Drive:
     faults: list[str] = field(default_factory=list)
 
 
-def drive(path: Path, *, cuda: bool = False, again: bool = False) -> Drive:
-    """Run a notebook from top to bottom in a fresh kernel, then move each of its controls and gather the faults.
-
-    Args:
-        path: the notebook.
-        cuda: whether the kernel may see a graphics card.
-        again: run all cells once more then, in the same kernel, as a learner does who goes back to the top.
+def drive(path: Path, *, again: bool = False) -> Drive:
+    """Run a notebook from top to bottom in a fresh kernel without a graphics card, then go on with it.
 
     Raises:
-        nbclient.exceptions.CellExecutionError: a cell raised.
+        nbclient.exceptions.CellExecutionError: a cell raised in the first run.
     """
     notebook = nbformat.read(path, as_version=4)
-    with running_kernel(path.resolve().parent, cuda=cuda) as kernel:
+    with running_kernel(path.resolve().parent) as kernel:
         run_cells(notebook, kernel)
-        result = Drive(notebook)
-        with _connect(kernel) as hand:
-            hand.settle("before any control was moved")
-            for shell in hand.shells():
-                # A click may have made new widgets, so they are listed anew for each thread.
-                _move_all(hand, shell, result)
-            hand.linger()
-        result.faults = hand.faults
-        if again:
+        return go_on(notebook, kernel, again=again)
+
+
+def go_on(notebook: NotebookNode, kernel: KernelManager, *, again: bool) -> Drive:
+    """Move each control of a notebook that has just run in a kernel, and gather the faults.
+
+    Args:
+        notebook: the notebook with the outputs of that run.
+        kernel: the kernel.
+        again: run all cells once more then, as a learner does who goes back to the top; an error is a fault.
+    """
+    result = Drive(notebook)
+    with _connect(kernel) as hand:
+        hand.settle("before any control was moved")
+        for shell in hand.shells():
+            # A click may have made new widgets, so they are listed anew for each thread.
+            _move_all(hand, shell, result)
+        hand.linger()
+    result.faults = hand.faults
+    if again:
+        try:
             run_cells(copy.deepcopy(notebook), kernel)
+        except CellExecutionError as error:
+            result.faults.append(f"when all cells were run once more: {ANSI.sub('', str(error))}")
     return result
 
 

@@ -9,10 +9,17 @@ from pathlib import Path
 from notebooks import CELL_TIMEOUT, ROOT, kernel_environment
 
 SANITIZE = Path(__file__).with_name("nbval_sanitize.cfg")
+DRIVING = Path(__file__).with_name("nbval_then_drive.py")
 
 
-def nbval(folder: Path, *, cuda: bool = False) -> dict[str, list[str]]:
+def nbval(folder: Path, *, cuda: bool = False, drive_into: Path | None = None) -> dict[str, list[str]]:
     """Compare every stored output of a folder's notebooks with a fresh run.
+
+    Args:
+        folder: the folder of the notebooks.
+        cuda: whether the kernels may see a graphics card.
+        drive_into: an empty folder; with it each notebook is driven after its run, and `nbval_then_drive.read` gives
+            what came of it.
 
     Returns:
         for each notebook's file name the messages of the cells that failed; empty if its outputs were reproduced.
@@ -24,8 +31,9 @@ def nbval(folder: Path, *, cuda: bool = False) -> dict[str, list[str]]:
         report, settings = Path(scratch) / "report.xml", Path(scratch) / "pytest.ini"
         # The project's own pytest settings are for its Python tests.
         settings.write_text("[pytest]\n")
+        program = [str(DRIVING), str(drive_into)] if drive_into else ["-m", "pytest"]
         command = [
-            sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env",
+            sys.executable, *program, "--nbval", "--nbval-current-env",
             f"--nbval-sanitize-with={SANITIZE}", f"--nbval-cell-timeout={CELL_TIMEOUT}",
             # One notebook's cells must stay in one kernel: loadfile sends a whole notebook to one worker.
             "-n", "2", "--dist", "loadfile",

@@ -1,0 +1,67 @@
+"""nbval's own run, and on with it: each lesson's controls are moved, and all its cells run once more.
+
+    python tests/notebooks/nbval_then_drive.py FOLDER [pytest's arguments]
+
+Running a lesson is the dearest thing that the tests do. So what nbval compares, the pictures, the controls and the
+second run share one kernel: this file is a plugin that goes on where nbval is done with a notebook.
+"""
+
+import copy
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbval.plugin import IPyNbCell, IPyNbFile
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+
+from driver import Drive, go_on
+
+FOLDER = "DRIVE_INTO"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Give each kernel that nbval is about to start a learner's folder of its own: guesses are going to be made."""
+    if isinstance(item, IPyNbCell) and item.parent.kernel is None:
+        os.environ["COURSE_LEARNER_DIR"] = tempfile.mkdtemp(dir=os.environ[FOLDER]) + "/learner"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Go on after the last cell of a notebook, before nbval stops its kernel."""
+    if isinstance(item, IPyNbCell) and (nextitem is None or nextitem.parent is not item.parent):
+        write(drive_on(item.parent), Path(os.environ[FOLDER]), item.path.stem)
+
+
+def drive_on(lesson: IPyNbFile) -> Drive:
+    """Move the controls of a notebook that nbval has run, and run its cells once more."""
+    fresh = copy.deepcopy(lesson.nb)
+    ran = [item for item in lesson.session.items if item.parent is lesson]
+    for cell, item in zip((cell for cell in fresh.cells if cell.cell_type == "code"), ran, strict=True):
+        cell.outputs = item.test_outputs or []
+    if not lesson.kernel.is_alive():
+        return Drive(fresh, faults=["nbval has ended with the kernel: no control was moved"])
+    return go_on(fresh, lesson.kernel.km, again=True)
+
+
+def write(drive: Drive, folder: Path, name: str) -> None:
+    nbformat.write(drive.notebook, folder / f"{name}.ipynb")
+    rest = {field.name: getattr(drive, field.name) for field in dataclasses.fields(Drive) if field.name != "notebook"}
+    (folder / f"{name}.json").write_text(json.dumps(rest), encoding="utf-8")
+
+
+def read(folder: Path, name: str) -> Drive:
+    rest = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return Drive(nbformat.read(folder / f"{name}.ipynb", as_version=4), **rest)
+
+
+if __name__ == "__main__":
+    folder, *arguments = sys.argv[1:]
+    os.environ[FOLDER] = folder
+    sys.exit(pytest.main(["-p", Path(__file__).stem, *arguments]))

@@ -1,0 +1,61 @@
+"""Each lesson: nbval reproduces its texts, its pictures look alike, its controls answer, and it runs twice.
+
+One run of each lesson serves all of these, on the CPU and once more with the graphics card where there is one.
+"""
+
+import functools
+
+import nbformat
+import pytest
+from nbval_run import nbval
+from nbval_then_drive import read
+from pictures import picture_changes
+
+import notebooks
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A function that runs all lessons, each way once, in whatever order the tests are."""
+
+    @functools.cache
+    def run_lessons(cuda):
+        folder = tmp_path_factory.mktemp("driven")
+        return nbval(notebooks.ROOT / "notebooks", cuda=cuda, drive_into=folder), folder
+
+    return run_lessons
+
+
+@pytest.fixture
+def ran(run, cuda):
+    """What nbval said of each lesson, and the folder of what came of driving it."""
+    return run(cuda)
+
+
+@pytest.fixture
+def driven(stored, ran):
+    return read(ran[1], stored.stem)
+
+
+def test_each_stored_text_is_reproduced(stored, ran):
+    assert ran[0][stored.name] == []
+
+
+def test_each_lesson_answers_its_controls_and_runs_twice_in_one_kernel(driven):
+    assert driven.faults == []
+
+
+def test_each_lesson_draws_the_pictures_that_are_stored(stored, driven):
+    assert picture_changes(nbformat.read(stored, as_version=4), driven.notebook) == []
+
+
+def test_each_control_could_be_moved(driven):
+    assert driven.unmoved == []
+
+
+def test_each_lab_has_a_slider_that_was_moved(driven):
+    """A driver that finds nothing to move would pass for ever."""
+    labs = [cell for cell in driven.notebook.cells if cell.cell_type == "code" and "Lab(" in cell.source]
+    assert sum("Slider" in line and "on the main thread" in line for line in driven.moved) >= len(labs)
