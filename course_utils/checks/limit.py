@@ -6,6 +6,7 @@ import threading
 import time
 import types
 from collections.abc import Callable
+from typing import Any
 
 # So many times `TimeUp` is tried without a trace.
 PLAIN = 5
@@ -16,23 +17,32 @@ class TimeUp(BaseException):
 
 
 class _TimeUpTwice(TimeUp):
-    """Raised where the first ones were hidden: it raises once more at the next line, which is the handler's own.
+    """Raised where the first ones were hidden: one that is hidden is raised once more at the handler's next line.
 
     Almost all of a loop's time may be spent in one call inside a `try`. Each `TimeUp` then comes there, and a bare
     `except:` hides each. Python makes the exception in the learner's own thread, and there a trace can be set.
     """
 
     def __init__(self) -> None:
+        # From Python 3.12 on the trace may begin as late as the loop's next turn, back inside the `try`. So it waits
+        # until it has seen a `TimeUp` itself: the line after that is the handler's.
+        seen = False
+
+        def raise_again(frame: types.FrameType, event: str, argument: Any) -> Callable | None:
+            nonlocal seen
+            if _is_ours(frame):
+                return None
+            if event == "exception":
+                seen = seen or issubclass(argument[0], TimeUp)
+            elif event == "line" and seen:
+                raise TimeUp  # and Python takes the trace away
+            return raise_again
+
         frame = sys._getframe(1)
         while frame is not None and not _is_ours(frame):
-            frame.f_trace = _raise_again
+            frame.f_trace = raise_again
             frame = frame.f_back
-        sys.settrace(_raise_again)
-
-
-def _raise_again(frame: types.FrameType, event: str, argument: object) -> None:
-    if not _is_ours(frame):
-        raise TimeUp  # and Python takes the trace away
+        sys.settrace(raise_again)
 
 
 def _is_ours(frame: types.FrameType) -> bool:
