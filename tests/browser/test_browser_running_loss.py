@@ -86,7 +86,8 @@ def test_a_learner_reaches_the_goal_in_both_themes(lesson, lab, theme):
         assert lab.root.bounding_box()["height"] == height
         lab.screenshot(ARTIFACTS / f"running-loss-lab-goal-{theme}.png")
         assert lab.violations() == []
-        lab.stops()
+        if theme == "dark":
+            lab.stops()
     finally:
         lesson.set_theme("light")
     assert lab.errors() == []

@@ -37,10 +37,11 @@ def test_what_a_lesson_shows_is_accessible(lesson, theme):
     try:
         lesson.set_theme(theme)
         for kind in (".machine-card", ".prediction-lab", ".quadratic-lab", ".loop-doctor"):
-            assert lesson.violations(lesson.page.locator(kind)) == [], kind
-        assert lesson.violations(reports) == []
-        lesson.lab("quadratic-lab").stops()
-        lesson.lab("prediction-lab").stops()
+            assert lesson.violations(lesson.page.locator(kind).first) == [], kind
+        assert lesson.violations(reports.last) == []
+        if theme == "dark":
+            lesson.lab("quadratic-lab").stops()
+            lesson.lab("prediction-lab").stops()
     finally:
         lesson.set_theme("light")
 

@@ -121,7 +121,8 @@ def test_the_lab_is_photographed_in_both_themes(lesson, lab, theme):
         ink = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
         lab.screenshot(ARTIFACTS / f"writer-lab-{theme}.png")
         assert lab.violations() == []
-        lab.stops()
+        if theme == "dark":
+            lab.stops()
     finally:
         lesson.set_theme("light")
     other = lab.front.locator("path").first.evaluate("line => getComputedStyle(line).stroke")
