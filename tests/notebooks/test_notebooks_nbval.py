@@ -13,7 +13,6 @@ from samples import MEASURED, PICTURE_AT, RAISES, TEXT, WIDGET_AT
 
 import notebooks
 
-<<<<<<< HEAD
 # Kernels start one after the other on each of two workers.
 pytestmark = pytest.mark.timeout(400)
 
@@ -24,12 +23,6 @@ pytestmark = pytest.mark.timeout(400)
 def _prints(text):
     def change(cell):
         cell.outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)] if text else []
-=======
-
-def _print_at(index, text):
-    def change(lesson):
-        lesson.cells[index].outputs = [nbformat.v4.new_output("stream", name="stdout", text=text)] if text else []
->>>>>>> 5e11632 (wip)
 
     return change
 
