@@ -138,7 +138,8 @@ def _move_all(hand: "_Hand", shell: str | None, result: Drive) -> None:
 
     hand.enabled.clear()
     for model_id, state in found.items():
-        if not state["disabled"]:
+        # Most widgets are displays and layouts; reading the state of all for each of them takes longer than the moves.
+        if moves(state) and not state["disabled"]:
             move(model_id)
     seen = _on_the_page(result.notebook, found)
     result.unmoved = [name(found[model_id]) for model_id in sorted(waiting & seen) if moves(found[model_id])]

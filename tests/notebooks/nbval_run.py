@@ -27,6 +27,7 @@ def nbval(folder: Path, *, cuda: bool = False, drive_into: Path | None = None) -
     Raises:
         RuntimeError: nbval itself did not run, or collected no cell.
     """
+    found: dict[str, list[str]] = {path.name: [] for path in sorted(folder.glob("*.ipynb"))}
     with tempfile.TemporaryDirectory() as scratch:
         report, settings = Path(scratch) / "report.xml", Path(scratch) / "pytest.ini"
         # The project's own pytest settings are for its Python tests.
@@ -36,7 +37,7 @@ def nbval(folder: Path, *, cuda: bool = False, drive_into: Path | None = None) -
             sys.executable, *program, "--nbval", "--nbval-current-env",
             f"--nbval-sanitize-with={SANITIZE}", f"--nbval-cell-timeout={CELL_TIMEOUT}",
             # One notebook's cells must stay in one kernel: loadfile sends a whole notebook to one worker.
-            "-n", "2", "--dist", "loadfile",
+            "-n", str(min(2, len(found))), "--dist", "loadfile",
             "-p", "no:cacheprovider", "-q", "--color=no", f"--junitxml={report}",
             "-c", str(settings), "--rootdir", str(folder), str(folder),
         ]  # fmt: skip
@@ -46,7 +47,6 @@ def nbval(folder: Path, *, cuda: bool = False, drive_into: Path | None = None) -
         # 0: all cells agree, 1: some differ; anything else means that nothing was compared.
         if done.returncode not in (0, 1):
             raise RuntimeError(f"nbval ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
-        found: dict[str, list[str]] = {path.name: [] for path in sorted(folder.glob("*.ipynb"))}
         cases = list(ElementTree.parse(report).iter("testcase"))
         if not cases:
             raise RuntimeError(f"nbval found no cell in {str(folder)!r}:\n{done.stdout}")
