@@ -29,6 +29,7 @@ STYLE = f"""<style>
 body[data-jp-theme-light="false"] .course-lab {{ {palette.variables("dark")} }}
 .course-lab :focus-visible {{ outline: 2px solid var(--lab-ink) !important; outline-offset: -2px; }}
 .course-lab .noUi-handle:focus-visible {{ outline-offset: 2px; }}
+.course-lab .widget-slider .noUi-handle {{ border-color: var(--lab-faint); }}
 .course-lab svg {{ display: block; width: 100%; height: auto; font-family: var(--jp-ui-font-family, sans-serif); }}
 .course-lab .lab-words {{ color: var(--lab-ink); line-height: 1.45; min-height: 2.9em; }}
 .course-lab .lab-front {{ pointer-events: none; }}

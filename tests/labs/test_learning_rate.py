@@ -156,8 +156,10 @@ def test_a_sweep_fills_in_and_a_stopped_one_can_be_asked_for_again(tmp_path, mon
     assert len(told) == 4
     assert 0 < lab.sweep.steps_done < lab.sweep.losses.shape[1]
     assert "step" in lab._words.value
+    assert lab._status.value == "stopped"
     lab.optimizer.value = "sgd"
     lab.settle(60)
+    assert lab._status.value == ""
     lab.optimizer.value = "adam"
     lab.settle(60)
     assert lab.sweep.steps_done == lab.sweep.losses.shape[1]
