@@ -2,10 +2,11 @@
 
 import ast
 import builtins
+import dis
 import json
 import re
-import symtable
 import sys
+import types
 from pathlib import Path
 
 import nbformat
@@ -194,26 +195,28 @@ def test_a_cell_is_found_by_its_id_or_by_its_code():
 # In all nine lessons. Python's own table of symbols is the oracle for what a cell makes and what it needs.
 
 
-def symbols(table):
-    yield from ((table, symbol) for symbol in table.get_symbols())
-    for inner in table.get_children():
-        yield from symbols(inner)
-
-
 def plain(source):
     return TransformerManager().transform_cell(re.sub(r"\A%%doctor\n", "", source))
 
 
+def names_by_use(code):
+    """The names that compiled code takes and makes, by instruction, in itself and in what is compiled within it."""
+    found = {}
+    for instruction in dis.get_instructions(code):
+        found.setdefault(instruction.opname, set()).add(instruction.argval)
+    own = found.get("STORE_NAME", set())
+    inner = [names_by_use(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    read = found.get("LOAD_NAME", set()) - own
+    read |= found.get("LOAD_GLOBAL", set()).union(*(reads for reads, *_ in inner))
+    made_global = found.get("STORE_GLOBAL", set()).union(*(globals_ for _, _, globals_, _ in inner))
+    return read, own, made_global, found.get("DELETE_NAME", set())
+
+
 def made_and_needed(source):
-    table = symtable.symtable(source, "cell", "exec")
-    made = {symbol.get_name() for symbol in table.get_symbols() if symbol.is_assigned() or symbol.is_imported()}
-    gone = set(re.findall(r"except .* as (\w+):|\bdel (\w+)$", source, re.MULTILINE))
-    needed = {
-        symbol.get_name()
-        for scope, symbol in symbols(table)
-        if symbol.is_referenced() and (scope is table or symbol.is_global()) and symbol.get_name() not in made
-    }
-    return made - {name for pair in gone for name in pair}, needed - set(dir(builtins)) - {"get_ipython"}
+    """The oracle is Python's own compiler: what its instructions store in the cell's names, and what they look up."""
+    read, own, made_global, gone = names_by_use(compile(source, "cell", "exec", dont_inherit=True))
+    made = (own | made_global) - {"__annotations__"}
+    return made - gone, read - made - set(dir(builtins)) - {"get_ipython", "__annotations__"}
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
