@@ -353,7 +353,7 @@ def test_the_name_may_be_missed_in_a_function_of_the_notebook(run, tmp_path, sou
         ("exec('print(losses)', {})", NameError),
         ("losses = 1\nraise NameError('x', name='losses')", NameError),
         ("import losses", ModuleNotFoundError),
-        ("losses = (", SyntaxError),
+        ("losses = )", SyntaxError),
     ],
 )
 def test_another_error_is_left_alone(run, tmp_path, source, raises):

@@ -231,7 +231,7 @@ class WriterLab(Lab):
             _box(2, "event files, on disk", f"{size:,} B", f"in {len(files)} file{'s' * (len(files) != 1)}"),
             _box(3, "TensorBoard's reader", f"{len(on_disk)}", "points read"),
             *(_arrow(index) for index in range(3)),
-            *([svg.text(439, 30, f"{self.disk.value} ms", anchor="middle", size=11)] if self.disk.value else []),
+            svg.text(439, 30, f"{self.disk.value / 1000:g} s" if self.disk.value else "", anchor="middle", size=11),
             *_dots(added, on_disk, lost, self.count.value),
             *_file_list(files),
         ]

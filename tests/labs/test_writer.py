@@ -79,10 +79,10 @@ def test_the_picture_shows_what_the_sliders_ask_for(lab):
         lab.count.value = count
         lab.settle(30)
         assert small() == count
-    assert "350 ms" not in words(lab)
+    assert "0.35 s" not in words(lab)
     lab.disk.value = 350
     lab.settle(30)
-    assert "350 ms" in words(lab)
+    assert "0.35 s" in words(lab)
 
 
 def test_added_points_come_to_the_disk_without_flush_or_close(lab):
