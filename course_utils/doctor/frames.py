@@ -28,16 +28,20 @@ class Frames:
     def __init__(self) -> None:
         self._known: dict[str, str] = {}
         self._places: dict[tuple[str, int, int], tuple[CodeType, Place]] = {}
+        self._ways: dict[tuple[tuple[str, int, int], ...], tuple[int, CodeType | None, Place | None]] = {
+            (): (0, None, None)
+        }
 
     def learner(self, most: int = DEPTH) -> list[FrameType]:
         """The learner's frames, the innermost first, at most so many of them."""
         frame: FrameType | None = sys._getframe(1)
         found: list[FrameType] = []
+        known = self._known
         while frame is not None and len(found) < most:
             file = frame.f_code.co_filename
-            kind = self._known.get(file)
+            kind = known.get(file)
             if kind is None:
-                kind = self._known[file] = _kind(file)
+                kind = known[file] = _kind(file)
             if kind == "outer":
                 break
             if kind == "learner":
@@ -67,10 +71,23 @@ class Frames:
                 self._places[spot] = code, place
         return place
 
+    def way(self, frames: list[FrameType]) -> tuple[int, Place | None]:
+        """The way that the program has come through these frames, as a number, and the line at which it stands.
+
+        A number, because a way is a key again and again, and all of its spots are slow to hash.
+        """
+        spots, code = tuple(map(spot_of, frames)), frames[0].f_code if frames else None
+        number, known, place = self._ways.get(spots, (len(self._ways), None, None))
+        if known is not code:
+            place = self.place_of(frames[0])
+            self._ways[spots] = number, code, place
+        return number, place
+
 
 def spot_of(frame: FrameType) -> tuple[str, int, int]:
     """The instruction at which a frame stands, as a key. Code objects would do, but to hash one costs microseconds."""
-    return frame.f_code.co_filename, frame.f_code.co_firstlineno, frame.f_lasti
+    code = frame.f_code
+    return code.co_filename, code.co_firstlineno, frame.f_lasti
 
 
 def _kind(file: str) -> str:

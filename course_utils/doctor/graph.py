@@ -7,16 +7,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_PLAIN = (Tensor, torch.nn.Parameter)
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
 
 def wrapped(tensor: Tensor) -> bool:
     """Whether a tensor exists only inside a function transform such as vmap."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return _is_wrapped(tensor)
 
 
 def address(tensor: Tensor) -> int:
     """Where a tensor's numbers lie, or 0 where it has no memory of its own."""
-    plain = type(tensor) in (Tensor, torch.nn.Parameter) and tensor.layout == torch.strided and not tensor.is_meta
-    return tensor.data_ptr() if plain and not wrapped(tensor) else 0
+    plain = type(tensor) in _PLAIN and tensor.layout is torch.strided and not _is_wrapped(tensor)
+    return tensor.data_ptr() if plain else 0
 
 
 def is_number(value: Any) -> bool:

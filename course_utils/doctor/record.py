@@ -3,8 +3,9 @@
 import sys
 import weakref
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,29 @@ from torch import Tensor, nn
 from course_utils.doctor.ledger import Ledger, Series
 
 BLOCK = 3  # looks over which the least number of living graphs is taken
+
+Value = TypeVar("Value")
+
+
+class Known(Generic[Value]):
+    """What is known of objects, each for as long as it lives.
+
+    `WeakKeyDictionary` makes a reference for each look, and asks the object for its hash.
+    """
+
+    def __init__(self) -> None:
+        self._held: dict[int, tuple[weakref.ref, Value]] = {}
+
+    def get(self, thing: object) -> Value | None:
+        """Give what is known of this very object, or None."""
+        held = self._held.get(id(thing))
+        return held[1] if held is not None and held[0]() is thing else None
+
+    def put(self, thing: object, value: Value) -> Value:
+        """Know this of an object from now on."""
+        key = id(thing)
+        self._held[key] = (weakref.ref(thing, lambda _: self._held.pop(key, None)), value)
+        return value
 
 
 @dataclass(frozen=True)
@@ -73,8 +97,7 @@ class Parameter:
     def mark(self) -> tuple[int, int] | None:
         """The gradient as it is now."""
         parameter = self.ref()
-        gradient = None if parameter is None else parameter.grad
-        if gradient is None:
+        if parameter is None or (gradient := parameter.grad) is None:
             return None
         # An address would not do: a new tensor often lies where the last one lay.
         if self.gradient is None or self.gradient() is not gradient:
@@ -99,8 +122,7 @@ class Parameter:
         return mark is None or (mark != self.after and self.empty())
 
 
-@dataclass(frozen=True)
-class Micro:
+class Micro(NamedTuple):
     """One backward call that waits for a step: which way it came, whether its loss was scaled, and whether it went
     through a graph that an earlier call had gone through."""
 
@@ -201,8 +223,10 @@ class Growing:
 
     def count(self, number: int, place: Place | None) -> None:
         """Look at the number; it grows where the least of block after block rises and never falls."""
-        self.peak = max(self.peak, number)
-        self._least = min(self._least, number)
+        if number > self.peak:
+            self.peak = number
+        if number < self._least:
+            self._least = number
         self._looks += 1
         if self._looks % BLOCK == 0:
             self.lasting = max(self.lasting, self._least)
@@ -219,16 +243,25 @@ class Kept(Growing):
 
     def __init__(self) -> None:
         super().__init__()
-        self._alive: dict[int, tuple[weakref.ref, int]] = {}
+        self._alive: dict[int, int] = {}  # since which look
+        self._followed: dict[int, weakref.ref] = {}
 
-    def hang(self, marker: Marker) -> None:
-        """Follow a marker until it dies."""
+    def hang(self, marker: Marker, then: Callable[[int], None] | None = None) -> None:
+        """Follow a marker until it dies, and call `then` with its id."""
         key = id(marker)
-        self._alive[key] = (weakref.ref(marker, lambda _: self._alive.pop(key, None)), self._looks)
+        self._alive[key] = self._looks
+
+        def gone(_: weakref.ref) -> None:
+            self._alive.pop(key, None)
+            self._followed.pop(key, None)
+            if then is not None:
+                then(key)
+
+        self._followed[key] = weakref.ref(marker, gone)
 
     def release(self, key: int) -> None:
         """A backward call came for this graph: it was kept for a purpose, and so was what piled up before."""
-        _, since = self._alive.pop(key, (None, self._looks))
+        since = self._alive.pop(key, self._looks)
         if self._looks - since >= 2 * BLOCK:
             self.num_rising, self.lasting, self.place, self._last_least = 0, 0, None, sys.maxsize
 
@@ -243,9 +276,10 @@ class Kept(Growing):
     def forget(self) -> None:
         """Follow no marker any longer."""
         self._alive.clear()
+        self._followed.clear()
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
     """One call of a model that built a graph, and whether a backward call ever came for it."""
 

@@ -27,6 +27,7 @@ from course_utils.doctor.graph import address, is_number, leaves, read_factors, 
 from course_utils.doctor.ledger import Series
 from course_utils.doctor.record import (
     Call,
+    Known,
     Marker,
     Micro,
     OptimizerRecord,
@@ -47,8 +48,9 @@ WRITES = ("add_scalar", "add_scalars", "add_image", "add_images", "add_histogram
 # Reading a number from these devices makes the program wait until the device has finished.
 DEVICES_THAT_WAIT = ("cuda",)
 READS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__")
-SAMPLE = 512  # weights of one tensor whose movement is measured
+SAMPLE, SAMPLED = 512, 4  # weights of one tensor whose movement is measured, and tensors
 _LAYERS = nn.modules.dropout.__file__
+is_compiling, get_ident = torch.compiler.is_compiling, threading.get_ident  # asked at every layer
 
 
 class Watch:
@@ -61,13 +63,13 @@ class Watch:
         self._thread = 0
         self._parameters: dict[int, Parameter] = {}
         self._gone: list[Parameter] = []
-        self._optimizers: weakref.WeakKeyDictionary[Optimizer, OptimizerRecord] = weakref.WeakKeyDictionary()
-        self._roots: weakref.WeakKeyDictionary[nn.Module, RootRecord] = weakref.WeakKeyDictionary()
-        self._without_weights: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-        self._writers: weakref.WeakKeyDictionary[Any, WriterRecord] = weakref.WeakKeyDictionary()
+        self._optimizers: Known[OptimizerRecord] = Known()
+        self._roots: Known[RootRecord] = Known()
+        self._without_weights: Known[bool] = Known()
+        self._writers: Known[WriterRecord] = Known()
         self._root: nn.Module | None = None  # the model that is being called
         self._frames = Frames()
-        self._graphs: dict[int, tuple[weakref.ref, Call, Any]] = {}
+        self._graphs: dict[int, tuple[Call, Any]] = {}
         self._last_reached: dict[int, Call] = {}
         self._quiet = False
         self._batch = 0
@@ -83,15 +85,15 @@ class Watch:
         self._num_reached_again = 0
         self._last_results: dict[int, int] = {}
         # Models whose forward calls dropout as a function, and the function's name where eval mode turned it off.
-        self._functional: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
-        self._lines: dict[object, tuple[int, str | None]] = {}
+        self._functional: Known[str] = Known()
+        self._lines: dict[int, tuple[int, str | None]] = {}
         self._last_loss: tuple[weakref.ref, float] | None = None
 
     # Beginning and ending.
 
     def begin(self) -> None:
         """Put all hooks and wrappers in place."""
-        self._thread = threading.get_ident()
+        self._thread = get_ident()
         self.on = True
         self._undo += [
             register_optimizer_step_pre_hook(self._before_step).remove,
@@ -134,7 +136,7 @@ class Watch:
         for undo in reversed(self._undo):
             undo()
         self._undo.clear()
-        for key, (_, _, handle) in list(self._graphs.items()):
+        for key, (_, handle) in list(self._graphs.items()):
             handle.remove()  # takes the marker with it
             self._drop(key)
         record = self.record
@@ -185,15 +187,13 @@ class Watch:
 
         The compiler reads this too. It takes the first answer as a constant and leaves the rest of a hook out.
         """
-        return (
-            not torch.compiler.is_compiling() and self.on and not self._quiet and threading.get_ident() == self._thread
-        )
+        return not is_compiling() and self.on and not self._quiet and get_ident() == self._thread
 
     # Models.
 
     def _call(self, original: Callable) -> Callable:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            if torch.compiler.is_compiling() or self._root is not None or not self._sees():
+            if is_compiling() or self._root is not None or not self._sees():
                 return original(module, *args, **kwargs)
             self._root = module
             try:
@@ -209,24 +209,28 @@ class Watch:
     def _called(self, module: nn.Module, args: tuple, output: Any) -> None:
         root = self._roots.get(module)
         if root is None:
-            if module in self._without_weights:
+            if self._without_weights.get(module):
                 return  # a loss function
             if next(module.parameters(), None) is None:
-                self._without_weights.add(module)
+                self._without_weights.put(module, True)
                 return
-            root = self._roots[module] = RootRecord(type(module).__name__, weakref.ref(module))
+            root = self._roots.put(module, RootRecord(type(module).__name__, weakref.ref(module)))
             self.record.roots.append(root)
         root.num_calls += 1
         if root.num_calls & (root.num_calls - 1) == 0:  # layers may be added later: look again at 1, 2, 4, 8 …
             self._look_through(root)
-        tensor = next(tensors_in(args), None)
-        self._batch = tensor.shape[0] if tensor is not None and tensor.ndim else 0
+        tensor = args[0] if args and isinstance(args[0], Tensor) else next(tensors_in(args), None)
+        self._batch = tensor.size(0) if tensor is not None and tensor.ndim else 0
         self._eval = not module.training
-        if module in self._functional:
-            root.calls_dropout, root.dropped = True, self._functional[module] or root.dropped
+        dropped = self._functional.get(module)
+        if dropped is not None:
+            root.calls_dropout, root.dropped = True, dropped or root.dropped
         root.calls_in_eval += self._eval
-        result = next((t for t in tensors_in(output) if t.grad_fn is not None), None)
-        if result is None:
+        result = output
+        if not isinstance(output, Tensor):
+            result = next((t for t in tensors_in(output) if t.grad_fn is not None), None)
+        node = None if result is None else result.grad_fn
+        if node is None:
             if not self._eval:
                 root.evaluated_in_train.note(self._frames.place())
             return
@@ -237,11 +241,9 @@ class Watch:
         from_model = others and self._comes_from_model(root, tensor)
         marker, call = Marker(), Call(root, self._eval, place, from_model)
         self._last_results[id(root)] = address(result)
-        key = id(marker)
         # The hook holds the marker, so the marker lives as long as the node that carries the hook.
-        handle = result.grad_fn.register_prehook(functools.partial(self._reach, marker, call))
-        self._graphs[key] = (weakref.ref(marker, lambda _: self._drop(key)), call, handle)
-        kept.hang(marker)
+        self._graphs[id(marker)] = call, node.register_prehook(functools.partial(self._reach, marker, call))
+        kept.hang(marker, self._drop)
         kept.look(place)
 
     def _comes_from_model(self, root: RootRecord, tensor: Tensor | None) -> bool:
@@ -259,7 +261,7 @@ class Watch:
 
     def _drop(self, key: int) -> None:
         """A model's output has gone, with its graph."""
-        _, call, _ = self._graphs.pop(key, (None, None, None))
+        call, _ = self._graphs.pop(key, (None, None))
         if call is not None and call.eval_mode and not call.reached:
             call.root.calls_without_backward.note(call.place)
 
@@ -308,8 +310,8 @@ class Watch:
             if self._sees() and self._root is not None and sys._getframe(1).f_code.co_filename != _LAYERS:
                 share = args[1] if len(args) > 1 else kwargs.get("p", 0.5)
                 training = args[2] if len(args) > 2 else kwargs.get("training", True)
-                if share > 0 and (not training or self._root not in self._functional):
-                    self._functional[self._root] = "" if training else f"F.{name}"
+                if share > 0 and (not training or self._functional.get(self._root) is None):
+                    self._functional.put(self._root, "" if training else f"F.{name}")
             return original(*args, **kwargs)
 
         return dropout
@@ -335,7 +337,7 @@ class Watch:
         del frames
         training = result.requires_grad and not self._eval
         if isinstance(inputs, Tensor) and inputs.ndim:
-            self._batch = inputs.shape[0]
+            self._batch = inputs.size(0)
         phase = "train" if training else "valid"
         series = self.record.ledger.of((name, phase, spot), phase, reduction)
         if series is None:
@@ -360,7 +362,7 @@ class Watch:
 
     def _value(self, loss: Tensor) -> Tensor | float:
         """A loss's value: fetched at once on the CPU, later in one go elsewhere, so that nothing waits for it here."""
-        if loss.device.type != "cpu":
+        if not loss.is_cpu:
             return loss.detach().clone()
         if self._last_loss is not None and self._last_loss[0]() is loss:
             return self._last_loss[1]
@@ -377,13 +379,12 @@ class Watch:
     def _backward(self, original: Callable) -> Callable:
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
             if not self._sees():
-                if self.on and threading.get_ident() != self._thread:
+                if self.on and get_ident() != self._thread:
                     self.record.other_threads = True
                 return original(tensors, *args, **kwargs)
             roots = [tensors] if isinstance(tensors, Tensor) else [t for t in tensors if isinstance(t, Tensor)]
             frames = self._frames.learner()
-            line = tuple(map(spot_of, frames))
-            place = self._frames.place_of(frames[0]) if frames else None
+            line, place = self._frames.way(frames)
             weights = args[0] if args else kwargs.get("grad_tensors")
             self._before_backward(roots, weights, line, place, frames)
             del frames
@@ -403,7 +404,7 @@ class Watch:
         return grad
 
     def _before_backward(
-        self, roots: list[Tensor], weights: Any, line: object, place: Place | None, frames: list[FrameType]
+        self, roots: list[Tensor], weights: Any, line: int, place: Place | None, frames: list[FrameType]
     ) -> None:
         record = self.record
         record.num_backwards += 1
@@ -426,7 +427,7 @@ class Watch:
                 self._know(leaf)
         self._notice_old_gradients(place)
 
-    def _look_at_loss(self, loss: Tensor, line: object, place: Place | None) -> None:
+    def _look_at_loss(self, loss: Tensor, line: int, place: Place | None) -> None:
         factors, below = read_factors(loss.grad_fn)
         looks, reduction = self._lines.get(line, (0, None))
         if looks < 8 or self.record.num_backwards % 16 == 0:
@@ -469,7 +470,11 @@ class Watch:
         for parameter in self._parameters.values():
             mark = parameter.before = parameter.mark()
             parameter.held = None
-            changed = self._notice_change(parameter)
+            tensor = parameter.ref()
+            changed = tensor is not None and (
+                (tensor._version != parameter.version or parameter.watched_at is not None)
+                and self._notice_change(parameter, tensor)
+            )
             if mark is None:
                 parameter.stale = parameter.used = None
                 continue
@@ -505,11 +510,8 @@ class Watch:
         marked = [parameter for parameter in optimizer.parameters if parameter.after is not None]
         return bool(marked) and all(parameter.cleared() for parameter in marked)
 
-    def _notice_change(self, parameter: Parameter) -> bool:
+    def _notice_change(self, parameter: Parameter, tensor: Tensor) -> bool:
         """Whether a weight has changed since the last look."""
-        tensor = parameter.ref()
-        if tensor is None:
-            return False
         changed = tensor._version != parameter.version
         parameter.version = tensor._version
         if not changed and parameter.watched_at is not None and not parameter.optimizers:
@@ -519,7 +521,7 @@ class Watch:
         parameter.changed = parameter.changed or changed
         return changed
 
-    def _after_backward(self, roots: list[Tensor], line: object, place: Place | None) -> None:
+    def _after_backward(self, roots: list[Tensor], line: int, place: Place | None) -> None:
         reached, weights = {}, 0
         for key, parameter in self._parameters.items():
             mark = parameter.mark()
@@ -534,7 +536,7 @@ class Watch:
                     self._watch_one_number(parameter)
             parameter.after = mark
         # Micro-batches come by the same line, through the same models, from data alike, to the same weights.
-        sources = tuple(sorted((key, call.from_model) for key, call in self._last_reached.items()))
+        sources = tuple(sorted([(key, call.from_model) for key, call in self._last_reached.items()]))
         for optimizer in reached.values():
             optimizer.backward_place = optimizer.backward_place or place
             optimizer.pending_at = self.record.num_steps + self.record.num_manual_updates
@@ -561,11 +563,11 @@ class Watch:
         record = self._optimizers.get(optimizer)
         if record is None:
             record = OptimizerRecord(type(optimizer).__name__, made_at=made_at)
-            self._optimizers[optimizer] = record
+            self._optimizers.put(optimizer, record)
             self.record.optimizers.append(record)
-        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        if len(held) != len(record.parameters):
-            record.parameters = [self._know(parameter) for parameter in held]
+        groups = optimizer.param_groups
+        if sum([len(group["params"]) for group in groups]) != len(record.parameters):
+            record.parameters = [self._know(parameter) for group in groups for parameter in group["params"]]
             for parameter in record.parameters:
                 if record not in parameter.optimizers:
                     parameter.optimizers.append(record)
@@ -635,7 +637,7 @@ class Watch:
             self._look_closely(record)
         # A frozen network through which the gradient only passes stays in eval mode for good reason.
         for key, call in list(self._last_reached.items()):
-            if not any(record in parameter.optimizers for parameter in call.root.parameters.values()):
+            if not _trains(record, call.root):
                 continue
             if call.eval_mode and (call.root.sensitive or call.root.dropped):
                 call.root.steps_in_eval.note(call.place)
@@ -702,7 +704,7 @@ class Watch:
         before, self._weights_before = self._weights_before, None
         if before is not None:
             length = float(before.norm())
-            move = float((_sample(record) - before).norm()) / length if length > 0 else 0.0
+            move = float(torch.dist(_sample(record), before)) / length if length > 0 else 0.0
             record.largest_move = max(record.largest_move, move)
             record.num_large_moves += move > 0.5
 
@@ -759,7 +761,7 @@ class Watch:
         return init
 
     def _know_writer(self, writer: Any, record: WriterRecord) -> WriterRecord:
-        self._writers[writer] = record
+        self._writers.put(writer, record)
         if len(self.record.writers) < 256:
             self.record.writers.append(record)
         return record
@@ -852,15 +854,26 @@ def _differs_in_eval_mode(layer: nn.Module) -> bool:
 
 def _as_left(record: OptimizerRecord) -> bool:
     """Whether no gradient of an optimizer is an old one, and the first is as the last backward call left it."""
-    if any(parameter.stale is not None for parameter in record.parameters):
-        return False
-    first = next((parameter for parameter in record.parameters if parameter.after is not None), None)
+    first = None
+    for parameter in record.parameters:
+        if parameter.stale is not None:
+            return False
+        first = parameter if first is None and parameter.after is not None else first
     return first is not None and first.mark() == first.after
 
 
+def _trains(record: OptimizerRecord, root: RootRecord) -> bool:
+    """Whether an optimizer holds one of a model's weights."""
+    for parameter in root.parameters.values():  # noqa: SIM110 (at each step: a generator would cost as much again)
+        if record in parameter.optimizers:
+            return True
+    return False
+
+
 def _sample(record: OptimizerRecord) -> Tensor | None:
-    """The first weights of an optimizer's first tensors as one vector; None where they cannot be read at once."""
-    weights = [weight for parameter in record.parameters[:8] if (weight := parameter.ref()) is not None]
+    """The first weights of some of an optimizer's tensors as one vector; None where they cannot be read at once."""
+    every = max(1, -(-len(record.parameters) // SAMPLED))  # from the first layers to the last
+    weights = [weight for parameter in record.parameters[::every] if (weight := parameter.ref()) is not None]
     if not weights or any(weight.device.type != "cpu" for weight in weights):
         return None
-    return torch.cat([weight.detach().flatten()[:SAMPLE].double() for weight in weights])
+    return torch.cat([weight.detach().flatten()[:SAMPLE] for weight in weights]).double()

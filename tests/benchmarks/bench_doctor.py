@@ -63,7 +63,7 @@ import test_fuzz  # noqa: E402
 
 TABLE, README = ROOT / "docs/doctor-benchmark.md", ROOT / "README.md"
 BEGIN, END = "<!-- doctor-benchmark: begin -->\n", "<!-- doctor-benchmark: end -->\n"
-PAIRS, QUICK_PAIRS = 15, 5
+PAIRS, QUICK_PAIRS = 41, 5
 EPOCHS = {"mlp": 20, "cnn": 6}
 LIMITS = {"mlp": 1.60, "cnn": 1.15}
 KINDS = {"mlp": "a tiny MLP with a DataLoader", "cnn": "the course's CNN"}
