@@ -337,6 +337,22 @@ def test_only_what_cannot_be_written_moves(homeless, monkeypatch):
     assert sentence.startswith(f"{homeless / 'a file' / 'ipython'} cannot be written in: ")
 
 
+def test_a_user_without_any_home_gets_one(homeless, monkeypatch):
+    def unknown(user: object) -> None:
+        raise KeyError(f"uid not found: {user}")
+
+    pwd = pytest.importorskip("pwd")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    variables, sentence = lab.elsewhere()
+    home = homeless / "environment" / "jupyter-home"
+    assert variables == {"HOME": str(home)}
+    assert sentence == f"This user has no home folder: JupyterLab keeps its settings in {home} instead."
+    monkeypatch.setenv("HOME", variables["HOME"])
+    assert lab.elsewhere() == ({}, "")
+    assert all(home in (folder, *folder.parents) for folder in lab.places().values())
+
+
 def test_where_the_environment_cannot_be_written_in_either_a_temporary_folder_serves(homeless, monkeypatch):
     monkeypatch.setattr(sys, "prefix", str(homeless / "a file" / "environment"))
     variables, sentence = lab.elsewhere()

@@ -113,10 +113,17 @@ def places() -> dict[str, Path]:
     }
 
 
+def refuge() -> Path:
+    """Give a folder in which something can be written: in the environment, or else a temporary one."""
+    own = Path(sys.prefix) / "jupyter-home"
+    return own if can_write(own) else Path(tempfile.mkdtemp(prefix="jupyter-home-"))
+
+
 def elsewhere() -> tuple[dict[str, str], str]:
     """Find other folders for all that would go into a home folder in which nothing can be written.
 
-    They lie in the environment, where the next start finds them again, or else in a temporary folder.
+    They lie in the environment, where the next start finds them again, or else in a temporary folder. A user of whom
+    the machine knows no home folder at all (a container's often has none) gets one there.
 
     Returns:
         The variables to set, and one sentence that says so; {} and "" where all is well.
@@ -124,12 +131,15 @@ def elsewhere() -> tuple[dict[str, str], str]:
     Raises:
         OSError: there is no folder at all in which something can be written.
     """
+    try:
+        Path.home()
+    except RuntimeError:
+        own = refuge()
+        return {"HOME": str(own)}, f"This user has no home folder: JupyterLab keeps its settings in {own} instead."
     closed = {name: folder for name, folder in places().items() if not can_write(folder)}
     if not closed:
         return {}, ""
-    own = Path(sys.prefix) / "jupyter-home"
-    if not can_write(own):
-        own = Path(tempfile.mkdtemp(prefix="jupyter-home-"))
+    own = refuge()
     for name in closed:
         (own / name.lower()).mkdir(mode=0o700, exist_ok=True)
     first = next(iter(closed.values()))
