@@ -186,6 +186,7 @@ def plot_runs(
     """
     ax = new_axes(width=6.0)[0] if ax is None else ax
     scales = [1.0] * len(runs) if xs is None else xs
+    above = top is not None and any(max(losses) > top for losses in runs.values())
     for (name, losses), scale, colour, style in zip(
         runs.items(), scales, (BLUE, ORANGE, RED, GREEN, PINK), LINES, strict=False
     ):
@@ -197,7 +198,8 @@ def plot_runs(
         ax.plot(
             [scale * step for step in range(1, len(losses) + 1)], shown, style, color=colour, linewidth=1.6, label=name
         )
-    ax.set(title=title, xlabel=x_label, ylabel="loss of the batch (cross-entropy)")
+    ax.set(xlabel=x_label, ylabel="loss of the batch (cross-entropy)")
+    ax.set_title(title, pad=16 if above else None)  # how far a loss goes stands between the edge and the title
     ax.set_ylim(0, top)
     ax.legend(frameon=False)
     return ax

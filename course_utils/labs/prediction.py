@@ -57,9 +57,13 @@ class Prediction(Lab):
             self._say()
 
     def _say(self) -> None:
-        guess = progress().guess(self.name)
+        entry = progress().predictions().get(self.name, {})
+        guess = entry.get("guess")
         self._news = self._news or progress().news()
         words = f"Your guess is kept: {guess}." if guess else "Choose one, or just go on."
+        if "outcome" in entry and self.choice.value not in (None, guess):
+            first = f"your first guess stays: {guess}." if guess else "you made no guess before."
+            words = f"The outcome has been shown, so this one is not counted; {first}"
         said = html.escape(f"{words} {self._news}".strip())
         self._kept.value = f'<span aria-live="polite">{said}</span>'
 

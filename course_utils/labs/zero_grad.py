@@ -197,7 +197,7 @@ class ZeroGradLab(Lab):
             right.axes("The gradient that each step uses", x_label, "its length (log scale)", ticks, powers),
             svg.line(left.path(counts, self.goal.losses[0].tolist()), colour="ink", width=1.2, dash="4 3"),
             svg.line(right.path(counts, self.goal.norms[0].tolist()), colour="ink", width=1.2, dash="4 3"),
-            svg.text(left.left + left.width - 8, left.top + 38, legend, anchor="end", size=12),
+            svg.text(left.left + 10, left.top + 38, legend, size=12),
         ]
         self._back.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=self._alt())
 
@@ -210,11 +210,11 @@ class ZeroGradLab(Lab):
         used = [count for count in range(1, len(norms) + 1) if plan.steps(count)]
         every = norms.tolist()
         lengths = [every[count - 1] for count in used]
-        edge, counts = left.left + left.width - 8, range(size, (len(means) + 1) * size, size)
+        counts = range(size, (len(means) + 1) * size, size)
         body = [
             svg.line(left.path(counts, means), colour="accent", width=2.2),
             svg.line(right.path(used, lengths), colour="accent", width=1.6),
-            svg.text(edge, left.top + 20, _name(plan), anchor="end", weight="600", colour="accent"),
+            svg.text(left.left + 10, left.top + 20, _name(plan), weight="600", colour="accent"),
         ]
         if len(norms) and not used:
             middle = right.left + right.width / 2

@@ -42,6 +42,19 @@ def test_the_outcome_stands_beside_the_guess():
     assert repr(other.reveal("b")) == "It turned out: b (as you predicted)."
 
 
+@pytest.mark.parametrize(("before", "said"), [("b", "your first guess stays: b."), (None, "you made no guess before.")])
+def test_a_guess_after_the_outcome_is_told_that_it_does_not_count(before, said):
+    asked = ask()
+    asked.choice.value = before
+    asked.reveal("a")
+    asked.choice.value = "a"
+    assert f"The outcome has been shown, so this one is not counted; {said}" in asked._kept.value
+    assert progress().guess("02-x") == before
+    if before:
+        asked.choice.value = before
+        assert "Your guess is kept: b." in asked._kept.value
+
+
 def test_no_guess_is_fine():
     assert repr(ask().reveal("b")) == "It turned out: b. (You made no guess.)"
 
