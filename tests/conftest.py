@@ -14,6 +14,9 @@ def pytest_configure(config):
     """Keep the tests out of the learner's own folder, and one test out of the other's core."""
     config.learner = tempfile.mkdtemp(prefix="learner-")
     os.environ["COURSE_LEARNER_DIR"] = config.learner
+    # What `make test` was called with, such as PYTHON=python3.13, would reach each make that a test calls.
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PYTHON", "PORT", "LOCALE", "LEARNERS", "TORCH"):
+        os.environ.pop(name, None)
     torch.set_num_threads(1)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # In a job that a shell runs in the background Ctrl-C does nothing; some tests press it.
