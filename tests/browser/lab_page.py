@@ -228,6 +228,18 @@ class LabOnPage:
     def words(self) -> str:
         return self.root.locator(".lab-words").inner_text()
 
+    def expect_words(self, text: str) -> None:
+        """Wait until the words below the picture hold `text`: they come a moment after the picture."""
+        expect(self.root.locator(".lab-words")).to_contain_text(text)
+
+    def wait_for_other_words(self, before: str) -> None:
+        """Wait until the words below the picture are others than `before`."""
+        self.page.wait_for_function(
+            "([lab, before]) => lab.querySelector('.lab-words').innerText !== before",
+            arg=[self.root.element_handle(), before],
+            timeout=ANSWER_TIMEOUT,
+        )
+
     def readout(self) -> float:
         """The number that stands beside the slider."""
         return float(self.root.locator(".widget-readout").first.inner_text())

@@ -19,10 +19,6 @@ def press(lab, words):
     lab.root.get_by_role("button", name=words, exact=True).click()
 
 
-def expect_words(lab, words):
-    expect(lab.root.locator(".lab-words")).to_contain_text(words)
-
-
 def test_all_cells_run_without_an_error(lesson):
     cells = nbformat.read(lesson.server.folder / LESSON, as_version=4).cells
     assert lesson.numbered() == sum(cell.cell_type == "code" for cell in cells)
@@ -30,18 +26,18 @@ def test_all_cells_run_without_an_error(lesson):
 
 
 def test_the_numbers_follow_the_mouse_and_the_keys(lab):
-    expect_words(lab, "After step 300, 3,306 nodes and 10.6 MB are kept.")
+    lab.expect_words("After step 300, 3,306 nodes and 10.6 MB are kept.")
     shown, paths = lab.shown(), lab.paths()
     lab.drag_to(0.3)
     lab.wait_for_another(shown)
     there = lab.shown()
     assert lab.paths() != paths
-    expect_words(lab, f"After step {there}, ")
+    lab.expect_words(f"After step {there}, ")
     lab.handle.focus()
     lab.page.keyboard.press("ArrowRight")
     lab.wait_for_another(there)
     assert int(lab.shown()) == int(there) + 1
-    expect_words(lab, f"After step {int(there) + 1}, ")
+    lab.expect_words(f"After step {int(there) + 1}, ")
     assert lab.errors() == []
 
 
@@ -56,16 +52,16 @@ def test_a_learner_reaches_the_goal(lab):
     code = lab.root.locator("pre").first
     height = lab.root.bounding_box()["height"]
     press(lab, "+= loss.item()")
-    expect_words(lab, "Found so far: loss.item().")
+    lab.expect_words("Found so far: loss.item().")
     expect(code).to_contain_text("running_loss += loss.item()")
     press(lab, "+= loss.detach()")
-    expect_words(lab, "Found so far: loss.item(), loss.detach().")
+    lab.expect_words("Found so far: loss.item(), loss.detach().")
     press(lab, "+= loss")
     press(lab, "with torch.no_grad()")
-    expect_words(lab, "Goal reached ✓")
+    lab.expect_words("Goal reached ✓")
     expect(code).to_contain_text("with torch.no_grad():")
     press(lab, "training")
-    expect_words(lab, "PyTorch refuses.")
+    lab.expect_words("PyTorch refuses.")
     assert abs(lab.root.bounding_box()["height"] - height) < 2
     press(lab, "validation")
     press(lab, "with torch.no_grad()")
@@ -86,11 +82,11 @@ def test_a_run_can_be_stopped_and_its_memory_is_given_back(lab):
         "stop => { const wait = setInterval(() => { if (!stop.disabled) { stop.click(); clearInterval(wait); } }, 5); }"
     )
     lab.root.locator("select").select_option("small CNN")
-    expect_words(lab, "Stopped after step")
-    expect_words(lab, "0 bytes are kept now")
+    lab.expect_words("Stopped after step")
+    lab.expect_words("0 bytes are kept now")
     lab.root.locator("button", has_text="Run again").click()
     expect(lab.root.locator(".lab-words")).not_to_contain_text("Stopped")
-    expect_words(lab, "nodes and 0 bytes are kept.")
+    lab.expect_words("nodes and 0 bytes are kept.")
     lab.root.locator("select").select_option("small MLP")
     press(lab, "validation")
 

@@ -42,7 +42,7 @@ def test_picture_and_words_follow_the_mouse(lab, share):
     lab.wait_for_another(shown)
     expect(lab.front).to_be_visible()
     assert lab.paths() != paths
-    assert lab.words() != words
+    lab.wait_for_other_words(words)
     assert lab.errors() == []
 
 
@@ -50,7 +50,7 @@ def test_words_name_the_rate_that_is_shown(rate_lab):
     shown = rate_lab.shown()
     rate_lab.drag_to(0.7)
     rate_lab.wait_for_another(shown)
-    assert f"{float(rate_lab.shown()):.3g}" in rate_lab.words()
+    rate_lab.expect_words(f"{float(rate_lab.shown()):.3g}")
 
 
 def test_picture_follows_the_arrow_keys(lab):

@@ -3,7 +3,6 @@
 import nbformat
 import pytest
 from latency import Hand
-from playwright.sync_api import expect
 from running import ROOT
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
@@ -21,10 +20,6 @@ def choose(lab, description, value):
     row.locator("select").select_option(value)
 
 
-def expect_words(lab, words):
-    expect(lab.root.locator(".lab-words")).to_contain_text(words)
-
-
 def test_all_cells_run_and_only_the_wanted_error_is_there(lesson):
     cells = nbformat.read(lesson.server.folder / LESSON, as_version=4).cells
     assert lesson.numbered() == sum(cell.cell_type == "code" for cell in cells)
@@ -33,26 +28,26 @@ def test_all_cells_run_and_only_the_wanted_error_is_there(lesson):
 
 
 def test_the_curve_follows_the_mouse_and_the_keys(lab):
-    expect_words(lab, "divided by 10, the length of a window")
+    lab.expect_words("divided by 10, the length of a window")
     shown, paths = lab.shown(), lab.paths()
     lab.drag_to(0.15)
     lab.wait_for_another(shown)
     there = int(lab.shown())
     assert lab.paths() != paths
-    expect_words(lab, f"divided by {there}, the length of a window")
+    lab.expect_words(f"divided by {there}, the length of a window")
     lab.handle.focus()
     lab.page.keyboard.press("ArrowRight")
     lab.wait_for_another(str(there))
     assert int(lab.shown()) == there + 1
-    expect_words(lab, f"divided by {there + 1}, the length of a window")
+    lab.expect_words(f"divided by {there + 1}, the length of a window")
     lab.drag_to(1.0)
-    expect_words(lab, "No point at all")
+    lab.expect_words("No point at all")
     assert lab.errors() == []
 
 
 def test_the_lab_works_by_keyboard_alone(lab):
     lab.drag_to(0.3)
-    expect_words(lab, "The last point")
+    lab.expect_words("The last point")
     assert lab.work_by_keyboard() == ["window", "reset", "divide by", "log"]
     assert lab.errors() == []
 
@@ -72,17 +67,17 @@ def test_a_learner_reaches_the_goal_in_both_themes(lesson, lab, theme):
         choose(lab, "reset", "never")
         choose(lab, "divide by", "nothing")
         choose(lab, "log", "each batch")
-        expect_words(lab, "the sum of all batch losses since training began")
-        expect_words(lab, "times too large")
+        lab.expect_words("the sum of all batch losses since training began")
+        lab.expect_words("times too large")
         height = lab.root.bounding_box()["height"]
         lab.bring_into_view()
         lab.screenshot(ARTIFACTS / f"running-loss-lab-{theme}.png")
         choose(lab, "reset", "each epoch")
         choose(lab, "divide by", "batches added")
         choose(lab, "log", "each epoch")
-        expect_words(lab, "It is off by")
+        lab.expect_words("It is off by")
         choose(lab, "divide by", "samples added")
-        expect_words(lab, "Goal reached ✓")
+        lab.expect_words("Goal reached ✓")
         assert lab.root.bounding_box()["height"] == height
         lab.screenshot(ARTIFACTS / f"running-loss-lab-goal-{theme}.png")
         assert lab.violations() == []

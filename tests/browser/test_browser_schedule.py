@@ -32,7 +32,7 @@ def test_rates_follow_the_mouse_and_the_loss_comes_after(lab):
     assert lab.paths() != rates
     # Trained for real: as soon as the machine has the time.
     expect(lab.root.locator(".lab-loss path").first).not_to_have_attribute("d", loss)
-    expect(lab.root.locator(".lab-words")).to_contain_text(f"{float(lab.shown()):.3g} at the start")
+    lab.expect_words(f"{float(lab.shown()):.3g} at the start")
     assert lab.errors() == []
 
 

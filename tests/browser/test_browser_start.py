@@ -53,5 +53,5 @@ def test_the_goal_of_the_first_lab_is_reached_with_the_hand(lesson):
     readout.click()
     readout.fill("0.25")
     readout.press("Enter")
-    expect(lab.root.locator(".lab-words")).to_contain_text("Goal reached ✓")
+    lab.expect_words("Goal reached ✓")
     assert lab.errors() == []

@@ -98,7 +98,7 @@ def test_pause_holds_it_and_continue_goes_on(lab):
     button(lab, "Pause").click()
     expect(lab.front).to_have_attribute("data-state", "paused")
     held = step(lab)
-    assert "Paused" in lab.words()
+    lab.expect_words("Paused")
     lab.page.wait_for_timeout(400)
     assert step(lab) == held
     button(lab, "Continue").click()
@@ -116,7 +116,7 @@ def test_stop_ends_it_and_the_keyboard_moves_the_rate(lab):
     assert lab.readout() < value
     button(lab, "Stop").click()
     expect(lab.front).to_have_attribute("data-state", "stopped")
-    assert "TensorBoard files: learner/runs/training-lab-" in lab.words()
+    lab.expect_words("TensorBoard files: learner/runs/training-lab-")
 
 
 def test_a_run_is_started_steered_held_and_ended_by_keyboard_alone(lab):

@@ -49,9 +49,9 @@ def test_the_lab_follows_the_hand_to_its_goal(lab):
     expect(lab.front.locator("circle[r='2']")).to_have_count(41)  # the points of the next click, and the legend's
     expect(lab.root.locator(".widget-readout").first).to_have_text("40")
     click(lab, "add_scalar")
-    expect(lab.root.locator(".lab-words")).to_contain_text("is full")
+    lab.expect_words("is full")
     click(lab, "crash")
-    expect(lab.root.locator(".lab-words")).to_contain_text("First half done")
+    lab.expect_words("First half done")
     wait_for(lab, r"\d+", 0, r"\d+", r"\d+", 2)  # the new process opens its file when it is up
     added, _, on_disk, lost, _ = numbers(lab)
     assert lost > 0
@@ -65,7 +65,7 @@ def test_the_lab_follows_the_hand_to_its_goal(lab):
     click(lab, "flush()")
     wait_for(lab, added + 6, 0, on_disk + 6, lost, 2)
     click(lab, "crash")
-    expect(lab.root.locator(".lab-words")).to_contain_text("Goal reached")
+    lab.expect_words("Goal reached")
     assert lab.errors() == []
 
 

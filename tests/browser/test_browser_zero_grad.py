@@ -30,12 +30,12 @@ def test_all_cells_run_without_an_error(lesson):
 
 def test_picture_and_words_follow_the_mouse(lab):
     shows(lab, "^never every")
-    words, paths = lab.words(), lab.paths()
-    assert "momentum 1" in words
+    lab.expect_words("momentum 1")
+    paths = lab.paths()
     lab.drag_to(0.0)
     shows(lab, "^1 every")
     assert lab.paths() != paths
-    assert "the ordinary loop" in lab.words()
+    lab.expect_words("the ordinary loop")
     assert lab.errors() == []
 
 
@@ -60,7 +60,7 @@ def test_the_goal_is_reached_by_hand(lab):
     for _ in range(2):
         lab.page.keyboard.press("ArrowRight")
     shows(lab, r"^4 once unscaled 0\.0625$")
-    expect(lab.root.locator(".lab-words")).to_contain_text("Goal reached ✓")
+    lab.expect_words("Goal reached ✓")
     lab.root.get_by_label("divide each loss by k").check()
     shows(lab, r"^4 once scaled 0\.0625$")
     expect(lab.root.locator(".lab-words")).not_to_contain_text("Goal reached")
