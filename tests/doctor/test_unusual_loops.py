@@ -122,8 +122,10 @@ def test_a_model_on_meta_is_watched_by_its_events(clear):
     assert codes(doctor) == ([] if clear else ["missing-zero-grad"])
 
 
-# torch 2.11 itself calls what it warns of, and its compiler takes a warning that is an error for its own failure.
+# The compiler takes a warning that is an error for its own failure: torch 2.11 itself calls what it warns of, and each
+# release has advice for those who run the very first Python 3.13.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("what", ["model", "loss", "step"])
 @pytest.mark.parametrize("clear", [True, False])
