@@ -76,9 +76,12 @@ def test_the_lab_works_by_keyboard_alone(lab):
 
 
 def test_a_run_can_be_stopped_and_its_memory_is_given_back(lab):
+    stop = lab.root.locator("button", has_text="Stop")
     press(lab, "training")
+    lab.expect_words("backward() has let the tensors go")
+    expect(stop).to_be_disabled()  # else it would be this run that is stopped below
     # The run takes half a second: the button is pressed as soon as it can be.
-    lab.root.locator("button", has_text="Stop").evaluate(
+    stop.evaluate(
         "stop => { const wait = setInterval(() => { if (!stop.disabled) { stop.click(); clearInterval(wait); } }, 5); }"
     )
     lab.root.locator("select").select_option("small CNN")
