@@ -335,6 +335,7 @@ class LabOnPage:
         Returns:
             The names of the controls that were changed.
         """
+        self._wait_until_still()
         changed = []
         for control in self._stops():
             if control.kind in KEYS and not (control.kind == "choice" and control.state == "true"):
@@ -360,6 +361,18 @@ class LabOnPage:
         self._wait_for(FOCUSED, "?.state", control.state, same=True)
         if returns:
             self._wait_for(SHOWN, "", shown, same=True)
+
+    def _wait_until_still(self) -> None:
+        """Wait until nothing has changed for a second: what a test before began may still be computed."""
+        self.page.wait_for_function(
+            f"""([lab, seen]) => {{
+              const shown = ({SHOWN})(lab), now = performance.now();
+              if (shown !== seen.shown) Object.assign(seen, {{shown, since: now}});
+              return now - seen.since > 1000;
+            }}""",
+            arg=[self.root.element_handle(), self.page.evaluate_handle("({})")],
+            timeout=ANSWER_TIMEOUT,
+        )
 
     def _keys(self, keys: str) -> None:
         for key in keys.split():
