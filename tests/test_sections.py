@@ -192,7 +192,7 @@ def test_a_cell_is_found_by_its_id_or_by_its_code():
     assert place_of([], "a", "b") is None
 
 
-# In all nine lessons. Python's own table of symbols is the oracle for what a cell makes and what it needs.
+# In all nine lessons. Python's own compiler is the oracle for what a cell makes and what it needs.
 
 
 def plain(source):

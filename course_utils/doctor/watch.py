@@ -584,7 +584,7 @@ class Watch:
     def _zero_grad(self, original: Callable) -> Callable:
         def zero_grad(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
             if self._sees():
-                record = self._optimizers.get(optimizer) or self._know_optimizer(optimizer)
+                record = self._know_optimizer(optimizer)
                 record.num_zero_grads += 1
                 if record.num_steps and not record.pending and record.stepped_first:
                     record.zeroed_after_step.note(self._frames.place())
