@@ -5,6 +5,7 @@
 #   LOCALE=zh_CN        JupyterLab's own menus and dialogs in Chinese
 #   LEARNERS=20         how many learners a class has, or their names (else 8)
 #   TORCH=2.11          the PyTorch of `make try` (else the pinned one)
+#   TIMES=20            how often `make try` runs the tests (else once)
 #
 # Plain make and sh (GNU Make 3.81, as on macOS, is enough). Every path is relative, so the checkout
 # may lie anywhere. What needs thought is in tools/, in Python.
@@ -14,6 +15,7 @@ PORT ?=
 LOCALE ?=
 LEARNERS ?=
 TORCH ?=
+TIMES ?=
 VENV_PYTHON = .venv/bin/python
 FIND_PYTHON = python=$$(sh tools/find_python.sh "$(PYTHON)")
 MAKE_ENV = $(FIND_PYTHON) && "$$python" tools/make_env.py
@@ -35,8 +37,8 @@ class: ## install what is needed, then start JupyterHub for a class on this mach
 test: setup ## install what is needed, then prove everything
 	@$(VENV_PYTHON) tools/run.py test
 
-try: ## the same in a clone of what is committed, with PYTHON=python3.13 or TORCH=2.11
-	@$(FIND_PYTHON) && "$$python" tools/try_versions.py --python "$(PYTHON)" --torch "$(TORCH)"
+try: ## the same in a clone of what is committed, with PYTHON=python3.13, TORCH=2.11 or TIMES=20
+	@$(FIND_PYTHON) && "$$python" tools/try_versions.py --python "$(PYTHON)" --torch "$(TORCH)"$(if $(TIMES), --times "$(TIMES)")
 
 setup: ## install into .venv what lessons and tests need; nothing to do where it is there
 	@$(MAKE_ENV) lab zh hub site test

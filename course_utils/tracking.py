@@ -1,6 +1,7 @@
 """Where a run's figures go: the TensorBoard files of its folder, and a progress bar or a function of the user's."""
 
 import contextlib
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -48,7 +49,7 @@ class Tracking:
         self._writer = None
         self._folder = folder
         self._waiting: list[tuple[int, object]] = []
-        self._flushed = 0.0
+        self._flushed = -math.inf  # the clock begins where the system likes: at 0 when the machine starts, on Linux
         if folder is None:
             return
         try:

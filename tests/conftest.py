@@ -15,7 +15,7 @@ def pytest_configure(config):
     config.learner = tempfile.mkdtemp(prefix="learner-")
     os.environ["COURSE_LEARNER_DIR"] = config.learner
     # What `make test` was called with, such as PYTHON=python3.13, would reach each make that a test calls.
-    for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PYTHON", "PORT", "LOCALE", "LEARNERS", "TORCH"):
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PYTHON", "PORT", "LOCALE", "LEARNERS", "TORCH", "TIMES"):
         os.environ.pop(name, None)
     torch.set_num_threads(1)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

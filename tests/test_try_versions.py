@@ -90,6 +90,40 @@ def test_a_failure_there_is_a_failure_here(root, capsys):
     assert capsys.readouterr().err.endswith("make test failed in build/.\n")
 
 
+def test_repeated_runs_are_counted_and_an_interrupted_count_goes_on(root, capsys):
+    # The second run of the three fails; a run that was cut off before has left its file.
+    clone, runs = root / "build" / "try-python-torch-pinned", root / "build"
+    (root / "Makefile").write_text(MAKEFILE.replace("test ! -e broken", "test $$(grep -c test log) -ne 2"))
+    git(root, "commit", "--quiet", "--all", "-m", "flaky")
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=root, capture_output=True, text=True)
+    runs /= f"try-python-torch-pinned-{commit.stdout.strip()}"
+    runs.mkdir(parents=True)
+    (runs / "2.txt").write_text("cut off")
+    assert try_versions.main(["--times", "3"]) == 1
+    said = capsys.readouterr()
+    assert [line.split(": ")[-1].split(",")[0] for line in said.out.splitlines()[:3]] == ["passed", "FAILED", "passed"]
+    assert said.out.splitlines()[3].startswith("2 of 3 runs passed; what each said is in build/try-python-torch")
+    assert said.err.endswith("make test failed in build/.\n")
+    assert sorted(path.name for path in runs.iterdir()) == ["1-passed.txt", "2-FAILED.txt", "3-passed.txt"]
+    assert "Error 1" in (runs / "2-FAILED.txt").read_text()
+    assert (clone / "log").read_text().count("test") == 3
+
+    assert try_versions.main(["--times", "4"]) == 1
+    assert "run 4 of 4, in build/" in capsys.readouterr().out
+    assert (clone / "log").read_text().count("test") == 4
+    # Another commit is counted anew.
+    (root / "Makefile").write_text(MAKEFILE)
+    git(root, "commit", "--quiet", "--all", "-m", "cured")
+    assert try_versions.main(["--times", "2"]) == 0
+    assert "2 of 2 runs passed" in capsys.readouterr().out
+
+
+def test_no_run_at_all_is_no_count(root, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        try_versions.main(["--times", "0"])
+    assert "the tests run once or more, got 0 times" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("torch", ["2", "newest", "2.11 "])
 def test_what_is_no_release_is_named(root, torch, capsys):
     with pytest.raises(SystemExit, match="2"):

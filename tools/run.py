@@ -30,7 +30,7 @@ TEST = {
     **CHECK,
     # Two workers; a file stays with one of them, so that what its tests share is made once.
     "tests": [*PYTEST, "-n", "2", "--dist", "loadfile", "-m", "not browser"],
-    # After the others, because it times how a slider is followed; two browsers at once leave room for its limits.
+    # After the others: a page that is slow to answer fails a test sooner than a function does.
     "browser": [*PYTEST, "-n", "2", "--dist", "loadfile", "-m", "browser", "tests/browser"],
 }
 

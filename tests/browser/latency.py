@@ -42,10 +42,12 @@ class Storm:
 
     Attributes:
         pictures: how many were shown.
+        late: how many of them after the release.
         settled: milliseconds from the release to the last new picture; 0 if it was there already.
     """
 
     pictures: int
+    late: int
     settled: float
 
 
@@ -132,4 +134,17 @@ class Hand:
         self._wait_for_quiet(QUIET)
         after = self._log()
         pictures = after["pictures"][len(before["pictures"]) :]
-        return Storm(len(pictures), max(0.0, pictures[-1] - after["ups"][-1]))
+        released = after["ups"][-1]
+        late = sum(shown > released for shown in pictures)
+        return Storm(len(pictures), late, max(0.0, pictures[-1] - released))
+
+    def check_that_it_follows(self) -> None:
+        """Move to three places, then to and fro: pictures come before the release, and no old ones after it.
+
+        How fast they come depends on the machine: tests/benchmarks/bench_latency.py measures that.
+        """
+        self.drags(3)  # each waits for its picture with the button down
+        storm = self.storm()
+        assert storm.pictures - storm.late > 5, storm
+        # One may be on its way at the release, and so may the answer to the move before it; then comes the last.
+        assert storm.late <= 3, storm

@@ -51,14 +51,14 @@ def drive_on(lesson: IPyNbFile) -> Drive:
 
 
 def write(drive: Drive, folder: Path, name: str) -> None:
-    nbformat.write(drive.notebook, folder / f"{name}.ipynb")
-    rest = {field.name: getattr(drive, field.name) for field in dataclasses.fields(Drive) if field.name != "notebook"}
-    (folder / f"{name}.json").write_text(json.dumps(rest), encoding="utf-8")
+    parts = {field.name: getattr(drive, field.name) for field in dataclasses.fields(Drive)}
+    (folder / f"{name}.json").write_text(json.dumps(parts), encoding="utf-8")
 
 
 def read(folder: Path, name: str) -> Drive:
-    rest = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    return Drive(nbformat.read(folder / f"{name}.ipynb", as_version=4), **rest)
+    parts = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    runs = {run: nbformat.from_dict(parts.pop(run)) for run in ("notebook", "again") if parts[run] is not None}
+    return Drive(**{**parts, **runs})
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ from notebooks import picture, picture_problems
 # 3 % noise 0.05; another seed 0.18, a curve that falls half as fast 0.36, an empty plot 0.5.
 MOVED_INK = 0.1
 BLUR = 16
-MEASURED_PICTURE = "measured-picture"
+VARYING_PICTURE = "varying-picture"
 
 
 def picture_changes(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
     """List the pictures of a fresh run that are missing, faulty, or do not look like the stored ones.
 
-    A cell tagged `measured-picture` shows times or the like: its pictures must be there and need not look alike.
+    A cell tagged `varying-picture` shows times, or a run in which a rounding error grows until it is seen: its pictures
+    must be there and need not look alike.
     """
     found = []
     for index, (before, after) in enumerate(zip(stored.cells, fresh.cells, strict=True)):
@@ -25,7 +26,7 @@ def picture_changes(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
         old, new = _pictures(before), _pictures(after)
         if len(old) != len(new):
             found.append(f"cell {index}: {len(old)} pictures are stored and a fresh run shows {len(new)}")
-        elif MEASURED_PICTURE not in after.metadata.get("tags", []):
+        elif VARYING_PICTURE not in after.metadata.get("tags", []):
             moved = [moved_ink(picture(a), picture(b)) for a, b in zip(old, new, strict=True)]
             found += [
                 f"cell {index}: a fresh run draws another picture than the stored one (moved ink: {share:.2f})"

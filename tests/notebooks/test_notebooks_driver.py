@@ -35,7 +35,7 @@ def test_lesson_that_does_not_run_twice_has_a_fault(write):
     path = write(code("first = globals().setdefault('runs', 0) == 0\nruns += 1"), code("assert first, 'run once'"))
     assert drive(path).faults == []
     (fault,) = drive(path, again=True).faults
-    assert fault.startswith("when all cells were run once more: ")
+    assert fault.startswith("when all cells were run once more, ")
     assert "AssertionError: run once" in fault
 
 

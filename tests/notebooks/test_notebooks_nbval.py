@@ -86,6 +86,13 @@ def _fails_when_run_again(cell):
     cell.source += "\nassert globals().setdefault('runs', 0) == 0, 'run once'\nruns += 1"
 
 
+def _fails_on_another_machine(cell):
+    cell.source += (
+        "\nimport torch\ntorch.manual_seed(0)\nweight = torch.nn.Linear(1, 1).weight.item()\n"
+        "assert globals().setdefault('first', weight) == weight, 'only here'"
+    )
+
+
 def _by_the_stored_check(path, driven):
     return notebooks.problems(path)
 
@@ -105,6 +112,12 @@ BLIND = {
     "another picture": (PICTURE_AT, _another_picture, _by_the_pictures, "draws another picture than the stored one"),
     "a callback raises": (WIDGET_AT, _callback_raises, _by_the_driver, "ZeroDivisionError: division by zero"),
     "a second run fails": (TEXT, _fails_when_run_again, _by_the_driver, "AssertionError: run once"),
+    "a claim falls where rounding differs": (
+        TEXT,
+        _fails_on_another_machine,
+        _by_the_driver,
+        "AssertionError: only here",
+    ),
 }
 
 
