@@ -136,7 +136,7 @@ def test_files_of_a_class_that_is_gone_harm_nobody(tmp_path):
         classroom.clear_away(tmp_path)
         assert list(tmp_path.iterdir()) == []
     finally:
-        innocent.communicate(timeout=10)
+        innocent.communicate(timeout=60)
 
 
 def test_handout_link():

@@ -252,7 +252,7 @@ def test_a_lock_keeps_the_second_waiting(tmp_path, monkeypatch):
         thread.start()
         time.sleep(0.1)
         order.append("first")
-    thread.join(10)
+    thread.join(60)
     assert order == ["first", "second"]
     monkeypatch.setattr(module, "PATIENCE", 0.0)
     with alone(tmp_path / "lock"), pytest.raises(TimeoutError, match="another process held it for 0 s"):

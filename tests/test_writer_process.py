@@ -24,7 +24,7 @@ def start(tmp_path):
         process.kill()
 
 
-def hear(process, word, timeout=20.0):
+def hear(process, word, timeout=60.0):
     """Listen until the process has said that it has done something; return all that it said."""
     heard, end = [], time.monotonic() + timeout
     while ("done", word) not in heard:
@@ -98,7 +98,7 @@ def test_an_error_in_the_process_is_told(start, tmp_path):
     process.slow_disk("no number")
     process.add(range(2))
     process.flush()
-    end, heard = time.monotonic() + 20, []
+    end, heard = time.monotonic() + 60, []
     while not any(kind == "failed" for kind, _ in heard):
         assert time.monotonic() < end, heard
         heard += process.said(0.1)

@@ -201,7 +201,7 @@ class Lab(widgets.VBox):
         """Stop what is being computed; what is shown stays."""
         self.computing.cancel()
 
-    def settle(self, timeout: float = 10.0) -> None:
+    def settle(self, timeout: float = 60.0) -> None:
         """Wait until everything asked for is computed and drawn.
 
         Raises:

@@ -134,7 +134,7 @@ class TrainingLab(Lab):
         super().stop()
         self._held.clear()
 
-    def settle(self, timeout: float = 10.0) -> None:
+    def settle(self, timeout: float = 60.0) -> None:
         """Wait until a run that runs has ended, or rests, and all of it is drawn.
 
         Raises:

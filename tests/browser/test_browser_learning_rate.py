@@ -157,7 +157,7 @@ def test_broken_callback_is_seen(browser, server, fault):
         lab.drag_to(0.9)
         expect(lab.root.locator(".widget-readout").first).not_to_have_text("0.01")
         # The kernel's answer comes a little later than the front end's own number.
-        for _ in range(50):
+        for _ in range(300):
             if opened.faults or lab.errors():
                 break
             opened.page.wait_for_timeout(100)

@@ -25,7 +25,7 @@ with running_server(Path({folder!r})) as server:
 
 def answers(url: str) -> bool:
     try:
-        urllib.request.urlopen(f"{url}api", timeout=5).close()
+        urllib.request.urlopen(f"{url}api", timeout=30).close()
     except urllib.error.HTTPError:
         return True
     except (urllib.error.URLError, ConnectionError, TimeoutError):
@@ -34,7 +34,7 @@ def answers(url: str) -> bool:
 
 
 def gone(url: str) -> bool:
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while time.monotonic() < end:
         if not answers(url):
             return True

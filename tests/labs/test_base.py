@@ -42,15 +42,15 @@ def test_the_newest_job_wins_and_those_between_are_dropped():
 
     def first(stale):
         first_runs.set()
-        go_on.wait(5)
+        go_on.wait(60)
         ran.append(("first", stale()))
 
     worker.submit(first)
-    assert first_runs.wait(5)
+    assert first_runs.wait(60)
     for number in range(100):
         worker.submit(lambda stale, number=number: ran.append((number, stale())))
     go_on.set()
-    worker.settle(5)
+    worker.settle(60)
     # The first was told that it is stale; of the hundred that waited only the last ran, and it was not stale.
     assert ran == [("first", True), (99, False)]
     assert not worker.busy
@@ -67,9 +67,9 @@ def test_cancel_stops_the_running_job_and_drops_the_waiting_one():
         ran.append("stopped")
 
     worker.submit(until_stale)
-    assert runs.wait(5)
+    assert runs.wait(60)
     worker.cancel()
-    worker.settle(5)
+    worker.settle(60)
     assert ran == ["stopped"]
 
 
@@ -77,9 +77,9 @@ def test_a_job_that_raises_is_reported_and_the_worker_goes_on():
     errors, ran = [], []
     worker = Worker("test", on_error=errors.append)
     worker.submit(lambda stale: 1 / 0)
-    worker.settle(5)
+    worker.settle(60)
     worker.submit(lambda stale: ran.append("next"))
-    worker.settle(5)
+    worker.settle(60)
     assert [type(error) for error in errors] == [ZeroDivisionError]
     assert ran == ["next"]
 
@@ -87,11 +87,11 @@ def test_a_job_that_raises_is_reported_and_the_worker_goes_on():
 def test_settle_says_who_is_still_busy():
     end = threading.Event()
     worker = Worker("slow-worker", on_error=print)
-    worker.submit(lambda stale: end.wait(5))
+    worker.submit(lambda stale: end.wait(60))
     with pytest.raises(TimeoutError, match=r"slow-worker was still busy after 0\.05 s"):
         worker.settle(0.05)
     end.set()
-    worker.settle(5)
+    worker.settle(60)
 
 
 def test_many_threads_may_submit_at_once():
@@ -103,7 +103,7 @@ def test_many_threads_may_submit_at_once():
     for thread in threads:
         thread.join()
     worker.submit(lambda stale: ran.append("last"))
-    worker.settle(5)
+    worker.settle(60)
     assert ran[-1] == "last"
     assert len(ran) <= 51
 
@@ -117,7 +117,7 @@ def test_a_control_is_followed():
 
 def test_a_wish_for_the_back_is_not_lost_when_the_hand_moves_on():
     lab, go_on = Doubling(), threading.Event()
-    lab.drawing.submit(lambda stale: go_on.wait(5))  # the drawing worker is busy
+    lab.drawing.submit(lambda stale: go_on.wait(60))  # the drawing worker is busy
     lab.slider.value = 2
     lab.draw(back=True)
     lab.slider.value = 3

@@ -165,7 +165,7 @@ def test_the_back_is_not_drawn_again_while_the_hand_moves(lab, monkeypatch):
 
 def test_a_new_surface_is_not_lost_when_the_next_move_comes_before_it_is_drawn(lab):
     held = threading.Event()
-    lab.drawing.submit(lambda stale: held.wait(10))
+    lab.drawing.submit(lambda stale: held.wait(60))
     lab.surface.value = "saddle"
     lab.lr.value = 0.1
     held.set()

@@ -30,7 +30,7 @@ def panel(runs):
 def answers(url):
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        return opener.open(url, timeout=5).read().decode("utf-8")
+        return opener.open(url, timeout=30).read().decode("utf-8")
     except urllib.error.URLError:
         return ""
 

@@ -212,7 +212,7 @@ def test_stop_ends_a_run_that_rests(lab, monkeypatch):
     at_step(lab, 20, lab.pause.click, monkeypatch)
     run(lab)
     lab.halt.click()
-    lab.settle(10)
+    lab.settle()
     assert lab.state == "stopped"
     assert not lab.computing.busy
 
@@ -322,7 +322,7 @@ def test_making_another_lab_ends_the_run_of_the_one_before(lab):
     while not lab.history.step_loss:
         time.sleep(0.01)
     other = TrainingLab(num_epochs=1)
-    lab.settle(10)
+    lab.settle()
     assert lab.state == "stopped"
     assert 0 < len(lab.history.step_loss) < 69
     other.close()
@@ -423,7 +423,7 @@ lab.start.click()
 while not lab.history.step_loss:
     time.sleep(0.01)
 """
-WAIT = "lab.settle(10); print(lab.state, len(lab.history.step_loss), len(lab.errors))"
+WAIT = "lab.settle(); print(lab.state, len(lab.history.step_loss), len(lab.errors))"
 
 
 def test_the_kernel_stays_free_and_its_own_stop_button_ends_the_run(kernel):
@@ -441,7 +441,7 @@ def test_a_cell_run_again_ends_the_run_before(kernel):
     _, _, execute = kernel
     execute(BEGIN + "first = lab")
     execute(BEGIN)
-    assert execute("first.settle(10); print(first.state, lab.state)").split() == ["stopped", "running"]
+    assert execute("first.settle(); print(first.state, lab.state)").split() == ["stopped", "running"]
     execute("lab.stop(); " + WAIT)
 
 
@@ -454,7 +454,7 @@ def test_a_restarted_kernel_leaves_whole_files_and_begins_anew(kernel):
     last = events.Scalars("loss/step")[-1].step
     assert 0 < last < 460
     assert checkpoint.load(folder)["step"] <= last
-    again = Path(execute(BEGIN + "lab.stop(); lab.settle(10); print(lab.run_dir)").strip())
+    again = Path(execute(BEGIN + "lab.stop(); lab.settle(); print(lab.run_dir)").strip())
     assert re.fullmatch(r"training-lab-\d+", again.name)
     assert again != folder
     model = models.MLP()

@@ -37,7 +37,7 @@ def oracle(lab):
     return {event.step for event in EventAccumulator(lab._folder.name).Reload().Scalars(TAG)}
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=60.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import json
 import queue
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from jupyter_client.manager import KernelManager
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from notebooks import ANSI, WIDGET_VIEW, run_cells, running_kernel
+from notebooks import ANSI, MEASURED, WIDGET_VIEW, run_cells, running_kernel
 
 REPLY_TIMEOUT = 60  # seconds for one callback, and again for the work that it asked for
 
@@ -63,18 +64,12 @@ if "course_utils.labs.base" in _sys.modules:
         raise _failed[0]
 """
 
-# Another processor adds up in another order, and its sums end a rounding error away. What PyTorch draws for fresh
-# weights is moved by about as much here, so that every model of the second run begins beside that of the first.
-SHAKE_WEIGHTS = """
-import torch.nn.init as _init
-def _shaken(fill):
-    def fill_and_shake(*args, **kwargs):
-        filled = fill(*args, **kwargs)
-        filled.detach().mul_(1 + 2**-22)
-        return filled
-    return fill_and_shake
-for _name in ("kaiming_uniform_", "normal_", "uniform_"):
-    setattr(_init, _name, _shaken(getattr(_init, _name)))
+LOADED_AGAIN = re.compile(r"The \S+ extension is already loaded\. To reload it, use:\n  %reload_ext \S+\n")
+SHAKEN = Path(__file__).with_name("shaken")
+SHAKE_WEIGHTS = f"""
+import os as _os, runpy as _runpy
+_os.environ["PYTHONPATH"] = {str(SHAKEN)!r}
+_runpy.run_path({str(SHAKEN / "sitecustomize.py")!r})
 """
 
 
@@ -137,6 +132,19 @@ def go_on(notebook: NotebookNode, kernel: KernelManager, *, again: bool) -> Driv
                 f"when all cells were run once more, with weights a rounding error away: {ANSI.sub('', str(error))}"
             )
     return result
+
+
+def printed(notebook: NotebookNode) -> list[str]:
+    """What each code cell of a notebook printed, without the numbers that were measured.
+
+    What IPython says of an extension that a second run loads again is not the lesson's.
+    """
+    texts = [
+        "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+    ]
+    return [MEASURED.sub("\u2248", LOADED_AGAIN.sub("", text)) for text in texts]
 
 
 def _move_all(hand: "_Hand", shell: str | None, result: Drive) -> None:
@@ -272,7 +280,7 @@ class _Hand:
         self._execute(SETTLE_LABS.format(timeout=REPLY_TIMEOUT), what)
 
     def shake_weights(self) -> None:
-        """Let all models that are made from now on begin a rounding error away."""
+        """Let all models that are made from now on begin a rounding error away, here and in the programs begun here."""
         self._execute(SHAKE_WEIGHTS, "shaking the weights")
 
     def linger(self, seconds: float = 0.5) -> None:

@@ -5,6 +5,7 @@ import copy
 import nbformat
 import pytest
 import samples
+from driver import printed
 from nbval.plugin import get_sanitize_patterns
 from nbval_run import SANITIZE, nbval
 from nbval_then_drive import read
@@ -86,11 +87,20 @@ def _fails_when_run_again(cell):
     cell.source += "\nassert globals().setdefault('runs', 0) == 0, 'run once'\nruns += 1"
 
 
-def _fails_on_another_machine(cell):
-    cell.source += (
-        "\nimport torch\ntorch.manual_seed(0)\nweight = torch.nn.Linear(1, 1).weight.item()\n"
-        "assert globals().setdefault('first', weight) == weight, 'only here'"
-    )
+# True in the first run; in the second, fresh weights are others.
+FIRST_WEIGHT = """
+import torch
+torch.manual_seed(0)
+weight = torch.nn.Linear(1, 1).weight.item()
+same = globals().setdefault("first", weight) == weight"""
+
+
+def _fails_where_rounding_differs(cell):
+    cell.source += f"{FIRST_WEIGHT}\nassert same, 'only here'"
+
+
+def _prints_a_rounding_error(cell):
+    cell.source = f"{FIRST_WEIGHT}\nprint('loss 0.25' if same else 'loss 0.26')"
 
 
 def _by_the_stored_check(path, driven):
@@ -105,6 +115,10 @@ def _by_the_driver(path, driven):
     return driven.faults
 
 
+def _by_what_is_printed_then(path, driven):
+    return set(printed(driven.again)) - set(printed(nbformat.read(path, as_version=4)))
+
+
 BLIND = {
     "never run": (MEASURED, _never_run, _by_the_stored_check, "1 of 5 code cells were never run"),
     "nothing raised": (RAISES, _nothing_raised, _by_the_stored_check, "tagged raises-exception and raised nothing"),
@@ -114,10 +128,11 @@ BLIND = {
     "a second run fails": (TEXT, _fails_when_run_again, _by_the_driver, "AssertionError: run once"),
     "a claim falls where rounding differs": (
         TEXT,
-        _fails_on_another_machine,
+        _fails_where_rounding_differs,
         _by_the_driver,
         "AssertionError: only here",
     ),
+    "a rounding error is printed": (TEXT, _prints_a_rounding_error, _by_what_is_printed_then, "loss 0.26"),
 }
 
 
