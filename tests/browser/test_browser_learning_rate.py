@@ -87,9 +87,8 @@ def test_picture_follows_a_typed_number(rate_lab):
 
 
 def test_picture_answers_while_the_hand_moves(lesson, rate_lab):
-    Hand(
-        lesson, rate_lab.root.locator(".widget-slider").first, ".learning-rate-lab .lab-front svg"
-    ).check_that_it_follows()
+    slider = rate_lab.root.locator(".widget-slider").first
+    Hand(lesson, slider, ".learning-rate-lab .lab-front svg").check_that_it_follows()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
