@@ -135,18 +135,25 @@ class ScheduleLab(Lab):
 
     # What is computed.
 
-    def _setting(self) -> tuple[Any, ...]:
-        return self.optimizer.value, self.lr.value, self.shape.value, self.warmup.value, self.final.value
+    def _setting(self) -> tuple[str, float, str, float, float]:
+        """The optimizer, the base rate, the shape, the warm-up and the final share.
 
-    def _shape(self) -> Callable[[int], float]:
-        return partial(
-            share_of, num_steps=self.num_steps, shape=self.shape.value, warmup=self.warmup.value, final=self.final.value
-        )
+        A handle that comes back to its place by keys may stand a rounding error beside it, and a run at a high rate
+        makes much of that: twelve digits are the same place.
+        """
+        lr, warmup, final = (float(f"{slider.value:.12g}") for slider in (self.lr, self.warmup, self.final))
+        return self.optimizer.value, lr, self.shape.value, warmup, final
+
+    def _share(self, setting: tuple[str, float, str, float, float]) -> Callable[[int], float]:
+        """The share of the base rate at each step, under a setting."""
+        _, _, shape, warmup, final = setting
+        return partial(share_of, num_steps=self.num_steps, shape=shape, warmup=warmup, final=final)
 
     @property
     def rates(self) -> list[float]:
-        shape, base = self._shape(), self.lr.value
-        return [base * shape(step) for step in range(self.num_steps)]
+        setting = self._setting()
+        share = self._share(setting)
+        return [setting[1] * share(step) for step in range(self.num_steps)]
 
     @property
     def reached(self) -> bool:
@@ -165,7 +172,7 @@ class ScheduleLab(Lab):
             self._find_best_constant(name)
         model = copy.deepcopy(self._fresh)
         optimizer = make_optimizer(name, model.parameters(), lr)
-        scheduler = LambdaLR(optimizer, self._shape())
+        scheduler = LambdaLR(optimizer, self._share(setting))
         loss_fn, losses, rates = nn.CrossEntropyLoss(), [], []
         drawn = time.monotonic()
         for epoch in range(self.num_epochs):

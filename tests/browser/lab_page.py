@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from axe_playwright_python.base import AXE_SCRIPT
-from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, WebSocket, expect
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, TimeoutError, WebSocket, expect
 from running import Server
 
 RUN_TIMEOUT = 240_000  # milliseconds for all cells of a lesson
@@ -390,11 +390,18 @@ class LabOnPage:
 
     def _wait_for(self, look: str, part: str, value: str, *, same: bool = False) -> None:
         """Wait until what `look` sees in the lab is another than `value`, or is the same again."""
-        self.page.wait_for_function(
-            f"([lab, value]) => (({look})(lab){part} === value) === {str(same).lower()}",
-            arg=[self.root.element_handle(), value],
-            timeout=ANSWER_TIMEOUT,
-        )
+        seen = f"({look})(lab){part}"
+        try:
+            self.page.wait_for_function(
+                f"([lab, value]) => ({seen} === value) === {str(same).lower()}",
+                arg=[self.root.element_handle(), value],
+                timeout=ANSWER_TIMEOUT,
+            )
+        except TimeoutError:
+            now = self.root.evaluate(f"lab => {seen}")
+            raise AssertionError(
+                f"the lab should show {'this again' if same else 'no more'}:\n{value}\nnow:\n{now}"
+            ) from None
 
     def screenshot(self, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
