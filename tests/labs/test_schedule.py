@@ -143,7 +143,7 @@ def test_a_change_during_a_run_ends_with_the_last(lab):
     for rate in RATES[::3]:
         lab.lr.value = rate
     lab.settle(60)
-    assert lab.trained[0][0] == pytest.approx(lab.rates[0])
+    assert lab.trained[0][0] == pytest.approx(RATES[24] * lab._share(lab._setting())(0))
     assert "at the start" in lab._words.value
 
 
