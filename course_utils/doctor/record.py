@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from course_utils.doctor.ledger import Ledger, Series
+from course_utils.doctor.ledger import AT_ONCE, Ledger, Series
 
 BLOCK = 3  # looks over which the least number of living graphs is taken
 
@@ -161,7 +161,22 @@ class OptimizerRecord:
     received: int = 0
     largest_move: float = 0.0
     num_large_moves: int = 0
+    moves: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # that wait on an accelerator
     lr: float = 0.0
+
+    def note_move(self, distance: Tensor, length: Tensor) -> None:
+        """Note how far a step went, and how long the weights were: looked at at once on the CPU, later elsewhere."""
+        self.moves.append((distance, length))
+        if distance.is_cpu or len(self.moves) >= AT_ONCE:
+            self.fetch_moves()
+
+    def fetch_moves(self) -> None:
+        """Take the moves that wait into the counts, in one go."""
+        moves, self.moves = self.moves, []
+        for distance, length in torch.stack([torch.stack(move) for move in moves]).tolist() if moves else []:
+            move = distance / length if length > 0 else 0.0
+            self.largest_move = max(self.largest_move, move)
+            self.num_large_moves += move > 0.5
 
 
 @dataclass(eq=False)

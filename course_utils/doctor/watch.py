@@ -49,6 +49,7 @@ WRITES = ("add_scalar", "add_scalars", "add_image", "add_images", "add_histogram
 DEVICES_THAT_WAIT = ("cuda",)
 READS = ("item", "tolist", "cpu", "numpy", "__float__", "__int__", "__bool__")
 SAMPLE, SAMPLED = 512, 4  # weights of one tensor whose movement is measured, and tensors
+MEASURED = ("cpu", "cuda")  # where it is measured: in double precision, which MPS has not
 _LAYERS = nn.modules.dropout.__file__
 is_compiling, get_ident = torch.compiler.is_compiling, threading.get_ident  # asked at every layer
 
@@ -79,7 +80,7 @@ class Watch:
         self._backwards_at_valid = -1
         self._loop = LoopVariables()
         self._weights_before: Tensor | None = None
-        self._scaled = False
+        self._scaled = self._in_backward = self._has_card = False
         self._closure: OptimizerRecord | None = None  # whose closure runs now
         self._last_place: Place | None = None
         self._num_reached_again = 0
@@ -126,9 +127,11 @@ class Watch:
             self._wrap(SummaryWriter, "close", self._close_writer)
             for name in WRITES:
                 self._wrap(SummaryWriter, name, functools.partial(self._write, name))
-        if "cpu" in DEVICES_THAT_WAIT or torch.cuda.is_available():
+        self._has_card = torch.cuda.is_available()
+        if "cpu" in DEVICES_THAT_WAIT or self._has_card:
             for name in READS:
                 self._wrap(Tensor, name, self._read)
+            self._wrap(Tensor, "to", self._move)
 
     def end(self, *, interrupted: bool) -> None:
         """Take everything away again and complete the record."""
@@ -149,6 +152,7 @@ class Watch:
             self._look_through(root)
         self._notice_old_gradients(self._last_place)  # what came after the last backward call
         for optimizer in record.optimizers:
+            optimizer.fetch_moves()
             if {micro.way for micro in optimizer.pending} <= optimizer.ways:
                 optimizer.left_over = len(optimizer.pending)
             optimizer.received = sum(p.received > 0 for p in optimizer.parameters)
@@ -183,11 +187,14 @@ class Watch:
         self._undo.append(undo)
 
     def _sees(self) -> bool:
-        """Whether an event belongs to this watch: no compiler that only traces, and its own thread.
+        """Whether an event belongs to this watch: no compiler that only traces, no CUDA graph, and its own thread.
 
         The compiler reads this too. It takes the first answer as a constant and leaves the rest of a hook out.
         """
-        return not is_compiling() and self.on and not self._quiet and get_ident() == self._thread
+        return (
+            not is_compiling() and self.on and not self._quiet and get_ident() == self._thread
+            and not (self._has_card and _capturing())
+        )  # fmt: skip
 
     # Models.
 
@@ -378,6 +385,10 @@ class Watch:
 
     def _backward(self, original: Callable) -> Callable:
         def backward(tensors: Any, *args: Any, **kwargs: Any) -> None:
+            # A default device lets PyTorch call its own function once more from inside, and checkpointing goes back
+            # through a part, on a GPU in a thread of PyTorch's: both belong to the call that runs.
+            if self._in_backward:
+                return original(tensors, *args, **kwargs)
             if not self._sees():
                 if self.on and get_ident() != self._thread:
                     self.record.other_threads = True
@@ -388,7 +399,11 @@ class Watch:
             weights = args[0] if args else kwargs.get("grad_tensors")
             self._before_backward(roots, weights, line, place, frames)
             del frames
-            original(tensors, *args, **kwargs)
+            self._in_backward = True
+            try:
+                original(tensors, *args, **kwargs)
+            finally:
+                self._in_backward = False
             if self.on:
                 self._after_backward(roots, line, place)
             return None
@@ -421,7 +436,8 @@ class Watch:
             self._look_at_loss(roots[0], line, place)
         gradient = weights[0] if isinstance(weights, list | tuple) and weights else weights
         if isinstance(gradient, Tensor) and gradient.numel() == 1 and not gradient.is_meta and not self._scaled:
-            self._scaled = abs(float(gradient)) < 1
+            # To read it from an accelerator would wait: there it counts as what it is given for.
+            self._scaled = not gradient.is_cpu or abs(float(gradient)) < 1
         if record.num_backwards & (record.num_backwards - 1) == 0 and roots[0].grad_fn is not None:
             for leaf in leaves(roots[0].grad_fn):
                 self._know(leaf)
@@ -703,10 +719,7 @@ class Watch:
                 parameter.version, parameter.changed = tensor._version, True
         before, self._weights_before = self._weights_before, None
         if before is not None:
-            length = float(before.norm())
-            move = float(torch.dist(_sample(record), before)) / length if length > 0 else 0.0
-            record.largest_move = max(record.largest_move, move)
-            record.num_large_moves += move > 0.5
+            record.note_move(torch.dist(_sample(record), before), before.norm())
 
     def _scheduler_step(self, original: Callable) -> Callable:
         silent = self._silently(original)
@@ -836,6 +849,21 @@ class Watch:
 
         return read
 
+    def _move(self, original: Callable) -> Callable:
+        def to(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            moved = original(tensor, *args, **kwargs)
+            if (
+                moved.device.type == "cpu" != tensor.device.type
+                and tensor.device.type in DEVICES_THAT_WAIT
+                and not (kwargs.get("non_blocking") or any(each is True for each in args))
+                and self._sees()
+                and self._frames.reads()
+            ):
+                self._wait()
+            return moved
+
+        return to
+
 
 def _kinds(kind: type) -> set[type]:
     """A class and all that were made from it."""
@@ -870,10 +898,15 @@ def _trains(record: OptimizerRecord, root: RootRecord) -> bool:
     return False
 
 
+def _capturing() -> bool:
+    """Whether what is done on the card now only goes into a CUDA graph: there are no numbers, and none may be read."""
+    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
 def _sample(record: OptimizerRecord) -> Tensor | None:
     """The first weights of some of an optimizer's tensors as one vector; None where they cannot be read at once."""
     every = max(1, -(-len(record.parameters) // SAMPLED))  # from the first layers to the last
     weights = [weight for parameter in record.parameters[::every] if (weight := parameter.ref()) is not None]
-    if not weights or any(weight.device.type != "cpu" for weight in weights):
+    if len({weight.device for weight in weights}) != 1 or weights[0].device.type not in MEASURED:
         return None
     return torch.cat([weight.detach().flatten()[:SAMPLE] for weight in weights]).double()

@@ -78,11 +78,12 @@ def healthy(*like: str, style: str, raises: Any = None, waits: bool = False, **o
 
 
 def rows(count: int = ROWS) -> tuple[Tensor, Tensor]:
-    """Inputs, shape (count, 8), and labels 0, 1, 2; always the same."""
-    generator = torch.Generator().manual_seed(1)
-    y = torch.randint(CLASSES, (count,), generator=generator)
-    centres = 1.5 * torch.randn(CLASSES, SIZE, generator=generator)
-    return centres[y] + torch.randn(count, SIZE, generator=generator), y
+    """Inputs, shape (count, 8), and labels 0, 1, 2; always the same, and where new tensors are made."""
+    drawn = {"generator": torch.Generator().manual_seed(1), "device": "cpu"}
+    y = torch.randint(CLASSES, (count,), **drawn)
+    centres = 1.5 * torch.randn(CLASSES, SIZE, **drawn)
+    x = centres[y] + torch.randn(count, SIZE, **drawn)
+    return x.to(torch.get_default_device()), y.to(torch.get_default_device())
 
 
 def loader(count: int = ROWS, batch_size: int = BATCH, **options: Any) -> DataLoader:

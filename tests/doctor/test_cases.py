@@ -117,6 +117,40 @@ def examine(case, tmp_path, monkeypatch):
     return doctor
 
 
+# Loops that cannot run as they are written where new tensors are made on the card, and what refuses it.
+ONLY_ON_THE_CPU = {
+    "autograd_backward_never_cleared": "a DataLoader that shuffles draws from a CPU generator",
+    "sum_returned_by_a_function": "a DataLoader that shuffles draws from a CPU generator",
+    "plain_loop": "a DataLoader that shuffles draws from a CPU generator",
+    "summed_loss_by_samples": "a DataLoader that shuffles draws from a CPU generator",
+    "vae": "a DataLoader that shuffles draws from a CPU generator",
+    "course_trainer": "Batches draw from a CPU generator",
+    "numpy_as_image": "NumPy cannot look into a tensor on the card",
+    "recurrent_dropout_in_eval": "cuDNN goes back through a recurrent layer in training mode alone",
+}
+
+
+@pytest.fixture
+def on_the_card():
+    torch.set_default_device("cuda")
+    yield
+    torch.set_default_device(None)
+
+
+ON_THE_CARD = [case for case in (*cases.SICK, *cases.HEALTHY) if case.name not in ONLY_ON_THE_CPU]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", ON_THE_CARD if torch.cuda.is_available() else [None], ids=lambda c: c and c.name)
+def test_on_a_card_the_same_is_told_and_where_it_waits(case, tmp_path, on_the_card):
+    doctor = LoopDoctor(**dict(case.options))
+    outcome(case, tmp_path / "watched", doctor)
+    # A loop that is read at each step waits there, whatever else it shows.
+    found = {finding.code for finding in doctor.findings} - ({"waits-every-step"} - set(case.codes))
+    assert found == set(case.codes), str(doctor)
+
+
 def test_a_graph_that_outlives_the_block_keeps_no_hook_of_the_doctor():
     model, doctor = nn.Linear(2, 2), LoopDoctor()
     with doctor:

@@ -14,7 +14,7 @@ from case_parts import BATCHES, Classifier, adam, batches, loader, network, rows
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from course_utils.doctor import LoopDoctor
+from course_utils.doctor import LoopDoctor, watch
 
 
 def codes(doctor):
@@ -220,11 +220,11 @@ def test_many_different_losses_and_tags_are_more_than_is_remembered_and_do_no_ha
 
 def test_workers_and_threads_of_a_data_loader_change_nothing():
     plain, watched = [], []
-    for kept, watch in ((plain, False), (watched, True)):
+    for kept, watching in ((plain, False), (watched, True)):
         torch.manual_seed(0)
         model = network()
         optimizer = sgd(model)
-        doctor = LoopDoctor() if watch else None
+        doctor = LoopDoctor() if watching else None
         if doctor:
             doctor.__enter__()
         for x, y in loader(shuffle=True, num_workers=1):
@@ -248,7 +248,7 @@ from torch import nn
 rank, folder, tests = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.path.insert(0, tests)
 from case_parts import batches, network, sgd
-from course_utils.doctor import LoopDoctor
+from course_utils.doctor import LoopDoctor, watch
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo", store=dist.FileStore(folder + "/store", 2), rank=rank, world_size=2)
@@ -307,3 +307,36 @@ def test_two_processes_that_train_together_are_each_left_in_peace(tmp_path):
     assert [result["same"] for result in results] == [True, True]
     assert [result["codes"] for result in results] == 2 * [[[], ["missing-zero-grad"]]]
     assert results[0]["weights"] == results[1]["weights"]
+
+
+def test_a_default_device_lets_pytorch_call_backward_twice_and_it_counts_once():
+    model = network()
+    optimizer = sgd(model)
+    with torch.device("cpu"), LoopDoctor() as doctor:
+        for x, y in batches() * 3:
+            optimizer.zero_grad()
+            logits = model(x)
+            torch.autograd.backward([F.cross_entropy(logits, y), 0.01 * logits.square().mean()])
+            optimizer.step()
+    assert doctor.findings == [], str(doctor)
+    assert f"{3 * BATCHES} backward calls" in str(doctor)
+
+
+def test_steps_that_only_go_into_a_cuda_graph_are_not_seen(monkeypatch):
+    capturing = False
+    monkeypatch.setattr(watch, "_capturing", lambda: capturing)
+    model = network()
+    optimizer = sgd(model)
+    with LoopDoctor() as doctor:
+        doctor._watch._has_card = True
+        for x, y in batches():
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        capturing = True
+        for x, y in batches() * 3:  # nothing is cleared here, as in a graph whose gradients are overwritten
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        capturing = False
+    assert doctor.findings == [], str(doctor)
+    assert f"Seen: {BATCHES} steps of SGD, {BATCHES} backward calls" in str(doctor)
