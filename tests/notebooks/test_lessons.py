@@ -10,6 +10,7 @@ import functools
 
 import nbformat
 import pytest
+import torch
 from driver import printed
 from nbval_run import nbval
 from nbval_then_drive import read
@@ -69,3 +70,17 @@ def test_each_lab_has_a_slider_that_was_moved(driven):
     """A driver that finds nothing to move would pass for ever."""
     labs = [cell for cell in driven.notebook.cells if cell.cell_type == "code" and "Lab(" in cell.source]
     assert sum("Slider" in line and "on the main thread" in line for line in driven.moved) >= len(labs)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_each_lesson_holds_with_its_device_set_to_the_card(stored):
+    """ "cuda" works too, say the lessons where they choose a device: each assert must hold there."""
+    lesson = nbformat.read(stored, as_version=4)
+    choices = [cell for cell in lesson.cells if cell.cell_type == "code" and 'device = "cpu"' in cell.source]
+    assert len(choices) <= 1
+    if not choices:
+        pytest.skip("this lesson chooses no device")
+    choices[0].source = choices[0].source.replace('device = "cpu"', 'device = "cuda"')
+    with notebooks.running_kernel(stored.parent, cuda=True) as kernel:
+        notebooks.run_cells(lesson, kernel)  # a cell that raises ends the run with its error
