@@ -475,6 +475,7 @@ def test_mnist_is_downloaded_once_and_a_truncated_download_can_be_tried_again(tm
     assert torch.equal(kept.train.dataset.tensors[0], again.train.dataset.tensors[0])
 
 
+@pytest.mark.filterwarnings("ignore:Python 3.14 will, by default, filter extracted tar archives:DeprecationWarning")
 def test_cifar_is_downloaded_once_and_a_truncated_download_can_be_tried_again(tmp_path, monkeypatch):
     files = cifar_files()
     declare_cifar(monkeypatch, files)
