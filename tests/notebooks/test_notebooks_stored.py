@@ -1,5 +1,6 @@
 """What is stored in the lessons is fit for a reader on the web, and the check that says so sees every fault."""
 
+import ast
 import base64
 import io
 import sys
@@ -207,3 +208,14 @@ def test_copies_that_jupyter_keeps_are_no_lessons(tmp_path: Path):
     for name in ("02_b.ipynb", "01_a.ipynb", ".ipynb_checkpoints/01_a-checkpoint.ipynb"):
         (tmp_path / name).write_text("{}")
     assert [path.name for path in notebooks.find([tmp_path])] == ["01_a.ipynb", "02_b.ipynb"]
+
+
+def test_the_speeds_that_lesson_06_shows_are_those_of_the_document():
+    lesson = nbformat.read(notebooks.ROOT / "notebooks" / "06_item.ipynb", as_version=4)
+    (cell,) = (cell for cell in lesson.cells if "docs/cuda.md" in cell.source)
+    (shown,) = (part.value for part in ast.parse(cell.source).body if isinstance(part, ast.Assign))
+    document = (notebooks.ROOT / "docs" / "cuda.md").read_text(encoding="utf-8")
+    speeds = ast.literal_eval(shown).values()
+    assert len(speeds) == 4
+    for median, smallest, largest in speeds:
+        assert f"| {median:.2f} [{smallest:.2f}, {largest:.2f}] |" in document
