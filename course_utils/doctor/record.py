@@ -165,7 +165,7 @@ class OptimizerRecord:
     lr: float = 0.0
 
     def note_move(self, distance: Tensor, length: Tensor) -> None:
-        """Note how far a step went, and how long the weights were: looked at at once on the CPU, later elsewhere."""
+        """Note how far a step went, and how long the weights were; from an accelerator they are read later."""
         self.moves.append((distance, length))
         if distance.is_cpu or len(self.moves) >= AT_ONCE:
             self.fetch_moves()
