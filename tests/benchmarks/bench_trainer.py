@@ -573,7 +573,7 @@ def write(text: str, table: Table) -> None:
 def device_notes(repeats: int) -> list[str]:
     """Samples a second on CUDA as a table, each beside the loop that reads the loss at each step."""
     if not torch.cuda.is_available():
-        return ["This machine has no CUDA device. Samples a second on one, and bf16 against fp32: `docs/cuda.md`."]
+        return ["Measured without a CUDA device. Samples a second on one, and bf16 against fp32: `docs/cuda.md`."]
     lines = [
         f"On {torch.cuda.get_device_name()}: thousand samples a second of wall time, the median of {repeats} runs "
         "[smallest, largest], and the ratio to the loop with `.item()` each step on the same data."
