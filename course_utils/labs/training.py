@@ -99,7 +99,7 @@ class TrainingLab(Lab):
             data.seed_everything(seed)
             self._fresh = models.MLP()  # copied for each run, so that no run touches the learner's random numbers
         self.state, self.history, self.run_dir = "ready", History(), None
-        self._held, self._drawn = threading.Event(), 0.0
+        self._held, self._rests, self._drawn = threading.Event(), False, 0.0
         self._temporary: list[tempfile.TemporaryDirectory] = []
         self.when(self.lr, self._follow)
         self.when(self.start, self._begin)
@@ -144,7 +144,7 @@ class TrainingLab(Lab):
         end = time.monotonic() + timeout
 
         def rests() -> bool:
-            return self.state == "paused" and self._held.is_set()
+            return self._rests and self._held.is_set()
 
         while self.computing.busy and not rests() and time.monotonic() < end:
             time.sleep(LOOK / 5)
@@ -205,8 +205,10 @@ class TrainingLab(Lab):
             last = step
             if self._held.is_set():
                 self._turn("paused")
+                self._rests = True  # and all that says so is on its way
                 while self._held.is_set() and not stale():
                     time.sleep(LOOK)
+                self._rests = False
                 self._turn("running")
 
         ended = "stopped"

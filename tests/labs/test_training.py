@@ -185,6 +185,19 @@ def test_pause_holds_the_run_and_continue_goes_on_to_the_same_end(lab, monkeypat
     assert [value for _, value in lab.history.step_loss] == oracle([lab.lr.value] * 69)[0]
 
 
+def test_settle_waits_until_the_pause_is_told(lab, monkeypatch):
+    def tell_slowly(share, words):
+        if "paused" in words:
+            time.sleep(0.3)
+        tell(share, words)
+
+    tell = lab.tell
+    monkeypatch.setattr(lab, "tell", tell_slowly)
+    at_step(lab, 10, lab.pause.click, monkeypatch)
+    run(lab)
+    assert "Paused" in lab._words.value
+
+
 def test_the_rate_may_be_changed_while_it_rests(lab, monkeypatch):
     lab.lr.value = 0.1
     before = lab.lr.value
