@@ -10,6 +10,8 @@ from typing import Any
 
 # So many times `TimeUp` is tried without a trace.
 PLAIN = 5
+# How often the clock looks, and how long the imports of one call may take besides, in seconds.
+TICK, IMPORTS = 0.05, 120.0
 
 
 class TimeUp(BaseException):
@@ -51,6 +53,9 @@ def _is_ours(frame: types.FrameType) -> bool:
 
 class Limit:
     """Call a function, and raise `TimeUp` in it, again and again, from the moment the time is over.
+
+    Time spent in imports does not count, and nothing is raised there: PyTorch loads seconds' worth of itself when the
+    first optimizer is made, and an import that is broken off leaves half a module behind, which fails ever after.
 
     A second thread watches the clock and asks Python to raise. A signal would end a waiting call too, but works on
     the main thread alone and not on Windows, and a timer may already be used by somebody else. So Ctrl-C stays as it
@@ -103,12 +108,31 @@ class Limit:
                     raise strike
 
     def _watch(self, gate: threading.Lock, ended: threading.Lock, thread: ctypes.c_ulong) -> None:
-        wait, times = self.seconds, 0
-        while not gate.acquire(timeout=wait):
-            self.fired, wait, times = True, 0.02, times + 1
+        left, imports, times = self.seconds, IMPORTS, 0
+        before = time.monotonic()
+        while not gate.acquire(timeout=min(TICK, left if left > 0 else 0.02)):
+            now = time.monotonic()
+            passed, before = now - before, now
+            if imports > 0 and _imports(thread.value):
+                imports -= passed
+                continue
+            left -= passed
+            if left > 0:
+                continue
+            self.fired, times = True, times + 1
             error = TimeUp if times < PLAIN else _TimeUpTwice
             ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(error))
         ended.release()
+
+
+def _imports(thread: int) -> bool:
+    """Whether a thread is about to load a module."""
+    frame = sys._current_frames().get(thread)
+    while frame is not None:
+        if frame.f_code.co_name == "_find_and_load" and frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _clear(watcher: threading.Thread, ended: threading.Lock, thread: ctypes.c_ulong, trace: object) -> None:

@@ -1,5 +1,6 @@
 """The limit of time: it ends what does not end, and whenever it strikes, nothing later is struck."""
 
+import importlib
 import random
 import sys
 import threading
@@ -46,6 +47,52 @@ def test_what_does_not_end_is_ended(function):
         limit.call(lambda: function(began + 60))
     assert limit.fired
     assert time.perf_counter() - began < 20
+
+
+@pytest.fixture
+def slow_module(tmp_path, monkeypatch):
+    """A function that writes a module which takes so many seconds to import, and gives its name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(seconds):
+        (tmp_path / "loads_slowly.py").write_text(
+            f"import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end:\n    time.sleep(0.001)\n"
+        )
+        return "loads_slowly"
+
+    yield write
+    sys.modules.pop("loads_slowly", None)
+
+
+def test_no_import_is_broken_off_and_its_time_does_not_count(slow_module):
+    name, limit, done = slow_module(1.0), Limit(0.3), []
+    limit.call(lambda: done.append(importlib.import_module(name)))
+    assert not limit.fired
+    assert done[0].end > 0
+    assert sys.modules[name] is done[0]
+    # What was used up before the import still is.
+    sys.modules.pop(name)
+    limit = Limit(0.3)
+    with pytest.raises(TimeUp):
+        limit.call(lambda: (spin(time.perf_counter() + 0.2), importlib.import_module(name), spin(float("inf"))))
+    assert limit.fired
+    assert name in sys.modules
+
+
+def test_an_import_without_an_end_is_ended_all_the_same(slow_module, monkeypatch):
+    monkeypatch.setattr(module, "IMPORTS", 0.2)
+    name = slow_module(60.0)
+    with pytest.raises(TimeUp):
+        Limit(0.2).call(lambda: importlib.import_module(name))
+
+
+def test_a_loop_that_imports_what_is_there_is_ended():
+    def again_and_again():
+        while True:
+            from xml.etree import ElementTree  # noqa: F401
+
+    with pytest.raises(TimeUp):
+        Limit(0.1).call(again_and_again)
 
 
 def test_nothing_is_struck_later_at_whatever_moment_the_time_is_over(monkeypatch):
