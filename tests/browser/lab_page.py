@@ -345,6 +345,8 @@ class LabOnPage:
         return changed
 
     def _change(self, control: Control, *, follows: bool, returns: bool) -> None:
+        # What the schedule lab shows while it trains never comes again.
+        expect(self.root).not_to_contain_text("Training for real")
         shown, described = self.root.evaluate(SHOWN), self.root.evaluate(DESCRIBED)
         here = self.page.evaluate_handle("document.activeElement").as_element()
         beside = self.page.evaluate_handle(CHOSEN).as_element()
