@@ -904,7 +904,7 @@ def _capturing() -> bool:
 
 
 def _sample(record: OptimizerRecord) -> Tensor | None:
-    """The first weights of some of an optimizer's tensors as one vector; None where they cannot be read at once."""
+    """The first weights of some of an optimizer's tensors as one vector; None where their movement is not measured."""
     every = max(1, -(-len(record.parameters) // SAMPLED))  # from the first layers to the last
     weights = [weight for parameter in record.parameters[::every] if (weight := parameter.ref()) is not None]
     if len({weight.device for weight in weights}) != 1 or weights[0].device.type not in MEASURED:
