@@ -64,12 +64,15 @@ def test_a_kill_takes_what_waits_and_leaves_what_is_on_disk(start, tmp_path):
 def test_a_full_queue_holds_up_the_program(start, tmp_path):
     process = start(max_queue=3)
     process.slow_disk(60)
+    hear(process, "slow_disk")
     process.add(range(10))
+    # One record is being written, three wait, and the fifth call does not return.
+    heard, end = [], time.monotonic() + 60
+    while ("added", 3) not in heard:
+        assert time.monotonic() < end, heard
+        heard += process.said(0.1)
     time.sleep(0.5)
-    heard = process.said()
-    # One record is being written, three wait, and the fifth call has not returned.
-    assert [step for kind, step in heard if kind == "added"] == [0, 1, 2, 3]
-    assert ("done", "add") not in heard
+    assert [*heard, *process.said()] == [("added", step) for step in range(4)]
     assert steps(tmp_path) == []
 
 

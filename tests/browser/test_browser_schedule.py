@@ -50,7 +50,7 @@ def test_the_goal_is_reached_by_hand_and_by_keyboard(lab):
         shown = lab.shown()
         lab.page.keyboard.press("ArrowRight")
         lab.wait_for_another(shown)
-        expect(words).to_contain_text("at the start")
+        lab.expect_words(f"{float(lab.shown()):.3g} at the start")
     expect(words).to_contain_text("Goal reached ✓")
 
 

@@ -1,7 +1,6 @@
 """The training lab: a real run that can be held, steered and ended, and that ends cleanly whatever happens to it."""
 
 import re
-import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -255,12 +254,12 @@ def test_pause_without_a_run_does_nothing(lab):
 
 def test_slow_motion_keeps_its_pace_and_the_thread_of_the_caller_stays_free(lab):
     lab.speed.value = 60.0
+    began = time.perf_counter()
     lab.start.click()
-    assert threading.current_thread() is threading.main_thread()
-    time.sleep(0.5)
-    done = len(lab.history.step_loss)
-    assert lab.state == "running"
-    assert done <= 32, "60 steps a second at most"
+    while (done := len(lab.history.step_loss)) < 20:
+        time.sleep(0.01)
+    assert done < 69, "this thread looks on while the run goes on"
+    assert done <= 1 + 60 * (time.perf_counter() - began), "60 steps a second at most"
     lab.speed.value = 0.0
     lab.settle(60)
     assert lab.state == "finished"
@@ -442,8 +441,9 @@ WAIT = "lab.settle(); print(lab.state, len(lab.history.step_loss), len(lab.error
 def test_the_kernel_stays_free_and_its_own_stop_button_ends_the_run(kernel):
     manager, _, execute = kernel
     execute(BEGIN)
-    seen = [int(execute("print(len(lab.history.step_loss))")) for _ in range(3)]
-    assert seen[0] < seen[-1], "cells run while it trains"
+    look = "time.sleep(0.05); print(len(lab.history.step_loss))"
+    begun = int(execute(look))
+    assert any(int(execute(look)) > begun for _ in range(100)), "cells run while it trains"
     manager.interrupt_kernel()
     state, steps, errors = execute(WAIT).split()
     assert (state, errors) == ("stopped", "0")
@@ -460,7 +460,9 @@ def test_a_cell_run_again_ends_the_run_before(kernel):
 
 def test_a_restarted_kernel_leaves_whole_files_and_begins_anew(kernel):
     manager, client, execute = kernel
-    folder = Path(execute(BEGIN + "time.sleep(1)\nprint(lab.run_dir)").strip())
+    # Two epochs and a little: there is a checkpoint.
+    wait = "while len(lab.history.step_loss) < 60:\n    time.sleep(0.01)\n"
+    folder = Path(execute(f"{BEGIN}{wait}print(lab.run_dir)").strip())
     manager.restart_kernel(now=False)
     wait_until_ready(manager, client)
     events = EventAccumulator(str(folder)).Reload()
