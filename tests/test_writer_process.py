@@ -24,10 +24,10 @@ def start(tmp_path):
         process.kill()
 
 
-def hear(process, word, timeout=60.0):
-    """Listen until the process has said that it has done something; return all that it said."""
+def hear(process, word, kind="done", timeout=60.0):
+    """Listen until the process has said that it has done something, or added a step; return all that it said."""
     heard, end = [], time.monotonic() + timeout
-    while ("done", word) not in heard:
+    while (kind, word) not in heard:
         assert time.monotonic() < end, heard
         heard += process.said(0.1)
     return heard
@@ -67,10 +67,7 @@ def test_a_full_queue_holds_up_the_program(start, tmp_path):
     hear(process, "slow_disk")
     process.add(range(10))
     # One record is being written, three wait, and the fifth call does not return.
-    heard, end = [], time.monotonic() + 60
-    while ("added", 3) not in heard:
-        assert time.monotonic() < end, heard
-        heard += process.said(0.1)
+    heard = hear(process, 3, kind="added")
     time.sleep(0.5)
     assert [*heard, *process.said()] == [("added", step) for step in range(4)]
     assert steps(tmp_path) == []
