@@ -81,6 +81,14 @@ INK = """lab => {
   probe.remove();
   return ink;
 }"""
+# Wait in the kernel until every lab has computed and drawn what it was asked for. What the labs sent comes before the
+# answer.
+SETTLE = """async code => {
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  const { content } = await kernel.requestExecute({ code, silent: true }).done;
+  return content.status === "ok" ? "" : `${content.ename}: ${content.evalue}`;
+}"""
+SETTLE_LABS = "from course_utils.labs.base import Lab\nfor lab in list(Lab.alive):\n    lab.settle()"
 # All that a lab shows, as one text.
 SHOWN = """lab => [...lab.querySelectorAll(".widget-html-content")].map(part => part.innerHTML).join("\\n")"""
 # What a lab's pictures are to somebody who does not see them; where there is no picture, all that is shown.
@@ -174,6 +182,11 @@ class NotebookPage:
         self.page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
         waiting = self.page.locator(".jp-CodeCell .jp-InputPrompt:visible").filter(has_not_text=DONE)
         expect(waiting).to_have_count(0, timeout=RUN_TIMEOUT)
+
+    def settle(self) -> None:
+        """Wait until the notebook's labs have computed and drawn all that they were asked for."""
+        failed = self.page.evaluate(SETTLE, SETTLE_LABS)
+        assert not failed, failed
 
     def numbered(self) -> int:
         """Count the cells that have run."""
@@ -335,7 +348,6 @@ class LabOnPage:
         Returns:
             The names of the controls that were changed.
         """
-        self._wait_until_still()
         changed = []
         for control in self._stops():
             if control.kind in KEYS and not (control.kind == "choice" and control.state == "true"):
@@ -345,8 +357,8 @@ class LabOnPage:
         return changed
 
     def _change(self, control: Control, *, follows: bool, returns: bool) -> None:
-        # What the schedule lab shows while it trains never comes again.
-        expect(self.root).not_to_contain_text("Training for real")
+        # What a lab shows on its way never comes again, and a control put back may have set it going once more.
+        self.notebook.settle()
         shown, described = self.root.evaluate(SHOWN), self.root.evaluate(DESCRIBED)
         here = self.page.evaluate_handle("document.activeElement").as_element()
         beside = self.page.evaluate_handle(CHOSEN).as_element()
@@ -363,18 +375,6 @@ class LabOnPage:
         self._wait_for(FOCUSED, "?.state", control.state, same=True)
         if returns:
             self._wait_for(SHOWN, "", shown, same=True)
-
-    def _wait_until_still(self) -> None:
-        """Wait until nothing has changed for a second: what a test before began may still be computed."""
-        self.page.wait_for_function(
-            f"""([lab, seen]) => {{
-              const shown = ({SHOWN})(lab), now = performance.now();
-              if (shown !== seen.shown) Object.assign(seen, {{shown, since: now}});
-              return now - seen.since > 1000;
-            }}""",
-            arg=[self.root.element_handle(), self.page.evaluate_handle("({})")],
-            timeout=ANSWER_TIMEOUT,
-        )
 
     def _keys(self, keys: str) -> None:
         for key in keys.split():
