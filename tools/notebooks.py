@@ -48,6 +48,20 @@ MEASURED = re.compile(r"[ ]*\u2248[ ]*[-+]?\d+(?:[.,]\d+)*(?:e[-+]?\d+)?")
 MARKDOWN_IMAGE = re.compile(r"!\[([^\]]*)\]\(([^)]*)\)")
 HTML_IMAGE = re.compile(r"<img\b[^>]*>", re.IGNORECASE)
 HTML_ALT = re.compile(r"""\balt\s*=\s*(?:"[^"]*\S[^"]*"|'[^']*\S[^']*')""", re.IGNORECASE)
+# Code for a kernel that waits until every lab has computed and drawn what it was asked for. A lab that works in the
+# background reports its errors here and nowhere else.
+SETTLE_LABS = """
+import sys as _sys
+if "course_utils.labs.base" in _sys.modules:
+    _failed = []
+    for _lab in list(_sys.modules["course_utils.labs.base"].Lab.alive):
+        try:
+            _lab.settle(timeout={timeout})
+        except Exception as _error:
+            _failed.append(_error)
+    if _failed:
+        raise _failed[0]
+"""
 
 
 def find(paths: list[Path]) -> list[Path]:

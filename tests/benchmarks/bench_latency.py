@@ -18,6 +18,7 @@ from pathlib import Path
 import nbformat
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "browser"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 from lab_page import NotebookPage
 from latency import Hand, Latencies, Storm

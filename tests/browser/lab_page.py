@@ -10,6 +10,8 @@ from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request, TimeoutError, WebSocket, expect
 from running import Server
 
+from notebooks import SETTLE_LABS
+
 RUN_TIMEOUT = 240_000  # milliseconds for all cells of a lesson
 ANSWER_TIMEOUT = 30_000  # milliseconds for whatever follows a click, on a machine busy with other things
 expect.set_options(timeout=ANSWER_TIMEOUT)
@@ -81,14 +83,21 @@ INK = """lab => {
   probe.remove();
   return ink;
 }"""
-# Wait in the kernel until every lab has computed and drawn what it was asked for. What the labs sent comes before the
-# answer.
-SETTLE = """async code => {
+# Run code in the kernel as soon as it has answered all moves of widgets: those that come after the first go to another
+# thread there, and one that comes while another is answered waits in the page. A cell's own request is kept for ever.
+EXECUTE = """async code => {
   const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  const moving = () => [...kernel._futures.values()].some(asked => asked.msg.header.msg_type === "comm_msg");
+  for (let tries = 0; moving(); tries++) {
+    if (tries === 3000) return "a widget's move was not answered in 30 seconds";
+    await new Promise(go => setTimeout(go, 10));
+  }
   const { content } = await kernel.requestExecute({ code, silent: true }).done;
   return content.status === "ok" ? "" : `${content.ename}: ${content.evalue}`;
 }"""
-SETTLE_LABS = "from course_utils.labs.base import Lab\nfor lab in list(Lab.alive):\n    lab.settle()"
+SETTLE_TIMEOUT = 60  # seconds
+# The colour of each line of a picture.
+INKS = """picture => [...picture.querySelectorAll("svg path")].map(line => getComputedStyle(line).stroke)"""
 # All that a lab shows, as one text.
 SHOWN = """lab => [...lab.querySelectorAll(".widget-html-content")].map(part => part.innerHTML).join("\\n")"""
 # What a lab's pictures are to somebody who does not see them; where there is no picture, all that is shown.
@@ -183,10 +192,17 @@ class NotebookPage:
         waiting = self.page.locator(".jp-CodeCell .jp-InputPrompt:visible").filter(has_not_text=DONE)
         expect(waiting).to_have_count(0, timeout=RUN_TIMEOUT)
 
+    def execute(self, code: str) -> None:
+        """Run code in the notebook's kernel, outside of its cells, when the kernel has answered all that it was asked.
+
+        What a lab sent before that is on the page then.
+        """
+        failed = self.page.evaluate(EXECUTE, code)
+        assert not failed, failed
+
     def settle(self) -> None:
         """Wait until the notebook's labs have computed and drawn all that they were asked for."""
-        failed = self.page.evaluate(SETTLE, SETTLE_LABS)
-        assert not failed, failed
+        self.execute(SETTLE_LABS.format(timeout=SETTLE_TIMEOUT))
 
     def numbered(self) -> int:
         """Count the cells that have run."""
@@ -215,7 +231,8 @@ class NotebookPage:
         ]
 
     def lab(self, name: str) -> "LabOnPage":
-        """The first lab with this CSS class."""
+        """The first lab with this CSS class, at rest: what was asked of it before is done."""
+        self.settle()
         return LabOnPage(self, self.page.locator(f".{name}").first)
 
 
@@ -408,3 +425,22 @@ class LabOnPage:
     def screenshot(self, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         self.root.screenshot(path=path)
+
+    def check_theme(self, theme: str, path: Path) -> None:
+        """Photograph the lab in a theme, to be looked at; see its lines follow the theme, its words and rings be seen.
+
+        The page wears the light theme before and after.
+        """
+        light = self.picture.evaluate(INKS)
+        try:
+            self.notebook.set_theme(theme)
+            self.bring_into_view()
+            inks = self.picture.evaluate(INKS)
+            self.screenshot(path)
+            assert self.violations() == []
+            if theme == "dark":
+                self.stops()
+        finally:
+            self.notebook.set_theme("light")
+        assert light
+        assert (inks == light) == (theme == "light")

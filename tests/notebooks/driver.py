@@ -23,7 +23,7 @@ from jupyter_client.manager import KernelManager
 from nbclient.exceptions import CellExecutionError
 from nbformat import NotebookNode
 
-from notebooks import ANSI, MEASURED, WIDGET_VIEW, run_cells, running_kernel
+from notebooks import ANSI, MEASURED, SETTLE_LABS, WIDGET_VIEW, run_cells, running_kernel
 
 REPLY_TIMEOUT = 60  # seconds for one callback, and again for the work that it asked for
 
@@ -49,19 +49,6 @@ _states = _widgets.Widget.get_manager_state(drop_defaults=False)["state"]
 print(_json.dumps({_id: {"model": _entry["model_name"], **{_key: _entry["state"].get(_key) for _key in
     ("value", "min", "max", "base", "index", "_options_labels", "description", "disabled", "children")}}
     for _id, _entry in _states.items()}, default=str))
-"""
-# A lab that works in the background reports its errors here and nowhere else.
-SETTLE_LABS = """
-import sys as _sys
-if "course_utils.labs.base" in _sys.modules:
-    _failed = []
-    for _lab in list(_sys.modules["course_utils.labs.base"].Lab.alive):
-        try:
-            _lab.settle(timeout={timeout})
-        except Exception as _error:
-            _failed.append(_error)
-    if _failed:
-        raise _failed[0]
 """
 
 LOADED_AGAIN = re.compile(r"The \S+ extension is already loaded\. To reload it, use:\n  %reload_ext \S+\n")
