@@ -83,18 +83,15 @@ INK = """lab => {
   probe.remove();
   return ink;
 }"""
-# Run code in the kernel as soon as it has answered all moves of widgets: those that come after the first go to another
-# thread there, and one that comes while another is answered waits in the page. A cell's own request is kept for ever.
-EXECUTE = """async code => {
-  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-  const moving = () => [...kernel._futures.values()].some(asked => asked.msg.header.msg_type === "comm_msg");
-  for (let tries = 0; moving(); tries++) {
-    if (tries === 3000) return "a widget's move was not answered in 30 seconds";
-    await new Promise(go => setTimeout(go, 10));
-  }
-  const { content } = await kernel.requestExecute({ code, silent: true }).done;
-  return content.status === "ok" ? "" : `${content.ename}: ${content.evalue}`;
-}"""
+KERNEL = "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
+# Whether the kernel has answered all moves of widgets: those that come after the first go to another thread there, and
+# one that comes while another is answered waits in the page. A cell's own request is kept for ever.
+ANSWERED = f'() => [...{KERNEL}._futures.values()].every(asked => asked.msg.header.msg_type !== "comm_msg")'
+# Run code in the kernel. What the labs sent comes before the answer.
+EXECUTE = f"""async code => {{
+  const {{ content }} = await {KERNEL}.requestExecute({{ code, silent: true }}).done;
+  return content.status === "ok" ? "" : `${{content.ename}}: ${{content.evalue}}`;
+}}"""
 SETTLE_TIMEOUT = 60  # seconds
 # The colour of each line of a picture.
 INKS = """picture => [...picture.querySelectorAll("svg path")].map(line => getComputedStyle(line).stroke)"""
@@ -197,6 +194,7 @@ class NotebookPage:
 
         What a lab sent before that is on the page then.
         """
+        self.page.wait_for_function(ANSWERED, timeout=ANSWER_TIMEOUT)
         failed = self.page.evaluate(EXECUTE, code)
         assert not failed, failed
 
@@ -426,21 +424,25 @@ class LabOnPage:
         path.parent.mkdir(exist_ok=True)
         self.root.screenshot(path=path)
 
-    def check_theme(self, theme: str, path: Path) -> None:
-        """Photograph the lab in a theme, to be looked at; see its lines follow the theme, its words and rings be seen.
+    def check_theme(self, theme: str, path: Path, *, line: int = 0) -> None:
+        """Photograph the lab in a theme, to be looked at; see a line follow the theme, the words and rings be seen.
 
         The page wears the light theme before and after.
+
+        Args:
+            theme: "light" or "dark".
+            path: where the picture goes.
+            line: which line of the picture in front must follow; a negative number counts from the last.
         """
-        light = self.picture.evaluate(INKS)
         try:
             self.notebook.set_theme(theme)
             self.bring_into_view()
-            inks = self.picture.evaluate(INKS)
+            ink = self.picture.evaluate(INKS)[line]
             self.screenshot(path)
             assert self.violations() == []
             if theme == "dark":
                 self.stops()
         finally:
             self.notebook.set_theme("light")
-        assert light
-        assert (inks == light) == (theme == "light")
+        other = self.picture.evaluate(INKS)[line]
+        assert (ink == other) == (theme == "light")

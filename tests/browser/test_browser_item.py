@@ -77,11 +77,14 @@ def test_a_run_can_be_stopped_and_its_memory_is_given_back(lesson, lab):
     press(lab, "training")
     lab.root.locator("select").select_option("small CNN")
     lab.expect_words("backward() has let the tensors go")
+    lesson.settle()
+    stop = lab.root.locator("button", has_text="Stop")
+    expect(stop).to_be_disabled()  # else it would be this run that is stopped below
     # Some seconds instead of half a one, so that the hand can stop it.
     lesson.execute("from course_utils.labs import item\nitem.NUM_STEPS *= 10")
     try:
         lab.root.locator("button", has_text="Run again").click()
-        lab.root.locator("button", has_text="Stop").click()
+        stop.click()
         lab.expect_words("Stopped after step")
         lab.expect_words("0 bytes are kept now")
     finally:
