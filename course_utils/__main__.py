@@ -14,13 +14,13 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from course_utils import distributed
-from course_utils.data import NAMES, Data, load, seed_everything
-from course_utils.guards import PRECISIONS, NonFiniteError, RunCompleteError
-from course_utils.lr import OPTIMIZERS, find_lr, make_optimizer, schedules
-from course_utils.meters import History
+from course_utils.data import NAMES, Data, load
+from course_utils.devices import PRECISIONS, seed_everything
+from course_utils.lr import find_lr, schedules
 from course_utils.models import MODELS, make_model
-from course_utils.training import Trainer
+from course_utils.optimizers import OPTIMIZERS, make_optimizer
+from course_utils.training import NonFiniteError, RunCompleteError, Trainer, distributed
+from course_utils.training.history import History
 
 EXAMPLES = """\
 examples:
@@ -302,7 +302,7 @@ def _make(options: argparse.Namespace) -> tuple:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from course_utils.doctor import has_problems, run_script
+    from loop_doctor import has_problems, run_script
 
     if not options.script.endswith(".py"):
         raise ValueError(f"SCRIPT must be a Python file that ends with .py, got {options.script!r}")

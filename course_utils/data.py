@@ -9,40 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
+from course_utils.devices import resolve_device
 from course_utils.errors import positive_integer, unknown_name
 
 # How many batches are gathered from the data at a time.
 GATHERED = 32
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar10")
-
-
-def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Turn `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"` into a device that this machine has.
-
-    `"auto"` takes CUDA where it is there, else Apple's MPS, else the CPU.
-
-    Raises:
-        ValueError: the name is no device, or this machine has none of that kind; the message says what is there.
-    """
-    has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
-    if str(device) == "auto":
-        return torch.device("cuda" if has_cuda else "mps" if has_mps else "cpu")
-    there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count())), *(["mps"] if has_mps else [])]
-    try:
-        resolved = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(f"unknown device {device!r}: this machine has {', '.join(there)}; 'auto' chooses") from error
-    index = resolved.index or 0
-    if resolved.type == "cuda" and (not has_cuda or index >= torch.cuda.device_count()):
-        raise ValueError(f"device {str(device)!r} is not there: this machine has {', '.join(there)}; 'auto' chooses")
-    if resolved.type == "mps" and not has_mps:
-        raise ValueError(f"device {str(device)!r} is not there: this machine has {', '.join(there)}; 'auto' chooses")
-    return resolved
-
-
-def seed_everything(seed: int) -> None:
-    """Seed PyTorch on every device, so that a model made next starts from the same weights each time."""
-    torch.manual_seed(seed)
 
 
 def check_labels(y: Tensor, num_rows: int, num_classes: int | None = None) -> None:

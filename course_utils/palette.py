@@ -16,14 +16,22 @@ WORDS = {BLUE: BLUE, ORANGE: "#9a6700", GREEN: "#00795a", RED: "#b34e00", PINK: 
 # For the labs: each name is a variable --lab-name in their style. Ink, faint grey and grid are JupyterLab's own.
 LABS = {
     "light": {
-        "accent": BLUE, "second": "#b34e00", "good": "#00795a", "slow": "#8a6d00", "bad": "#b34e00",
+        "accent": BLUE,
+        "second": "#b34e00",
+        "good": "#00795a",
+        "slow": "#8a6d00",
+        "bad": "#b34e00",
         "fourth": "#a8327d",
     },
     "dark": {
-        "accent": "#56b4e9", "second": "#f0a04b", "good": "#35c79b", "slow": "#e0c03a", "bad": "#f0803c",
+        "accent": "#56b4e9",
+        "second": "#f0a04b",
+        "good": "#35c79b",
+        "slow": "#e0c03a",
+        "bad": "#f0803c",
         "fourth": "#e58fc8",
     },
-}  # fmt: skip
+}
 
 
 def variables(theme: str) -> str:

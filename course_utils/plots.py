@@ -13,9 +13,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from course_utils.calibration import BRACKETS, Tally, total
 from course_utils.errors import unknown_name
-from course_utils.lr import Found, Sweep
+from course_utils.learner.calibration import BRACKETS, Calibration, total
+from course_utils.lr import LRFinderResult, Sweep
 from course_utils.palette import BLUE, GREEN, GREY, LIGHT_GREY, ORANGE, PINK, RED, SKY, WORDS
 
 LINES = ("-", "--", ":", "-.", "-")
@@ -233,7 +233,7 @@ def plot_table(
     return ax
 
 
-def plot_calibration(tallies: Sequence[Tally], claimed: str | None = None, ax: Axes | None = None) -> Axes:
+def plot_calibration(tallies: Sequence[Calibration], claimed: str | None = None, ax: Axes | None = None) -> Axes:
     """Draw for each lesson how many guesses came out as made, how many did not, and what was not guessed.
 
     Args:
@@ -271,7 +271,7 @@ def plot_calibration(tallies: Sequence[Tally], claimed: str | None = None, ax: A
     return ax
 
 
-def plot_finder(found: Found, ax: Axes | None = None) -> Axes:
+def plot_finder(found: LRFinderResult, ax: Axes | None = None) -> Axes:
     """Draw what the finder saw: each loss, their centred mean, and the suggested range and point if there are any."""
     ax = new_axes(width=6.0)[0] if ax is None else ax
     start = max(found.smoothed[:1], default=1.0)

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from loop_doctor import run_script
+
 from course_utils import checks
-from course_utils.doctor import run_script
 from course_utils.labs import MachineCard, Prediction, TensorBoardPanel, svg
 from course_utils.labs.base import Lab
-from course_utils.machine import Point
-from course_utils.progress import progress
+from course_utils.learner.machine import MachineCheck
+from course_utils.learner.record import progress
 
 # Each would set `window.harmed` in a browser that took it for HTML, from text and from inside an attribute.
 SCRIPT = "<script>harmed = 'script'</script>"
@@ -62,7 +63,7 @@ def labs(folder: Path) -> dict[str, str]:
     made = [
         Words(),
         Prediction("02-harm", " ".join(HARM), [*HARM, "none"]),
-        MachineCard([Point(name, False, found, advice) for name, found, advice in (HARM, HARM[::-1])]),
+        MachineCard([MachineCheck(name, False, found, advice) for name, found, advice in (HARM, HARM[::-1])]),
         TensorBoardPanel(folder / "a file" / IMAGE.replace("/", "")),
     ]
     words, prediction, _, panel = made

@@ -215,8 +215,10 @@ class Neighbour:
 def look_for_what_is_shared(monkeypatch, flaw: str) -> list[str]:
     shared: dict = {}
     learners = [Neighbour(name, flaw, shared) for name in ("ada", "grace")]
-    servers = {name: (types.SimpleNamespace(pid=0 if flaw == "shared: server" else number), [])
-               for number, name in enumerate(("ada", "grace"))}  # fmt: skip
+    servers = {
+        name: (types.SimpleNamespace(pid=0 if flaw == "shared: server" else number), [])
+        for number, name in enumerate(("ada", "grace"))
+    }
     monkeypatch.setattr(rehearsal, "processes_of", lambda running: servers)
     place = types.SimpleNamespace(ip="0.0.0.0" if flaw == "open to other machines" else "127.0.0.1")
     connection = types.SimpleNamespace(laddr=place, status=psutil.CONN_LISTEN)

@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import course_utils.__main__ as command
-from course_utils import checkpoint
 from course_utils.__main__ import main
-from course_utils.data import load, seed_everything
+from course_utils.data import load
+from course_utils.devices import seed_everything
 from course_utils.lr import find_lr
 from course_utils.lr.finder import judge
 from course_utils.lr.schedules import one_cycle
 from course_utils.models import make_model
-from course_utils.training import Trainer
+from course_utils.training import Trainer, checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["train", "--device", "cpu", "--epochs", "2", "--log-every", "10"]
@@ -207,9 +207,16 @@ def test_every_option_reaches_the_search(monkeypatch, capsys):
     assert "error: no suggestion: the loss was seen after only 1 steps" in capsys.readouterr().err
     assert type(asked.pop("model")).__name__ == "CNN"
     assert asked == {
-        "start": 0.001, "end": 2.0, "num_steps": 40, "accumulation_steps": 2, "max_grad_norm": 1.5,
-        "precision": "bf16", "progress": False, "batch_size": 32, "momentum": 0.5,
-    }  # fmt: skip
+        "start": 0.001,
+        "end": 2.0,
+        "num_steps": 40,
+        "accumulation_steps": 2,
+        "max_grad_norm": 1.5,
+        "precision": "bf16",
+        "progress": False,
+        "batch_size": 32,
+        "momentum": 0.5,
+    }
 
 
 @pytest.mark.parametrize(

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from loop_doctor import LoopDoctor
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from course_utils import checkpoint, distributed
-from course_utils.data import Batches, load, resolve_device
-from course_utils.doctor import LoopDoctor
+from course_utils.data import Batches, load
+from course_utils.devices import resolve_device
 from course_utils.lr import find_lr
 from course_utils.models import CNN, MLP
-from course_utils.training import NonFiniteError, Trainer
+from course_utils.training import NonFiniteError, Trainer, checkpoint, distributed
 
 pytestmark = [
     pytest.mark.cuda,
@@ -70,7 +70,7 @@ def everything(trainer):
 def test_auto_is_the_card_and_one_that_is_not_there_is_refused():
     assert resolve_device("auto").type == "cuda"
     beyond = f"cuda:{torch.cuda.device_count()}"
-    with pytest.raises(ValueError, match=f"device '{beyond}' is not there: this machine has cpu, cuda:0"):
+    with pytest.raises(ValueError, match=rf"device '{beyond}' is not available \(available: cpu, cuda:0"):
         resolve_device(beyond)
 
 
@@ -162,10 +162,10 @@ def test_several_processes_add_up_with_nccl(monkeypatch):
         device = torch.device("cuda:0")
         with monkeypatch.context() as patch:
             patch.setattr(distributed, "size", lambda: 2)
-            assert distributed.add_up([[1.5, 2.0], [3.0, 4.0]], device) == [[1.5, 2.0], [3.0, 4.0]]
-            assert distributed.any_says(True, device)
-            assert not distributed.any_says(False, device)
-            assert distributed.first_says(True)
+            assert distributed.all_reduce_sum([[1.5, 2.0], [3.0, 4.0]], device) == [[1.5, 2.0], [3.0, 4.0]]
+            assert distributed.any_process(True, device)
+            assert not distributed.any_process(False, device)
+            assert distributed.broadcast(True)
             assert distributed.gather({"rank": 0})[0] == {"rank": 0}
             assert float(distributed.share(7, "mean", device)) == 2.0
             wrapped = distributed.wrap(small_model().to(device), device)
@@ -203,7 +203,7 @@ def test_more_processes_than_cards_are_refused_in_words(tmp_path):
     launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count))
     done = command("-m", "course_utils", "train", "--device", "cuda", "--run-dir", str(tmp_path), program=launcher)
     assert done.returncode != 0
-    assert f"device 'cuda:{count - 1}' is not there: this machine has cpu, cuda:0" in done.stderr
+    assert f"device 'cuda:{count - 1}' is not available (available: cpu, cuda:0" in done.stderr
 
 
 @pytest.mark.parametrize("make_model", [MLP, CNN])

@@ -18,7 +18,8 @@ import pytest
 import torch
 from torchvision import datasets
 
-from course_utils.data import Batches, check_labels, load, resolve_device, seed_everything
+from course_utils.data import Batches, check_labels, load
+from course_utils.devices import resolve_device, seed_everything
 
 
 def rows(count=10):
@@ -174,7 +175,7 @@ def test_cuda_where_there_is_none_says_what_is_there(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ValueError, match=f"device '{device}' is not there: this machine has cpu; 'auto' chooses"):
+    with pytest.raises(ValueError, match=rf"device '{device}' is not available \(available: cpu\); use 'auto'"):
         resolve_device(device)
 
 
@@ -183,19 +184,19 @@ def test_a_cuda_number_that_is_too_high_says_what_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert resolve_device("cuda:1") == torch.device("cuda", 1)
-    with pytest.raises(ValueError, match="device 'cuda:2' is not there: this machine has cpu, cuda:0, cuda:1"):
+    with pytest.raises(ValueError, match=r"device 'cuda:2' is not available \(available: cpu, cuda:0, cuda:1"):
         resolve_device("cuda:2")
 
 
 def test_mps_where_there_is_none_says_what_is_there(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="device 'mps' is not there: this machine has cpu"):
+    with pytest.raises(ValueError, match=r"device 'mps' is not available \(available: cpu"):
         resolve_device("mps")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:x", "", 3.5])
 def test_a_name_that_is_no_device_is_refused(device):
-    with pytest.raises(ValueError, match=re.escape(f"unknown device {device!r}: this machine has cpu")):
+    with pytest.raises(ValueError, match=re.escape(f"unknown device {device!r} (available: cpu")):
         resolve_device(device)
 
 
@@ -258,8 +259,11 @@ def idx_bytes(values: np.ndarray) -> bytes:
 
 def mnist_files(train=12, valid=5) -> dict[str, bytes]:
     random = np.random.default_rng(0)
-    arrays = [random.integers(256, size=(n, 28, 28)) if images else np.arange(n) % 10
-              for n in (train, valid) for images in (True, False)]  # fmt: skip
+    arrays = [
+        random.integers(256, size=(n, 28, 28)) if images else np.arange(n) % 10
+        for n in (train, valid)
+        for images in (True, False)
+    ]
     return dict(zip(MNIST_FILES, map(idx_bytes, arrays), strict=True))
 
 
@@ -401,8 +405,11 @@ def test_cifar_files_become_colour_images(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damaged", ["data_batch_3", "test_batch", "batches.meta"])
-@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: content[:-1] + b"\0", None],
-                         ids=["truncated", "corrupted", "missing"])  # fmt: skip
+@pytest.mark.parametrize(
+    "damage",
+    [lambda content: content[:-9], lambda content: content[:-1] + b"\0", None],
+    ids=["truncated", "corrupted", "missing"],
+)
 def test_a_damaged_cifar_file(damaged, damage, tmp_path, monkeypatch):
     no_network(monkeypatch)
     files = cifar_files()

@@ -11,9 +11,21 @@ import pytest
 LESSONS = index.lessons()
 QUESTIONS = index.questions()
 PICTURES = {
-    "step size", "downhill walk", "strides over the valley", "snail", "puddle", "sweet spot", "sloth", "scoreboard",
-    "calories", "lifeline", "peeling", "file handle", "tap and bucket", "water meter",
-}  # fmt: skip
+    "step size",
+    "downhill walk",
+    "strides over the valley",
+    "snail",
+    "puddle",
+    "sweet spot",
+    "sloth",
+    "scoreboard",
+    "calories",
+    "lifeline",
+    "peeling",
+    "file handle",
+    "tap and bucket",
+    "water meter",
+}
 
 
 def test_readme_is_up_to_date():

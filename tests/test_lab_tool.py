@@ -135,8 +135,13 @@ def running(tmp_path_factory) -> Iterator[Running]:
         output = stack.enter_context(log.open("w"))
         server = subprocess.Popen(
             [python, "tools/lab.py", "--no-browser"],
-            cwd=checkout, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
+            cwd=checkout,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
         stack.callback(end, server)
         deadline = time.monotonic() + 120
         while not (found := re.search(r"http://127\.0\.0\.1:(\d+)(/lab\S*)\?token=(\w+)", log.read_text("utf-8"))):
@@ -285,8 +290,10 @@ def test_a_home_that_cannot_be_written_in_is_told_in_one_sentence_and_replaced(r
     body = {"raw": "{}"}
     request = urllib.request.Request(
         f"http://127.0.0.1:{running.port}/lab/api/settings/@jupyterlab/apputils-extension:themes",
-        data=json.dumps(body).encode(), headers={"Authorization": f"token {running.token}"}, method="PUT",
-    )  # fmt: skip
+        data=json.dumps(body).encode(),
+        headers={"Authorization": f"token {running.token}"},
+        method="PUT",
+    )
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
         assert answer.status == 204
     assert list((running.home / "jupyter_config_dir").rglob("themes.jupyterlab-settings"))
@@ -315,8 +322,16 @@ def test_nothing_is_asked_of_a_network(running):
 @pytest.fixture
 def homeless(tmp_path, monkeypatch):
     """A home below a file, and an environment's folder that is there."""
-    for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR", "MPLCONFIGDIR",
-                 "JUPYTER_PLATFORM_DIRS", "JUPYTER_NO_CONFIG", "XDG_DATA_HOME"):  # fmt: skip
+    for name in (
+        "JUPYTER_CONFIG_DIR",
+        "JUPYTER_DATA_DIR",
+        "JUPYTER_RUNTIME_DIR",
+        "IPYTHONDIR",
+        "MPLCONFIGDIR",
+        "JUPYTER_PLATFORM_DIRS",
+        "JUPYTER_NO_CONFIG",
+        "XDG_DATA_HOME",
+    ):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "a file").touch()
     monkeypatch.setenv("HOME", str(tmp_path / "a file" / "home"))

@@ -17,12 +17,13 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from loop_doctor import explain
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-from course_utils import calibration, labs, palette, plots
-from course_utils.doctor import explain
+from course_utils import labs, palette, plots
 from course_utils.labs import base, writer
+from course_utils.learner import calibration
 from course_utils.lr import descend, sweep_lr
 from course_utils.lr.finder import judge, rising_rates
 from course_utils.models import MLP
@@ -43,17 +44,23 @@ RGB = tuple[float, float, float]
 # Transactions on Visualization and Computer Graphics 15 (2009), severity 1.0; they multiply linear sRGB.
 EYES = {
     "protanopia": (
-        (0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998),
+        (0.152286, 1.052583, -0.204868),
+        (0.114503, 0.786281, 0.099216),
+        (-0.003882, -0.048116, 1.051998),
     ),
     "deuteranopia": (
-        (0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881),
+        (0.367322, 0.860646, -0.227968),
+        (0.280085, 0.672501, 0.047413),
+        (-0.011820, 0.042940, 0.968881),
     ),
     "tritanopia": (
-        (1.255528, -0.076749, -0.178779), (-0.078411, 0.930809, 0.147602), (0.004733, 0.691367, 0.303900),
+        (1.255528, -0.076749, -0.178779),
+        (-0.078411, 0.930809, 0.147602),
+        (0.004733, 0.691367, 0.303900),
     ),
     "as usual": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
     "in grey": ((0.2126, 0.7152, 0.0722),) * 3,
-}  # fmt: skip
+}
 TO_XYZ = ((0.4124564, 0.3575761, 0.1804375), (0.2126729, 0.7151522, 0.0721750), (0.0193339, 0.1191920, 0.9503041))
 WHITE_POINT = (0.95047, 1.0, 1.08883)  # D65
 
@@ -235,11 +242,15 @@ def marks_on(ax: Axes) -> list[Mark]:
         kind = "dot" if str(line.get_linestyle()) == "None" else "line"
         marks.append(
             Mark(
-                f"{title!r}: {line.get_label()!r}", kind, colour, WHITE,
-                (str(line.get_linestyle()), marker), line.get_linewidth() if kind == "line" else line.get_markersize(),
+                f"{title!r}: {line.get_label()!r}",
+                kind,
+                colour,
+                WHITE,
+                (str(line.get_linestyle()), marker),
+                line.get_linewidth() if kind == "line" else line.get_markersize(),
                 aside=line.get_alpha() is not None and hidden(line.get_label()),
             )
-        )  # fmt: skip
+        )
     for lines in ax.collections:
         marks += [
             Mark(f"{title!r}: lines of {lines.get_label()!r}", "line", tuple(colour), WHITE, ("lines",))
@@ -312,7 +323,7 @@ def charts(sweep) -> Iterator[tuple[str, Axes]]:
     yield "curves", plots.plot_curves({name: list(enumerate(ys)) for name, ys in FIVE.items()}, title="curves")
     values = [place / 20 for place in range(61)]
     yield "table", plots.plot_table({"all": values}, columns=list(map(str, values)), title="table", x_label="loss")
-    tallies = [calibration.Tally("01", 2, 1, 1)]
+    tallies = [calibration.Calibration("01", 2, 1, 1)]
     yield "calibration", plots.plot_calibration(tallies)
     rates = rising_rates(1e-3, 10.0, 60)
     found = judge(rates, [2.3 - 1.5 * math.exp(-(((place - 40) / 12) ** 2)) for place in range(60)])
@@ -389,8 +400,10 @@ def _place(element: ElementTree.Element) -> tuple[float, float]:
 
 def _panel(element: ElementTree.Element, frames: list[tuple[float, ...]]) -> int:
     x, y = _place(element)
-    inside = [left - 0.5 <= x <= left + width + 0.5 and top - 0.5 <= y <= top + height + 0.5
-              for left, top, width, height in frames]  # fmt: skip
+    inside = [
+        left - 0.5 <= x <= left + width + 0.5 and top - 0.5 <= y <= top + height + 0.5
+        for left, top, width, height in frames
+    ]
     return inside.index(True) if any(inside) else len(frames)
 
 
@@ -405,8 +418,12 @@ def _mark(
         return (*colour, share * opacity)
 
     if element.tag == "text":
-        behind = [band for band in bands if 0 <= _place(element)[0] - _place(band)[0] <= float(band.get("width"))
-                  and 0 <= _place(element)[1] - _place(band)[1] <= float(band.get("height"))]  # fmt: skip
+        behind = [
+            band
+            for band in bands
+            if 0 <= _place(element)[0] - _place(band)[0] <= float(band.get("width"))
+            and 0 <= _place(element)[1] - _place(band)[1] <= float(band.get("height"))
+        ]
         if behind:
             tint = re.fullmatch(r"var\(--lab-(\w+)\)", behind[0].get("fill"))[1]
             ground = over(known[tint], ground, float(behind[0].get("fill-opacity")))
@@ -577,8 +594,9 @@ def test_pale_lines_and_pale_words_are_found():
     ax.plot([1, 2], color="#e69f00", label="Okabe and Ito's orange")
     ax.text(0, 1, "pale", color=palette.ORANGE)
     assert faults_of([marks_on(ax)]) == [
-        '\'\': "Okabe and Ito\'s orange": contrast 2.25, needed 3.0', "'': 'pale': contrast 3.10, needed 4.5",
-    ]  # fmt: skip
+        "'': \"Okabe and Ito's orange\": contrast 2.25, needed 3.0",
+        "'': 'pale': contrast 3.10, needed 4.5",
+    ]
 
 
 def test_a_lab_that_tells_two_things_by_colour_alone_is_found():

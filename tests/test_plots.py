@@ -5,7 +5,8 @@ import math
 
 import pytest
 
-from course_utils import calibration, plots
+from course_utils import plots
+from course_utils.learner import calibration
 from course_utils.lr import sweep_lr
 from course_utils.lr.finder import judge, rising_rates
 from course_utils.models import MLP
@@ -129,7 +130,7 @@ def heights(ax):
 
 
 def test_calibration_shows_each_lessons_guesses():
-    tallies = [calibration.Tally("02", 3, 2, 1), calibration.Tally("05", 0, 1, 4)]
+    tallies = [calibration.Calibration("02", 3, 2, 1), calibration.Calibration("05", 0, 1, 4)]
     ax = plots.plot_calibration(tallies, "a half to three quarters")
     assert heights(ax) == {"as guessed": [3, 0], "otherwise": [2, 1], "no guess": [1, 4]}
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["02", "05"]
@@ -139,7 +140,7 @@ def test_calibration_shows_each_lessons_guesses():
     assert ax.get_ylim()[1] > 6
 
 
-@pytest.mark.parametrize("tallies", [[], [calibration.Tally("08", 0, 0, 7)]])
+@pytest.mark.parametrize("tallies", [[], [calibration.Calibration("08", 0, 0, 7)]])
 def test_calibration_without_a_guess_says_so(tallies):
     ax = plots.plot_calibration(tallies)
     assert ax.get_title() == "No guess is on record yet"

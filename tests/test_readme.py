@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from loop_doctor.rules import JUDGES
 
 from course_utils import data
 from course_utils.__main__ import main
-from course_utils.doctor.judge import JUDGES
 from course_utils.models import MLP
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -252,16 +252,21 @@ def the_five_lines(code: str) -> None:
     digits = data.load("digits")
     model, loss_fn = MLP(digits.shape), torch.nn.CrossEntropyLoss()
     names = {
-        "train": digits.train, "model": model, "loss_fn": loss_fn,
+        "train": digits.train,
+        "model": model,
+        "loss_fn": loss_fn,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
-    }  # fmt: skip
+    }
     x, y = digits.train.dataset.tensors
     before = loss_fn(model(x), y).item()
     exec(code, names)
     assert loss_fn(model(x), y).item() < 0.8 * before
     assert [line.strip().split("(")[0] for line in code.splitlines()[1:]] == [
-        "optimizer.zero_grad", "loss = loss_fn", "loss.backward", "optimizer.step",
-    ]  # fmt: skip
+        "optimizer.zero_grad",
+        "loss = loss_fn",
+        "loss.backward",
+        "optimizer.step",
+    ]
 
 
 def the_doctor_around_a_loop(code: str) -> None:
@@ -271,7 +276,7 @@ def the_doctor_around_a_loop(code: str) -> None:
     assert code.splitlines()[-1].startswith("print(doctor)")
 
 
-PYTHON = {"for x, y in train:": the_five_lines, "from course_utils.doctor import LoopDoctor": the_doctor_around_a_loop}
+PYTHON = {"for x, y in train:": the_five_lines, "from loop_doctor import LoopDoctor": the_doctor_around_a_loop}
 
 
 def test_code_runs_as_it_stands(monkeypatch, capsys):

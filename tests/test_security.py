@@ -24,9 +24,9 @@ from torch import nn
 
 from course_utils import __main__ as cli
 from course_utils import data
-from course_utils.events import read_folder
+from course_utils.experiments.event_files import read_folder
+from course_utils.learner.record import LearnerRecord
 from course_utils.lr import Sweep
-from course_utils.progress import Progress
 from course_utils.training import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +54,7 @@ RULES = {
 # The places that are there to run what the learner wrote, or the course itself.
 MEANT = {
     ("course_utils/checks/start.py", "S102"),  # the five verbs of lesson 00, from the lines above it
-    ("course_utils/doctor/loop_doctor.py", "S102"),  # the cell under the magic %%doctor
+    ("loop-doctor/src/loop_doctor/doctor.py", "S102"),  # the cell under the magic %%doctor
     ("course_utils/labs/item.py", "S102"),  # lesson 06's loop, made out of the lab's own controls
     ("notebooks/08_the_whole_loop.ipynb", "S102"),  # the learner's notes, which stand in the cell above
 }
@@ -80,8 +80,19 @@ def test_code_from_strings_and_pickles_are_only_where_they_are_meant():
 
 
 # What ruff has no rule for. A name stands for what comes from it, too: `torch.hub` for torch.hub.load(...).
-NEVER = ("joblib", "dill", "cloudpickle", "shelve", "torch.hub", "torch.jit.load", "torch.package", "torch.export.load",
-         "pandas.read_pickle", "numpy.lib.format", "runpy.run_module")  # fmt: skip
+NEVER = (
+    "joblib",
+    "dill",
+    "cloudpickle",
+    "shelve",
+    "torch.hub",
+    "torch.jit.load",
+    "torch.package",
+    "torch.export.load",
+    "pandas.read_pickle",
+    "numpy.lib.format",
+    "runpy.run_module",
+)
 
 
 @functools.cache
@@ -90,8 +101,12 @@ def uses(source: str) -> list[tuple[str, ast.Call | None]]:
     tree, names, found = ast.parse(source), {}, []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            names |= {alias.asname or alias.name.partition(".")[0]: alias.name if alias.asname else
-                      alias.name.partition(".")[0] for alias in node.names}  # fmt: skip
+            names |= {
+                alias.asname or alias.name.partition(".")[0]: alias.name
+                if alias.asname
+                else alias.name.partition(".")[0]
+                for alias in node.names
+            }
             found += [(alias.name, None) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
@@ -153,7 +168,7 @@ def test_the_reader_of_programs_finds_what_it_is_for(source, found):
 
 def test_no_file_is_read_so_that_it_could_run_code():
     texts = dict(programs())
-    assert {"course_utils/checkpoint.py", "tools/lab.py", "notebooks/07_summary_writer.ipynb"} <= texts.keys()
+    assert {"course_utils/training/checkpoint.py", "tools/lab.py", "notebooks/07_summary_writer.ipynb"} <= texts.keys()
     assert {name: found for name, text in texts.items() if (found := unsafe(text))} == {}
     reads = [name for text in texts.values() for name, call in uses(text) if name == "torch.load" and call]
     assert reads, "the checkpoints are read by torch.load, so this test looks at the wrong thing"
@@ -229,7 +244,7 @@ def test_a_hostile_sweep_is_no_sweep(tmp_path, harm):
 def test_a_hostile_record_of_the_learner_is_moved_aside(tmp_path, harm):
     content = pickle.dumps(Harm(harm))
     (tmp_path / "progress.json").write_bytes(content)
-    assert Progress(tmp_path).predictions() == {}
+    assert LearnerRecord(tmp_path).predictions() == {}
     assert (tmp_path / "progress.unreadable.json").read_bytes() == content
 
 
@@ -247,8 +262,15 @@ def test_a_hostile_file_of_a_data_set_is_refused_by_its_checksum(tmp_path, harm,
     monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
-    for name in ("data_batch_1", "data_batch_2", "data_batch_3", "data_batch_4", "data_batch_5", "test_batch",
-                 "batches.meta"):  # fmt: skip
+    for name in (
+        "data_batch_1",
+        "data_batch_2",
+        "data_batch_3",
+        "data_batch_4",
+        "data_batch_5",
+        "test_batch",
+        "batches.meta",
+    ):
         (folder / name).write_bytes(pickle.dumps(Harm(harm)))
     with pytest.raises(RuntimeError, match=r"cifar10 could not be read from or downloaded into"):
         data.load("cifar10", root=tmp_path)
@@ -269,8 +291,28 @@ def test_the_doctor_says_that_it_runs_the_script(tmp_path, capsys):
 
 # What happens with strings that mean harm.
 
-OURS = {"a", "b", "br", "circle", "code", "dd", "div", "dl", "dt", "h4", "iframe", "p", "pre", "span", "style", "svg",
-        "table", "td", "text", "tr"}  # fmt: skip
+OURS = {
+    "a",
+    "b",
+    "br",
+    "circle",
+    "code",
+    "dd",
+    "div",
+    "dl",
+    "dt",
+    "h4",
+    "iframe",
+    "p",
+    "pre",
+    "span",
+    "style",
+    "svg",
+    "table",
+    "td",
+    "text",
+    "tr",
+}
 
 
 class Page(HTMLParser):

@@ -35,7 +35,7 @@ class NoNetwork(Exception):
 
 def pip_arguments(extras: list[str]) -> list[str]:
     """Give the arguments of `pip install` for these extras; environment.yml says the same for `lab`."""
-    return ["--constraint", "constraints.txt", "--editable", f".[{','.join(extras)}]"]
+    return ["--constraint", "constraints.txt", "--editable", "./loop-doctor", "--editable", f".[{','.join(extras)}]"]
 
 
 def python_of(venv: Path) -> Path:

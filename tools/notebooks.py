@@ -230,8 +230,11 @@ def problems(path: Path) -> list[str]:
 
 
 def _markdown_problems(cell: NotebookNode) -> list[str]:
-    found = [f"the image {target!r} has no alt text" for alt, target in MARKDOWN_IMAGE.findall(cell.source)
-             if not alt.strip()]  # fmt: skip
+    found = [
+        f"the image {target!r} has no alt text"
+        for alt, target in MARKDOWN_IMAGE.findall(cell.source)
+        if not alt.strip()
+    ]
     return found + [f"{tag} has no alt text" for tag in HTML_IMAGE.findall(cell.source) if not HTML_ALT.search(tag)]
 
 
@@ -318,8 +321,11 @@ def _text_problems(mime: str, text: str) -> list[str]:
     text = ANSI.sub("", text)
     here = re.compile("|".join(re.escape(str(place)) for place in {ROOT, Path.home(), Path(sys.prefix)}))
     found = []
-    for what, pattern in (("a memory or network address", ADDRESS), ("a path of one machine", ABSOLUTE),
-                          ("a path of this machine", here)):  # fmt: skip
+    for what, pattern in (
+        ("a memory or network address", ADDRESS),
+        ("a path of one machine", ABSOLUTE),
+        ("a path of this machine", here),
+    ):
         if hit := pattern.search(text):
             line = text[: hit.end() + 40].splitlines()[-1]
             found.append(f"{mime} holds {what}: {line.strip()[-100:]!r}")

@@ -33,9 +33,16 @@ def main() -> None:
     x, y = data.load("digits").train.dataset.tensors
     for name, (optimizer, options) in SETTINGS.items():
         runs = iter_sweep_lr(
-            models.CNN, x, y, RATES,
-            optimizer=optimizer, num_epochs=NUM_EPOCHS, batch_size=BATCH_SIZE, seed=SEED, **options,
-        )  # fmt: skip
+            models.CNN,
+            x,
+            y,
+            RATES,
+            optimizer=optimizer,
+            num_epochs=NUM_EPOCHS,
+            batch_size=BATCH_SIZE,
+            seed=SEED,
+            **options,
+        )
         for sweep in runs:
             print(f"\r{name}: step {sweep.steps_done} of {sweep.losses.shape[1]}", end="", flush=True)
         sweep.save(folder / name, digits=DIGITS)

@@ -403,7 +403,7 @@ async def check_nothing_is_shared(running: Class, learners: list[Learner], kerne
         changed = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(f"by {learner.name}")])
         await learner.ask("PUT", learner.at_server(f"contents/{LESSON}"), {"type": "notebook", "content": changed})
         await kernel.run(
-            "from course_utils.progress import progress\n"
+            "from course_utils.learner.record import progress\n"
             f"progress().predict('rehearsal-{learner.name}', 'who are you?', {learner.name!r})"
         )
     for learner, kernel in zip(learners, kernels, strict=True):
@@ -412,7 +412,7 @@ async def check_nothing_is_shared(running: Class, learners: list[Learner], kerne
         if (await learner.read(LESSON))["cells"][0]["source"] != f"by {learner.name}":
             raise Shared(f"{learner.name}'s copy of the lesson is another one's")
         seen = await kernel.run(
-            "import json\nfrom course_utils.progress import learner_folder, progress\n"
+            "import json\nfrom course_utils.learner.record import learner_folder, progress\n"
             "print(json.dumps([str(learner_folder()), sorted(progress().predictions())]))"
         )
         folder, entries = json.loads(seen)

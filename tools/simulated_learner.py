@@ -57,9 +57,15 @@ class Learner:
 
     async def _fetch(self, method: str, address: str, body: str | None, headers: dict[str, str]) -> HTTPResponse:
         request = HTTPRequest(
-            address, method=method, body=body, headers=headers, follow_redirects=False, allow_nonstandard_methods=True,
-            connect_timeout=PATIENCE, request_timeout=PATIENCE,
-        )  # fmt: skip
+            address,
+            method=method,
+            body=body,
+            headers=headers,
+            follow_redirects=False,
+            allow_nonstandard_methods=True,
+            connect_timeout=PATIENCE,
+            request_timeout=PATIENCE,
+        )
         return await AsyncHTTPClient(max_clients=MOST_REQUESTS).fetch(request, raise_error=False)
 
     async def _browse(self, method: str, path: str, body: str | None = None, **headers: str) -> HTTPResponse:
@@ -162,8 +168,10 @@ class Learner:
         path = self.at_server(f"kernels/{kernel_id}/channels", owner)
         request = HTTPRequest(
             f"{self.hub.replace('http', 'ws', 1)}{path}?session_id={session}",
-            headers={"Authorization": f"token {self.token}"}, connect_timeout=PATIENCE, request_timeout=PATIENCE,
-        )  # fmt: skip
+            headers={"Authorization": f"token {self.token}"},
+            connect_timeout=PATIENCE,
+            request_timeout=PATIENCE,
+        )
         return Kernel(kernel_id, session, await websocket_connect(request, max_message_size=2**30))
 
 
@@ -262,10 +270,12 @@ class Kernel:
         """
         known = self.widgets if inside is None else self._within(inside)
         found = [
-            number for number, state in self.widgets.items()
-            if number in known and state.get("_model_name") == model
+            number
+            for number, state in self.widgets.items()
+            if number in known
+            and state.get("_model_name") == model
             and (not css_class or css_class in state.get("_dom_classes", ()))
-        ]  # fmt: skip
+        ]
         if len(found) != 1:
             raise LookupError(f"{len(found)} widgets of the kind {model} {css_class!r} among {len(known)}")
         return found[0]
@@ -335,9 +345,10 @@ class LearningRateSlider:
         """Move the handle to one of `elsewhere`; give the seconds until the picture shows this rate."""
         shown = f'data-shown="{rate:.4g}"'
         seconds = await self._kernel.move(
-            self._slider, rate,
+            self._slider,
+            rate,
             lambda update: update["comm_id"] == self._picture and shown in update["state"].get("value", ""),
-        )  # fmt: skip
+        )
         self._kernel.widgets[self._slider]["value"] = rate
         return seconds
 

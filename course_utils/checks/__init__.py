@@ -3,7 +3,7 @@
 from course_utils.checks.item import count_nodes, lean_validation, read_once_a_window, what_comes_back
 from course_utils.checks.learning_rate import descend, diagnose, largest_rate
 from course_utils.checks.optimizers import adam_step, forgotten, make_groups, momentum_step, new_head, sgd_step
-from course_utils.checks.results import report
+from course_utils.checks.report import report
 from course_utils.checks.running_loss import books, name_curve, predict_curve, recover, window_means
 from course_utils.checks.schedules import cured_schedule, even_ratios, read_finder, try_rate, warmup_cosine
 from course_utils.checks.start import beside_script, follow_path, train_one_epoch, what_changes

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from course_utils.checks.runner import Answer, exercise
 from course_utils.checks.values import Wrong, number, numbers, same, short, tell
-from course_utils.checks.verdict import Answer, exercise
 
 
 @exercise(
@@ -45,10 +45,12 @@ def count_nodes(answer: Answer) -> None:
         raise Wrong("Your function stops at a tensor without a graph. Its `grad_fn` is None: answer 0.") from None
     tell(nothing, 0, [], f"A tensor that was detached has no graph, so 0 nodes; yours has {short(answer.value)}.")
     tell(
-        number(answer(w * 3)), 2, [],
+        number(answer(w * 3)),
+        2,
+        [],
         f"Behind w * 3 are 2 nodes, whatever was counted before; you answer {short(answer.value)}. Begin each call "
         "with an empty set.",
-    )  # fmt: skip
+    )
     running_loss = torch.zeros(())
     for _ in range(3000):
         running_loss = running_loss + w
@@ -157,9 +159,21 @@ class _Reads(TorchFunctionMode):
     """Counts how often a tensor is turned into something that Python can look at: each time, a GPU is waited for."""
 
     READS = frozenset(
-        {"item", "tolist", "numpy", "cpu", "__float__", "__int__", "__bool__", "__index__", "__format__", "__repr__",
-         "__array__", "__complex__"}
-    )  # fmt: skip
+        {
+            "item",
+            "tolist",
+            "numpy",
+            "cpu",
+            "__float__",
+            "__int__",
+            "__bool__",
+            "__index__",
+            "__format__",
+            "__repr__",
+            "__array__",
+            "__complex__",
+        }
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -295,7 +309,7 @@ QUESTIONS: list[tuple[Callable[[], Any], dict[str, str]]] = [
         lambda: bool(torch.tensor(1.0) > 0),
         {"tensor": "The comparison gives a tensor, and bool() takes the number off it, as .item() would."},
     ),
-]  # fmt: skip
+]
 
 
 @exercise(

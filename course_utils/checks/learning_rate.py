@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from course_utils.checks.runner import Answer, exercise
 from course_utils.checks.values import Wrong, choice, number, numbers, same, tell
-from course_utils.checks.verdict import Answer, exercise
 
 
 def _path(value: Any, start: float, length: int) -> list[float]:
@@ -51,34 +51,56 @@ def descend(answer: Answer) -> None:
             continue
         first = start - lr * curvature * start
         wrong = [
-            (_walk(start, num_steps, lambda w, a=lr * curvature: a * w),
-             "Your ball climbs. The step goes against the gradient: new = old − lr × gradient."),
-            (_walk(start, num_steps, lambda w, a=lr: -a * w),
-             "Your gradient is w, but the gradient of ½ λ w² is λ × w: the curvature belongs in it."),
-            (_walk(start, num_steps, lambda w, a=lr * curvature: -a * 0.5 * w * w),
-             "You subtract lr × loss. The step is lr × gradient; here the gradient is λ × w."),
-            (_walk(start, num_steps, lambda w, a=lr * curvature: -a * 2 * w),
-             "Your gradient is 2 λ w. The function is ½ λ w², and the ½ takes the 2 away."),
-            (_walk(start, num_steps, lambda w, a=lr * curvature: -a * 0.5 * w),
-             "Your gradient is ½ λ w. The square brings a 2, which takes the ½ away: the gradient is λ × w."),
-            (_walk(start, num_steps, lambda w, a=lr * curvature: a * w - w),
-             "Your new w is lr × gradient alone. The step is taken from the old w: new = old − lr × gradient."),
-            ([start - lr * curvature * start * step for step in range(num_steps + 1)],
-             "You use the gradient of the start at every step. Work it out anew where the ball is now."),
-            ([start, *[first] * num_steps],
-             "Your ball takes one step and stays. Begin each step from the newest w, not from the start."),
-        ]  # fmt: skip
+            (
+                _walk(start, num_steps, lambda w, a=lr * curvature: a * w),
+                "Your ball climbs. The step goes against the gradient: new = old − lr × gradient.",
+            ),
+            (
+                _walk(start, num_steps, lambda w, a=lr: -a * w),
+                "Your gradient is w, but the gradient of ½ λ w² is λ × w: the curvature belongs in it.",
+            ),
+            (
+                _walk(start, num_steps, lambda w, a=lr * curvature: -a * 0.5 * w * w),
+                "You subtract lr × loss. The step is lr × gradient; here the gradient is λ × w.",
+            ),
+            (
+                _walk(start, num_steps, lambda w, a=lr * curvature: -a * 2 * w),
+                "Your gradient is 2 λ w. The function is ½ λ w², and the ½ takes the 2 away.",
+            ),
+            (
+                _walk(start, num_steps, lambda w, a=lr * curvature: -a * 0.5 * w),
+                "Your gradient is ½ λ w. The square brings a 2, which takes the ½ away: the gradient is λ × w.",
+            ),
+            (
+                _walk(start, num_steps, lambda w, a=lr * curvature: a * w - w),
+                "Your new w is lr × gradient alone. The step is taken from the old w: new = old − lr × gradient.",
+            ),
+            (
+                [start - lr * curvature * start * step for step in range(num_steps + 1)],
+                "You use the gradient of the start at every step. Work it out anew where the ball is now.",
+            ),
+            (
+                [start, *[first] * num_steps],
+                "Your ball takes one step and stays. Begin each step from the newest w, not from the start.",
+            ),
+        ]
         step = next(step for step in range(num_steps + 1) if not same(path[step], right[step]))
-        tell(path, right, wrong, (
-            f"From {start:.3f} with lr {lr:.3f} and λ {curvature:.3f}, step {step} should lead to "
-            f"{right[step]:.4f}; yours leads to {path[step]:.4f}."
-        ))  # fmt: skip
+        tell(
+            path,
+            right,
+            wrong,
+            (
+                f"From {start:.3f} with lr {lr:.3f} and λ {curvature:.3f}, step {step} should lead to "
+                f"{right[step]:.4f}; yours leads to {path[step]:.4f}."
+            ),
+        )
 
 
 @exercise(
-    "02-largest-rate", "Find the wall",
+    "02-largest-rate",
+    "Find the wall",
     praise="Just below your rate the loss falls, just above it grows without end.",
-)  # fmt: skip
+)
 def largest_rate(answer: Answer) -> None:
     """Check exercise 2 of lesson 02: the limit 2/λ of linear regression on data x, λ from the true Hessian."""
     generator = torch.Generator().manual_seed(0)
@@ -136,19 +158,37 @@ def diagnose(answer: Answer) -> None:
     broken = torch.where(steps < 12, 2.3 * 1.02**steps, torch.nan)
     runs: list[tuple[Tensor, str, str]] = [
         (falling, "works", "This loss falls from 2.3 to 0.2: the run works."),
-        (flat, "too slow", "This loss lies flat and never rose: the rate is too slow. Its noise decides nothing; "
-         "compare means."),
-        (jump, "diverges", "This loss jumped to 11, then lay flat at 2.3. The end alone looks like a rate that is "
-         "too small; look at the largest loss too."),
-        (at_once, "diverges", "This loss jumped to 625 in the first steps, then lay flat at 2.3. Measure the end "
-         "against the very first loss, before the jump."),
+        (
+            flat,
+            "too slow",
+            "This loss lies flat and never rose: the rate is too slow. Its noise decides nothing; compare means.",
+        ),
+        (
+            jump,
+            "diverges",
+            "This loss jumped to 11, then lay flat at 2.3. The end alone looks like a rate that is "
+            "too small; look at the largest loss too.",
+        ),
+        (
+            at_once,
+            "diverges",
+            "This loss jumped to 625 in the first steps, then lay flat at 2.3. Measure the end "
+            "against the very first loss, before the jump.",
+        ),
         (recovered, "works", "This loss jumped to 6 and then fell to 0.2: a jump alone does not make a bad run."),
         (lucky, "too slow", "One lucky batch made you call a flat run good. Take the mean of the last losses."),
-        (broken, "diverges", "This loss rose a little and became NaN. A comparison with NaN is always false: ask "
-         "math.isfinite first."),
-        (unlucky, "works", "One unlucky last batch made you call a good run bad. Compare means over several steps, "
-         "not two single ones."),
-    ]  # fmt: skip
+        (
+            broken,
+            "diverges",
+            "This loss rose a little and became NaN. A comparison with NaN is always false: ask math.isfinite first.",
+        ),
+        (
+            unlucky,
+            "works",
+            "One unlucky last batch made you call a good run bad. Compare means over several steps, "
+            "not two single ones.",
+        ),
+    ]
     given = [choice(answer(run.tolist()), ("too slow", "works", "diverges")) for run, _, _ in runs]
     if len(set(given)) == 1:
         raise Wrong(f"Your function answers {given[0]!r} whatever it is given.")

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_utils.checks.runner import Answer, exercise
 from course_utils.checks.values import Wrong, number, same, short, tell, tensor
-from course_utils.checks.verdict import Answer, exercise
 
 
 class _Net(nn.Module):
@@ -39,9 +39,12 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 @exercise(
-    "01-sgd-step", "Write SGD's step", may_change=[0], returns_nothing=True,
+    "01-sgd-step",
+    "Write SGD's step",
+    may_change=[0],
+    returns_nothing=True,
     praise="Your step leaves the weights where torch.optim.SGD leaves them.",
-)  # fmt: skip
+)
 def sgd_step(answer: Answer) -> None:
     """Check exercise 1 of lesson 01: one step of plain SGD on a list of parameters, in place."""
     for lr in (0.3, 0.05):
@@ -77,20 +80,34 @@ def sgd_step(answer: Answer) -> None:
                 "parameters themselves, in place."
             )
         only_first = torch.cat([right[:first], old[first:]])
-        tell(new, right, [
-            (old, "No parameter has changed. `p = p - …` makes a new tensor and calls it p; the model keeps the old "
-             "one. Change it in place: `p -= …`."),
-            (old + lr * gradients, "Your step climbs: the loss grows along the gradient. new = old − lr × gradient."),
-            (old - gradients, "You subtract the whole gradient. Multiply it by lr first."),
-            (old - lr * gradients.sign(), "You use only the gradient's sign. SGD's step is lr × gradient: where the "
-             "loss is steep the step is long."),
-            (old - lr * old, "You subtract lr × the parameter itself. The gradient of p is in p.grad."),
-            (only_first, "Only the first parameter has changed. Is there a return, or a break, inside the loop?"),
-            (lr * gradients, "Your new value is lr × gradient alone. The step is taken from the old value."),
-            (-lr * gradients, "Your new value is −lr × gradient alone. The step is taken from the old value."),
-            (old - 2 * lr * gradients, "Your step is twice as long as it should be. Is it taken two times?"),
-        ], f"With lr {lr} the first weight should go from {old[0]:.4f} to {right[0]:.4f} (its gradient is "
-           f"{gradients[0]:.4f}); yours went to {new[0]:.4f}.")  # fmt: skip
+        tell(
+            new,
+            right,
+            [
+                (
+                    old,
+                    "No parameter has changed. `p = p - …` makes a new tensor and calls it p; the model keeps the old "
+                    "one. Change it in place: `p -= …`.",
+                ),
+                (
+                    old + lr * gradients,
+                    "Your step climbs: the loss grows along the gradient. new = old − lr × gradient.",
+                ),
+                (old - gradients, "You subtract the whole gradient. Multiply it by lr first."),
+                (
+                    old - lr * gradients.sign(),
+                    "You use only the gradient's sign. SGD's step is lr × gradient: where the "
+                    "loss is steep the step is long.",
+                ),
+                (old - lr * old, "You subtract lr × the parameter itself. The gradient of p is in p.grad."),
+                (only_first, "Only the first parameter has changed. Is there a return, or a break, inside the loop?"),
+                (lr * gradients, "Your new value is lr × gradient alone. The step is taken from the old value."),
+                (-lr * gradients, "Your new value is −lr × gradient alone. The step is taken from the old value."),
+                (old - 2 * lr * gradients, "Your step is twice as long as it should be. Is it taken two times?"),
+            ],
+            f"With lr {lr} the first weight should go from {old[0]:.4f} to {right[0]:.4f} (its gradient is "
+            f"{gradients[0]:.4f}); yours went to {new[0]:.4f}.",
+        )
     _skips_none(answer)
 
 
@@ -140,35 +157,57 @@ def _momentum_path(step: Step, w: Tensor, gradients: Tensor, lrs: Sequence[float
 
 
 _MOMENTUM_WRONG: list[tuple[Step, str]] = [
-    (lambda w, g, v, lr, m: (w - lr * g, v),
-     "These are steps of plain SGD. Either the velocity has no part in your step, or you give back the old velocity in "
-     "place of the new one."),
-    (lambda w, g, v, lr, m: (w + lr * (m * v + g), m * v + g),
-     "Your step climbs. The velocity collects gradients, so it is subtracted: new = old − lr × velocity."),
-    (lambda w, g, v, lr, m: (w - lr * (m * v + (1 - m) * g), m * v + (1 - m) * g),
-     "You take (1 − momentum) of the new gradient. Adam's running mean does that; torch's momentum adds all of it."),
-    (lambda w, g, v, lr, m: (w - (m * v + lr * g), m * v + lr * g),
-     "You put lr into the velocity. As long as lr stays the same nobody can tell; here it changes, and torch "
-     "multiplies by the lr of the moment: velocity = momentum × velocity + gradient, new = old − lr × velocity."),
-    (lambda w, g, v, lr, m: (w - lr * (g + m * (m * v + g)), m * v + g),
-     "This is Nesterov's momentum (nesterov=True). Plain momentum takes the step lr × velocity."),
-    (lambda w, g, v, lr, m: (w - lr * v, m * v + g),
-     "You step with the old velocity. First bring it up to date, then take the step."),
-    (lambda w, g, v, lr, m: (w - lr * (v + m * g), v + m * g),
-     "You multiply the gradient by the momentum, and the velocity never fades. It is the other way round."),
-    (lambda w, g, v, lr, m: (w - lr * (v + g), v + g),
-     "Your velocity never fades: this is momentum 1. Multiply the old velocity by the momentum."),
-    (lambda w, g, v, lr, m: (w - lr * (m * v + g), g),
-     "You give back the gradient in place of the velocity, so that only one step is remembered."),
-    (lambda w, g, v, lr, m: (w - lr * m * (v + g), m * (v + g)),
-     "You multiply the new gradient by the momentum too. Only the old velocity fades."),
-]  # fmt: skip
+    (
+        lambda w, g, v, lr, m: (w - lr * g, v),
+        "These are steps of plain SGD. Either the velocity has no part in your step, or you give back the old "
+        "velocity in "
+        "place of the new one.",
+    ),
+    (
+        lambda w, g, v, lr, m: (w + lr * (m * v + g), m * v + g),
+        "Your step climbs. The velocity collects gradients, so it is subtracted: new = old − lr × velocity.",
+    ),
+    (
+        lambda w, g, v, lr, m: (w - lr * (m * v + (1 - m) * g), m * v + (1 - m) * g),
+        "You take (1 − momentum) of the new gradient. Adam's running mean does that; torch's momentum adds all of it.",
+    ),
+    (
+        lambda w, g, v, lr, m: (w - (m * v + lr * g), m * v + lr * g),
+        "You put lr into the velocity. As long as lr stays the same nobody can tell; here it changes, and torch "
+        "multiplies by the lr of the moment: velocity = momentum × velocity + gradient, new = old − lr × velocity.",
+    ),
+    (
+        lambda w, g, v, lr, m: (w - lr * (g + m * (m * v + g)), m * v + g),
+        "This is Nesterov's momentum (nesterov=True). Plain momentum takes the step lr × velocity.",
+    ),
+    (
+        lambda w, g, v, lr, m: (w - lr * v, m * v + g),
+        "You step with the old velocity. First bring it up to date, then take the step.",
+    ),
+    (
+        lambda w, g, v, lr, m: (w - lr * (v + m * g), v + m * g),
+        "You multiply the gradient by the momentum, and the velocity never fades. It is the other way round.",
+    ),
+    (
+        lambda w, g, v, lr, m: (w - lr * (v + g), v + g),
+        "Your velocity never fades: this is momentum 1. Multiply the old velocity by the momentum.",
+    ),
+    (
+        lambda w, g, v, lr, m: (w - lr * (m * v + g), g),
+        "You give back the gradient in place of the velocity, so that only one step is remembered.",
+    ),
+    (
+        lambda w, g, v, lr, m: (w - lr * m * (v + g), m * (v + g)),
+        "You multiply the new gradient by the momentum too. Only the old velocity fades.",
+    ),
+]
 
 
 @exercise(
-    "01-momentum-step", "Write the momentum step",
+    "01-momentum-step",
+    "Write the momentum step",
     praise="Your path is the one that torch.optim.SGD takes with momentum, also while lr changes.",
-)  # fmt: skip
+)
 def momentum_step(answer: Answer) -> None:
     """Check exercise 2 of lesson 01: SGD with momentum, several steps with a changing learning rate."""
     for momentum in (0.9, 0.6):
@@ -189,10 +228,15 @@ def momentum_step(answer: Answer) -> None:
             raise Wrong("Your two results lie the other way round: give back w first, then the velocity.")
         typical = [(_momentum_path(step, start, gradients, lrs, momentum), why) for step, why in _MOMENTUM_WRONG]
         at = next(place for place in range(5) if not same(path[place], right[place]))
-        tell(path, right, typical, (
-            f"With momentum {momentum}, step {at + 1} should lead to {_row(right[at])}; yours leads to "
-            f"{_row(path[at])}."
-        ))  # fmt: skip
+        tell(
+            path,
+            right,
+            typical,
+            (
+                f"With momentum {momentum}, step {at + 1} should lead to {_row(right[at])}; yours leads to "
+                f"{_row(path[at])}."
+            ),
+        )
 
 
 def _row(values: Tensor) -> str:
@@ -239,31 +283,43 @@ def _adam(
 
 
 _ADAM_WRONG: list[tuple[Step, str]] = [
-    (_adam(correct_m=False, correct_v=False),
-     "The bias correction is missing: m and v begin at 0, so divide m by 1 − beta1 ** step and v by 1 − beta2 ** step "
-     "before you use them."),
+    (
+        _adam(correct_m=False, correct_v=False),
+        "The bias correction is missing: m and v begin at 0, so divide m by 1 − beta1 ** step and v by 1 − beta2 ** "
+        "step "
+        "before you use them.",
+    ),
     (_adam(correct_v=False), "You correct m and forget v: divide v by 1 − beta2 ** step, too."),
     (_adam(correct_m=False), "You correct v and forget m: divide m by 1 − beta1 ** step, too."),
-    (_adam(root=False), "You divide by v itself. Take its square root first: then the step does not grow with the "
-     "loss."),
+    (
+        _adam(root=False),
+        "You divide by v itself. Take its square root first: then the step does not grow with the loss.",
+    ),
     (_adam(inside=True), "Your eps stands under the root. torch adds it after the root: sqrt(v) + eps."),
     (_adam(sign=1), "Your step climbs: it is subtracted from the old w."),
     (_adam(swapped=True), "beta1 and beta2 have changed places: beta1 belongs to m, beta2 to v."),
     (_adam(later=1), "You correct as if it were the next step already: step is 1 in the very first call."),
     (_adam(squared=lambda g: g), "Your v collects the gradient itself. It should collect its square."),
     (_adam(squared=lambda g: g.abs()), "Your v collects the gradient's size. It should collect its square."),
-    (_adam(whole=True), "You add the whole gradient to m, and its whole square to v. In a running mean the new value "
-     "has the share 1 − beta."),
-    (_adam(keep_corrected=True), "You give back the corrected m and v, and the next call corrects them again. Use the "
-     "corrected ones for the step only, and give back the plain ones."),
+    (
+        _adam(whole=True),
+        "You add the whole gradient to m, and its whole square to v. In a running mean the new value "
+        "has the share 1 − beta.",
+    ),
+    (
+        _adam(keep_corrected=True),
+        "You give back the corrected m and v, and the next call corrects them again. Use the "
+        "corrected ones for the step only, and give back the plain ones.",
+    ),
     (_adam(constant_step=True), "Your correction is the one of step 1 at every step. Use the argument `step`."),
-]  # fmt: skip
+]
 
 
 @exercise(
-    "01-adam-step", "Write Adam's step",
+    "01-adam-step",
+    "Write Adam's step",
     praise="Your path is the one that torch.optim.Adam takes.",
-)  # fmt: skip
+)
 def adam_step(answer: Answer) -> None:
     """Check exercise 3 of lesson 01: Adam with bias correction, several steps."""
     for lr, beta1, beta2, eps in ((0.1, 0.8, 0.95, 0.03), (0.4, 0.6, 0.99, 0.2)):
@@ -286,16 +342,22 @@ def adam_step(answer: Answer) -> None:
             "step is 1, and that is 0. Use the argument `step` as it is."
         )
         typical.append((torch.full_like(right, torch.nan), nothing))
-        tell(path, right, typical, (
-            f"With lr {lr}, betas {beta1} and {beta2}, eps {eps}, step {at + 1} should lead to {_row(right[at])}; "
-            f"yours leads to {_row(path[at])}."
-        ))  # fmt: skip
+        tell(
+            path,
+            right,
+            typical,
+            (
+                f"With lr {lr}, betas {beta1} and {beta2}, eps {eps}, step {at + 1} should lead to {_row(right[at])}; "
+                f"yours leads to {_row(path[at])}."
+            ),
+        )
 
 
 @exercise(
-    "01-make-groups", "Build the groups",
+    "01-make-groups",
+    "Build the groups",
     praise="Each parameter lies in exactly one group, with the learning rate meant for it.",
-)  # fmt: skip
+)
 def make_groups(answer: Answer) -> None:
     """Check exercise 4 of lesson 01: the base at a tenth of the rate, all the rest at the rate, nothing left out."""
     for larger, lr in ((False, 0.5), (True, 0.02)):
@@ -382,9 +444,10 @@ def _forgotten_cases() -> list[tuple[nn.Module, torch.optim.Optimizer, str]]:
 
 
 @exercise(
-    "01-forgotten", "Find the forgotten parameters",
+    "01-forgotten",
+    "Find the forgotten parameters",
     praise="You find them by the tensors themselves, whatever their values and names.",
-)  # fmt: skip
+)
 def forgotten(answer: Answer) -> None:
     """Check exercise 5 of lesson 01: the names of the trainable parameters that no group holds."""
     for model, optimizer, what in _forgotten_cases():
@@ -412,19 +475,32 @@ def forgotten(answer: Answer) -> None:
         ]
         shapes = {p.shape for group in optimizer.param_groups for p in group["params"]}
         typical = [
-            ([name for name, p in named if id(p) not in held],
-             "You list frozen parameters too. They are left out on purpose: ask for p.requires_grad."),
-            ([name for name, p in named if p.requires_grad and id(p) not in first],
-             "You look into the first group only. Walk through all of optimizer.param_groups."),
-            (equal, "You compare values. A copy has the same values and is another tensor, and the optimizer moves "
-             "only its own: compare with `is`, or with id(p)."),
-            ([name for name, p in named if p.requires_grad and p.shape not in shapes],
-             "You compare shapes. Two tensors of one shape are still two: compare with `is`, or with id(p)."),
-            ([name for name, p in named if id(p) in held],
-             "You list the parameters that the optimizer holds. Those that it does not hold are asked for."),
-            ([name for name, p in named if p.requires_grad],
-             "You list every trainable parameter. Leave out those that a group holds."),
-        ]  # fmt: skip
+            (
+                [name for name, p in named if id(p) not in held],
+                "You list frozen parameters too. They are left out on purpose: ask for p.requires_grad.",
+            ),
+            (
+                [name for name, p in named if p.requires_grad and id(p) not in first],
+                "You look into the first group only. Walk through all of optimizer.param_groups.",
+            ),
+            (
+                equal,
+                "You compare values. A copy has the same values and is another tensor, and the optimizer moves "
+                "only its own: compare with `is`, or with id(p).",
+            ),
+            (
+                [name for name, p in named if p.requires_grad and p.shape not in shapes],
+                "You compare shapes. Two tensors of one shape are still two: compare with `is`, or with id(p).",
+            ),
+            (
+                [name for name, p in named if id(p) in held],
+                "You list the parameters that the optimizer holds. Those that it does not hold are asked for.",
+            ),
+            (
+                [name for name, p in named if p.requires_grad],
+                "You list every trainable parameter. Leave out those that a group holds.",
+            ),
+        ]
         for wrong, why in typical:
             if sorted(given) == sorted(wrong):
                 raise Wrong(why)
@@ -456,9 +532,16 @@ def _new_head_given(model, num_classes, batches, lr):
 
 
 def _cured(
-    model: nn.Module, num_classes: int, batches: list, lr: float, *,
-    momentum: float = 0.9, part: str = "", clear: bool = True, train: bool = True,
-) -> nn.Module:  # fmt: skip
+    model: nn.Module,
+    num_classes: int,
+    batches: list,
+    lr: float,
+    *,
+    momentum: float = 0.9,
+    part: str = "",
+    clear: bool = True,
+    train: bool = True,
+) -> nn.Module:
     """The cure, or one that went wrong in one way."""
     model.classifier = nn.Linear(model.classifier.in_features, num_classes)
     trained = getattr(model, part) if part else model
@@ -472,17 +555,24 @@ def _cured(
 
 
 _NEW_HEAD_WRONG: list[tuple[Callable[..., nn.Module], str]] = [
-    (_new_head_given,
-     "The new head has not moved: no group of your optimizer holds it. An optimizer holds the parameters that were "
-     "there when it was made, so make it from model.parameters() after the model is complete."),
-    (lambda *case: _cured(*case, part="classifier"),
-     "Only the new head has learned. The base should be trained too: give the optimizer model.parameters()."),
-    (lambda *case: _cured(*case, momentum=0.0),
-     "These are steps without momentum. Is momentum=0.9 gone, or do you make a new optimizer for every batch? That one "
-     "has forgotten its velocity before each step: make it once, before the loop."),
+    (
+        _new_head_given,
+        "The new head has not moved: no group of your optimizer holds it. An optimizer holds the parameters that were "
+        "there when it was made, so make it from model.parameters() after the model is complete.",
+    ),
+    (
+        lambda *case: _cured(*case, part="classifier"),
+        "Only the new head has learned. The base should be trained too: give the optimizer model.parameters().",
+    ),
+    (
+        lambda *case: _cured(*case, momentum=0.0),
+        "These are steps without momentum. Is momentum=0.9 gone, or do you make a new optimizer for every batch? "
+        "That one "
+        "has forgotten its velocity before each step: make it once, before the loop.",
+    ),
     (lambda *case: _cured(*case, clear=False), "The gradients of all batches pile up: keep optimizer.zero_grad()."),
     (lambda *case: _cured(*case, train=False), "Neither head nor base have moved. Keep the loop over the batches."),
-]  # fmt: skip
+]
 
 
 def _trained(train: Callable[..., Any], case: tuple[nn.Module, int, list, float]) -> Any:
@@ -492,9 +582,12 @@ def _trained(train: Callable[..., Any], case: tuple[nn.Module, int, list, float]
 
 
 @exercise(
-    "01-new-head", "Cure this loop", may_change=[0], given=_new_head_given,
+    "01-new-head",
+    "Cure this loop",
+    may_change=[0],
+    given=_new_head_given,
     praise="The new head is trained, and the base goes on with its momentum.",
-)  # fmt: skip
+)
 def new_head(answer: Answer) -> None:
     """Check exercise 6 of lesson 01: a model gets a new head, and head and base are trained with momentum."""
     for num_classes, lr in ((2, 0.1), (6, 0.3)):
@@ -507,7 +600,14 @@ def new_head(answer: Answer) -> None:
             raise Wrong(f"Your model's head has {classes} outputs; {num_classes} are wanted. Keep the head's line.")
         weights, right = _flat(list(given.parameters())), _flat(list(_trained(_cured, case).parameters()))
         typical = [(_flat(list(_trained(wrong, case).parameters())), why) for wrong, why in _NEW_HEAD_WRONG]
-        tell(weights, right, typical, (
-            "Your weights are not those of a model whose head is made once and then trained together with the base, "
-            f"by SGD with lr {lr} and momentum 0.9, one step for each batch."
-        ), rel_tol=1e-4)  # fmt: skip
+        tell(
+            weights,
+            right,
+            typical,
+            (
+                "Your weights are not those of a model whose head is made once and then trained together with the "
+                "base, "
+                f"by SGD with lr {lr} and momentum 0.9, one step for each batch."
+            ),
+            rel_tol=1e-4,
+        )

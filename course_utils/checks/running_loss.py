@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from course_utils.checks.runner import Answer, exercise
 from course_utils.checks.values import Wrong, choice, numbers, short, tell
-from course_utils.checks.verdict import Answer, exercise
 
 NAMES = ("sum since the start", "mean since the start", "sum of the epoch", "mean of the epoch")
 WINDOW = 4
@@ -37,25 +37,43 @@ def recover(answer: Answer) -> None:
         sums = list(accumulate(sum(epoch) for epoch in epochs))
         right = [_mean(epoch) for epoch in epochs]
         given = numbers(answer(sums, length))
-        tell(given, right, [
-            (right[1:],
-             f"The first epoch is missing: {num_epochs} sums, {num_epochs} epochs. Before the first the sum was 0."),
-            ([sums[0], *right[1:]],
-             "Your first value is the sum of the first epoch. It has to be divided by the number of batches too."),
-            ([total / length for total in sums],
-             "You divide the whole sum by the batches of one epoch. Subtract the sum before this epoch first."),
-            ([total / (length * count) for count, total in enumerate(sums, start=1)],
-             "That is the mean since the start. An epoch's own sum is what was added since the one before: subtract."),
-            ([mean * length for mean in right],
-             "Those are the sums of the epochs. Divide each by the number of batches in an epoch."),
-            ([mean * length / num_epochs for mean in right],
-             "You divide by the number of epochs. An epoch's sum holds one loss a batch: divide by the batches."),
-            ([-mean for mean in right],
-             "The sign is turned: subtract the earlier sum from the later one."),
-            (sums,
-             "Those are the sums as they were given. Subtract from each the one before it, then divide."),
-        ], f"For the sums {short(sums)} of epochs of {length} batches the means are {short(right)}; "
-           f"yours are {short(given)}.")  # fmt: skip
+        tell(
+            given,
+            right,
+            [
+                (
+                    right[1:],
+                    f"The first epoch is missing: {num_epochs} sums, {num_epochs} epochs. Before the first the sum "
+                    "was 0.",
+                ),
+                (
+                    [sums[0], *right[1:]],
+                    "Your first value is the sum of the first epoch. It has to be divided by the number of batches "
+                    "too.",
+                ),
+                (
+                    [total / length for total in sums],
+                    "You divide the whole sum by the batches of one epoch. Subtract the sum before this epoch first.",
+                ),
+                (
+                    [total / (length * count) for count, total in enumerate(sums, start=1)],
+                    "That is the mean since the start. An epoch's own sum is what was added since the one before: "
+                    "subtract.",
+                ),
+                (
+                    [mean * length for mean in right],
+                    "Those are the sums of the epochs. Divide each by the number of batches in an epoch.",
+                ),
+                (
+                    [mean * length / num_epochs for mean in right],
+                    "You divide by the number of epochs. An epoch's sum holds one loss a batch: divide by the batches.",
+                ),
+                ([-mean for mean in right], "The sign is turned: subtract the earlier sum from the later one."),
+                (sums, "Those are the sums as they were given. Subtract from each the one before it, then divide."),
+            ],
+            f"For the sums {short(sums)} of epochs of {length} batches the means are {short(right)}; "
+            f"yours are {short(given)}.",
+        )
 
 
 def _windows(epochs: list[list[float]], window: int, finish: Callable[[list[float]], float]) -> list[float]:
@@ -64,9 +82,10 @@ def _windows(epochs: list[list[float]], window: int, finish: Callable[[list[floa
 
 
 @exercise(
-    "05-windows", "Write this step",
+    "05-windows",
+    "Write this step",
     praise="Each of your means is divided by what was added, and no batch of one epoch is counted in the next.",
-)  # fmt: skip
+)
 def window_means(answer: Answer) -> None:
     """Check exercise 2 of lesson 05: means over windows that begin anew with each epoch."""
     generator = torch.Generator().manual_seed(0)
@@ -83,29 +102,57 @@ def window_means(answer: Answer) -> None:
                     kept = 0.0
         ends = [place for place in range(1, length + 1) if place % window == 0 or place == length]
         given = numbers(answer([list(epoch) for epoch in epochs], window))
-        tell(given, _windows(epochs, window, _mean), [
-            (_windows(epochs, window, lambda losses, w=window: sum(losses) / w),
-             "The last window of an epoch is short, and you divide it by the full length. Divide by what was added."),
-            (_windows(epochs, window, sum),
-             "Those are sums. They show the trend as well, but the short window at an epoch's end lies too low: divide "
-             "each by the number of losses in it."),
-            (_windows([flat], window, _mean),
-             "Your windows run on from one epoch into the next. Begin a new window with each epoch."),
-            ([_mean(losses) for epoch in full for losses in epoch],
-             "The rest at the end of an epoch is missing: it is a window too, a short one."),
-            (carried,
-             "The rest of an epoch is added to the first window of the next one, which comes out too large. Log the "
-             "rest at the epoch's end, and set the sum to zero."),
-            ([sum(epoch[:end]) / window for epoch in epochs for end in ends],
-             "Your sum is not set to zero after a window: each value holds all windows before it. This is the ramp."),
-            ([_mean(epoch[:end]) for epoch in epochs for end in ends],
-             "Your sum and count run on after a window: that is the mean since the epoch began. Set both to zero."),
-            ([_mean(epoch) for epoch in epochs],
-             "Those are the means of whole epochs. Log after every window too."),
-            ([_mean(flat[max(0, end - window):end]) for end in range(1, len(flat) + 1)],
-             "That is a moving mean, one value for each batch. Here each batch belongs to one window only."),
-        ], f"For epochs of {length} batches in windows of {window} the means are "
-           f"{short(_windows(epochs, window, _mean))}; yours are {short(given)}.")  # fmt: skip
+        tell(
+            given,
+            _windows(epochs, window, _mean),
+            [
+                (
+                    _windows(epochs, window, lambda losses, w=window: sum(losses) / w),
+                    "The last window of an epoch is short, and you divide it by the full length. Divide by what was "
+                    "added.",
+                ),
+                (
+                    _windows(epochs, window, sum),
+                    "Those are sums. They show the trend as well, but the short window at an epoch's end lies too "
+                    "low: divide "
+                    "each by the number of losses in it.",
+                ),
+                (
+                    _windows([flat], window, _mean),
+                    "Your windows run on from one epoch into the next. Begin a new window with each epoch.",
+                ),
+                (
+                    [_mean(losses) for epoch in full for losses in epoch],
+                    "The rest at the end of an epoch is missing: it is a window too, a short one.",
+                ),
+                (
+                    carried,
+                    "The rest of an epoch is added to the first window of the next one, which comes out too large. "
+                    "Log the "
+                    "rest at the epoch's end, and set the sum to zero.",
+                ),
+                (
+                    [sum(epoch[:end]) / window for epoch in epochs for end in ends],
+                    "Your sum is not set to zero after a window: each value holds all windows before it. This is the "
+                    "ramp.",
+                ),
+                (
+                    [_mean(epoch[:end]) for epoch in epochs for end in ends],
+                    "Your sum and count run on after a window: that is the mean since the epoch began. Set both to "
+                    "zero.",
+                ),
+                (
+                    [_mean(epoch) for epoch in epochs],
+                    "Those are the means of whole epochs. Log after every window too.",
+                ),
+                (
+                    [_mean(flat[max(0, end - window) : end]) for end in range(1, len(flat) + 1)],
+                    "That is a moving mean, one value for each batch. Here each batch belongs to one window only.",
+                ),
+            ],
+            f"For epochs of {length} batches in windows of {window} the means are "
+            f"{short(_windows(epochs, window, _mean))}; yours are {short(given)}.",
+        )
 
 
 def sick_books(epochs, log):
@@ -124,9 +171,12 @@ def sick_books(epochs, log):
 
 
 @exercise(
-    "05-books", "Cure this loop", given=sick_books, returns_nothing=True,
+    "05-books",
+    "Cure this loop",
+    given=sick_books,
+    returns_nothing=True,
     praise="Two accumulators, each divided by what was added to it, and steps that count batches.",
-)  # fmt: skip
+)
 def books(answer: Answer) -> None:
     """Check exercise 3 of lesson 05: the two curves of the notes' last loop."""
     generator = torch.Generator().manual_seed(0)
@@ -161,20 +211,35 @@ def _check_epoch_loss(points: list[tuple[Any, Any]], epochs: list[list[tuple[flo
     sizes = [size for _, size in epochs[0]]
     losses = [[loss for loss, _ in batches] for batches in epochs]
     weighted = [[loss * size for loss, size in batches] for batches in epochs]
-    tell(values, [sum(row) / sum(sizes) for row in weighted], [
-        ([_mean(row) for row in losses],
-         "epoch_loss counts each batch alike, but the last one is short. Add loss × size, divide by the samples."),
-        ([sum(row) / sum(sizes) for row in losses],
-         f"You add one loss for each batch and divide by the samples: {sum(sizes) / length:.3g} times too small. Add "
-         "loss × size."),
-        ([sum(row) / length for row in weighted],
-         "You add loss × size and divide by the batches. Divide by what you added: the samples."),
-        ([sum(row) for row in losses], "epoch_loss is a sum. Divide it."),
-        ([sum(row) for row in weighted], "epoch_loss is a sum over samples. Divide it by their number."),
-        (list(accumulate(sum(row) / sum(sizes) for row in weighted)),
-         "epoch_loss grows from epoch to epoch: set its sum to zero where an epoch begins."),
-    ], f"In epochs of {length} batches, epoch_loss should be {short([sum(row) / sum(sizes) for row in weighted])}; "
-       f"yours is {short(values)}.")  # fmt: skip
+    tell(
+        values,
+        [sum(row) / sum(sizes) for row in weighted],
+        [
+            (
+                [_mean(row) for row in losses],
+                "epoch_loss counts each batch alike, but the last one is short. Add loss × size, divide by the "
+                "samples.",
+            ),
+            (
+                [sum(row) / sum(sizes) for row in losses],
+                f"You add one loss for each batch and divide by the samples: {sum(sizes) / length:.3g} times too "
+                "small. Add "
+                "loss × size.",
+            ),
+            (
+                [sum(row) / length for row in weighted],
+                "You add loss × size and divide by the batches. Divide by what you added: the samples.",
+            ),
+            ([sum(row) for row in losses], "epoch_loss is a sum. Divide it."),
+            ([sum(row) for row in weighted], "epoch_loss is a sum over samples. Divide it by their number."),
+            (
+                list(accumulate(sum(row) / sum(sizes) for row in weighted)),
+                "epoch_loss grows from epoch to epoch: set its sum to zero where an epoch begins.",
+            ),
+        ],
+        f"In epochs of {length} batches, epoch_loss should be {short([sum(row) / sum(sizes) for row in weighted])}; "
+        f"yours is {short(values)}.",
+    )
     if [step for step, _ in points] != list(range(len(epochs))):
         raise Wrong(
             f"epoch_loss is logged at {short([step for step, _ in points])}. Its x is the epoch: 0, 1, 2 and so on."
@@ -196,17 +261,29 @@ def _check_step_loss(points: list[tuple[Any, Any]], epochs: list[list[tuple[floa
         if (place + 1) % WINDOW == 0:
             lost.append(kept / WINDOW)
             kept = 0.0
-    tell(values, right, [
-        ([sum(flat[:end]) / WINDOW for end in ends],
-         "step_loss climbs: running_loss1 is never set to zero. Set it to zero after each point."),
-        ([_mean(flat[:end]) for end in ends],
-         "step_loss is the mean since the start. Set running_loss1 to zero after each point, and divide by 4."),
-        (lost,
-         "running_loss1 is set to zero where an epoch begins, but a window of steps runs on: what was added before the "
-         "epoch's end is lost. Set it to zero only after each point."),
-        ([sum(flat[end - WINDOW : end]) for end in ends], "step_loss is a sum of 4 losses. Divide it by 4."),
-        (flat, "You log a step_loss for each batch. Log it after every 4 batches."),
-    ], f"In epochs of {length} batches, step_loss should be {short(right)}; yours is {short(values)}.")  # fmt: skip
+    tell(
+        values,
+        right,
+        [
+            (
+                [sum(flat[:end]) / WINDOW for end in ends],
+                "step_loss climbs: running_loss1 is never set to zero. Set it to zero after each point.",
+            ),
+            (
+                [_mean(flat[:end]) for end in ends],
+                "step_loss is the mean since the start. Set running_loss1 to zero after each point, and divide by 4.",
+            ),
+            (
+                lost,
+                "running_loss1 is set to zero where an epoch begins, but a window of steps runs on: what was added "
+                "before the "
+                "epoch's end is lost. Set it to zero only after each point.",
+            ),
+            ([sum(flat[end - WINDOW : end]) for end in ends], "step_loss is a sum of 4 losses. Divide it by 4."),
+            (flat, "You log a step_loss for each batch. Log it after every 4 batches."),
+        ],
+        f"In epochs of {length} batches, step_loss should be {short(right)}; yours is {short(values)}.",
+    )
     if [step for step, _ in points] != list(ends):
         raise Wrong(
             f"step_loss is logged at the steps {short([step for step, _ in points])}. A step is a batch, counted over "
@@ -230,21 +307,32 @@ def predict_curve(answer: Answer) -> None:
                 right.append(window_loss / 10)
                 window_loss = 0.0
     never = "You expect a sum that is never set to zero. It is, after each point; only the epoch's end is forgotten."
-    tell(given, right, [
-        ([1.0] * 4,
-         "You expect the mean each time. But i begins anew with each epoch, and window_loss does not: what is in it "
-         "when the second epoch begins?"),
-        ([1.0, 2.0, 3.0, 4.0], never),
-        ([1.0, 2.3, 3.6, 4.9], never),
-        ([1.0, 1.3, 1.6, 1.9],
-         "Three batches are left over in each epoch, but they do not pile up: the next point takes them and sets the "
-         "sum to zero."),
-        ([1.3] * 4, "Before the first epoch nothing is left over: the first point is another one."),
-        ([10.0, 13.0, 13.0, 13.0], "Those are the sums. The loop divides by 10."),
-        ([1.0] * 5, "52 batches hold five full windows, but i begins anew with each epoch: one point an epoch."),
-        ([1.0, 0.3] * 4, "Nothing is logged at the end of an epoch: i + 1 is 13 there, and 13 % 10 is not 0."),
-    ], f"The loop logs four numbers, one an epoch; yours are {short(given)}. Begin with the first: ten losses of 1.0 "
-       "are added, then divided by 10.")  # fmt: skip
+    tell(
+        given,
+        right,
+        [
+            (
+                [1.0] * 4,
+                "You expect the mean each time. But i begins anew with each epoch, and window_loss does not: what is "
+                "in it "
+                "when the second epoch begins?",
+            ),
+            ([1.0, 2.0, 3.0, 4.0], never),
+            ([1.0, 2.3, 3.6, 4.9], never),
+            (
+                [1.0, 1.3, 1.6, 1.9],
+                "Three batches are left over in each epoch, but they do not pile up: the next point takes them and "
+                "sets the "
+                "sum to zero.",
+            ),
+            ([1.3] * 4, "Before the first epoch nothing is left over: the first point is another one."),
+            ([10.0, 13.0, 13.0, 13.0], "Those are the sums. The loop divides by 10."),
+            ([1.0] * 5, "52 batches hold five full windows, but i begins anew with each epoch: one point an epoch."),
+            ([1.0, 0.3] * 4, "Nothing is logged at the end of an epoch: i + 1 is 13 there, and 13 % 10 is not 0."),
+        ],
+        f"The loop logs four numbers, one an epoch; yours are {short(given)}. Begin with the first: ten losses of 1.0 "
+        "are added, then divided by 10.",
+    )
 
 
 @exercise("05-name", "Name this curve", praise="You know four curves by their numbers, whatever they look like.")

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR, StepLR
 
+from course_utils.checks.runner import Answer, exercise
 from course_utils.checks.values import Wrong, number, numbers, same, tell
-from course_utils.checks.verdict import Answer, exercise
 
 
 @exercise("03-even-ratios", "Write the finder's rates", praise="Each rate is the one before times the same factor.")
@@ -23,31 +23,41 @@ def even_ratios(answer: Answer) -> None:
         right = torch.logspace(math.log10(start), math.log10(end), count, dtype=torch.float64).tolist()
         wide = torch.logspace(math.log10(start), math.log10(end), count + 1, dtype=torch.float64).tolist()
         wrong = [
-            (torch.linspace(start, end, count, dtype=torch.float64).tolist(),
-             "Your rates have the same distance from each other. Most of them lie near the end then, and none between "
-             "0.001 and 0.1. They should have the same ratio."),
-            (wide[:-1],
-             "Your last rate is not the end: num_steps rates have num_steps - 1 gaps between them."),
-            (wide[1:],
-             "Your first rate is not the start, and there are num_steps - 1 gaps: begin with the exponent 0."),
-            (wide,
-             "You give one rate too many: range(num_steps) has num_steps numbers, from 0 to num_steps - 1."),
-            ([math.log10(lr) for lr in right],
-             "You give the exponents. Raise 10 to each of them."),
-            ([math.log(lr) for lr in right],
-             "You give the logarithms. Take math.exp of each of them."),
-            (right[::-1],
-             "Your rates fall. The finder begins with the smallest, as one step at the largest ruins the model."),
-            ([start * (end / start) ** step for step in range(count)],
-             "You take the whole way, end / start, at every step. It is to be done after num_steps - 1 steps."),
-        ]  # fmt: skip
+            (
+                torch.linspace(start, end, count, dtype=torch.float64).tolist(),
+                "Your rates have the same distance from each other. Most of them lie near the end then, and none "
+                "between "
+                "0.001 and 0.1. They should have the same ratio.",
+            ),
+            (wide[:-1], "Your last rate is not the end: num_steps rates have num_steps - 1 gaps between them."),
+            (
+                wide[1:],
+                "Your first rate is not the start, and there are num_steps - 1 gaps: begin with the exponent 0.",
+            ),
+            (wide, "You give one rate too many: range(num_steps) has num_steps numbers, from 0 to num_steps - 1."),
+            ([math.log10(lr) for lr in right], "You give the exponents. Raise 10 to each of them."),
+            ([math.log(lr) for lr in right], "You give the logarithms. Take math.exp of each of them."),
+            (
+                right[::-1],
+                "Your rates fall. The finder begins with the smallest, as one step at the largest ruins the model.",
+            ),
+            (
+                [start * (end / start) ** step for step in range(count)],
+                "You take the whole way, end / start, at every step. It is to be done after num_steps - 1 steps.",
+            ),
+        ]
         place = _first_difference(given, right)
-        tell(given, right, wrong, (
-            f"From {start} to {end} in {count} steps, rate {place} should be {right[place]:.4g}; yours is "
-            f"{given[place]:.4g}."
-            if len(given) == count
-            else f"You give {len(given)} rates. num_steps={count} asks for {count}."
-        ))  # fmt: skip
+        tell(
+            given,
+            right,
+            wrong,
+            (
+                f"From {start} to {end} in {count} steps, rate {place} should be {right[place]:.4g}; yours is "
+                f"{given[place]:.4g}."
+                if len(given) == count
+                else f"You give {len(given)} rates. num_steps={count} asks for {count}."
+            ),
+        )
 
 
 def _first_difference(given: Sequence[float], right: Sequence[float]) -> int:
@@ -78,9 +88,10 @@ def _lowest(lrs: Sequence[float], losses: Sequence[float], mean: Callable[[Seque
 
 
 @exercise(
-    "03-read-finder", "Read the finder's curve",
+    "03-read-finder",
+    "Read the finder's curve",
     praise="No single lucky batch, no lag, and no NaN decides about your rate.",
-)  # fmt: skip
+)
 def read_finder(answer: Answer) -> None:
     """Check exercise 2 of lesson 03: a third of the rate at the lowest centred mean, up to the first non-number."""
     lrs = [1e-5 * 10 ** (step / 10) for step in range(61)]
@@ -100,32 +111,51 @@ def read_finder(answer: Answer) -> None:
     right = [_lowest(lrs, losses, _middle) / 3 for losses in finite]
     raw = [_lowest(lrs, losses, lambda own, place: own[place]) for losses in finite]
     wrong = [
-        ([3 * rate for rate in right],
-         "You give the rate at the lowest mean itself, the \"sweet spot\". Training there fails more often than not: "
-         "take a third of it."),
-        ([rate / 3 for rate in raw],
-         "One lucky batch decided: you looked for the lowest single loss. Look for the lowest mean of five."),
-        (raw,
-         "You give the rate of the lowest single loss. Look for the lowest mean of five; take a third of its rate."),
-        ([_lowest(lrs, losses, _behind) / 3 for losses in finite],
-         "Your mean looks back: the loss and the four before it. It lags, so your rate is too large. Take two on "
-         "each side."),
-        ([_lowest(lrs, losses, _exponential) / 3 for losses in finite],
-         "Your mean is an exponential one. It lags, so your rate is too large. Take two losses on each side."),
-        ([min(_middle(losses, place) for place in range(len(losses))) for losses in finite],
-         "You give the lowest mean loss. Asked for is the rate at which it was reached."),
-        ([float(min(range(len(losses)), key=lambda place, own=losses: _middle(own, place))) for losses in finite],
-         "You give the place in the list. Asked for is the rate at that place, lrs[place]."),
-        ([lrs[-1] / 3] * len(cases),
-         "You always take the largest rate. Look where the mean of the losses is lowest."),
-    ]  # fmt: skip
+        (
+            [3 * rate for rate in right],
+            'You give the rate at the lowest mean itself, the "sweet spot". Training there fails more often than not: '
+            "take a third of it.",
+        ),
+        (
+            [rate / 3 for rate in raw],
+            "One lucky batch decided: you looked for the lowest single loss. Look for the lowest mean of five.",
+        ),
+        (
+            raw,
+            "You give the rate of the lowest single loss. Look for the lowest mean of five; take a third of its rate.",
+        ),
+        (
+            [_lowest(lrs, losses, _behind) / 3 for losses in finite],
+            "Your mean looks back: the loss and the four before it. It lags, so your rate is too large. Take two on "
+            "each side.",
+        ),
+        (
+            [_lowest(lrs, losses, _exponential) / 3 for losses in finite],
+            "Your mean is an exponential one. It lags, so your rate is too large. Take two losses on each side.",
+        ),
+        (
+            [min(_middle(losses, place) for place in range(len(losses))) for losses in finite],
+            "You give the lowest mean loss. Asked for is the rate at which it was reached.",
+        ),
+        (
+            [float(min(range(len(losses)), key=lambda place, own=losses: _middle(own, place))) for losses in finite],
+            "You give the place in the list. Asked for is the rate at that place, lrs[place].",
+        ),
+        ([lrs[-1] / 3] * len(cases), "You always take the largest rate. Look where the mean of the losses is lowest."),
+    ]
     place = _first_difference(given, right)
-    tell(given, right, wrong, (
-        "A NaN or an infinity gets into your answer. Everything from the first one on is no measurement: cut the list "
-        "there before you take means. A comparison with NaN is always false, so min() does not do it."
-        if same(given[:3], right[:3])
-        else f"For curve {place} the answer is {right[place]:.4g}; yours is {given[place]:.4g}."
-    ))  # fmt: skip
+    tell(
+        given,
+        right,
+        wrong,
+        (
+            "A NaN or an infinity gets into your answer. Everything from the first one on is no measurement: cut the "
+            "list "
+            "there before you take means. A comparison with NaN is always false, so min() does not do it."
+            if same(given[:3], right[:3])
+            else f"For curve {place} the answer is {right[place]:.4g}; yours is {given[place]:.4g}."
+        ),
+    )
 
 
 class _Net(nn.Module):
@@ -163,9 +193,11 @@ def _try_rate(model: nn.Module, optimizer: Optimizer, x: Tensor, y: Tensor, lr: 
 
 
 @exercise(
-    "03-give-back", "Give back what you borrow", may_change=(0, 1),
+    "03-give-back",
+    "Give back what you borrow",
+    may_change=(0, 1),
     praise="Weights, running means, momentum and rate: all as they were, bit for bit.",
-)  # fmt: skip
+)
 def try_rate(answer: Answer) -> None:
     """Check exercise 3 of lesson 03: the loss after one step at a rate, with model and optimizer as before."""
     settings: list[tuple[type[Optimizer], dict[str, Any]]] = [
@@ -248,9 +280,10 @@ def _schedule_by_torch(num_steps: int, num_warmup: int, final: float) -> list[fl
 
 
 @exercise(
-    "03-warmup-cosine", "Write this schedule",
+    "03-warmup-cosine",
+    "Write this schedule",
     praise="Your shares are those of PyTorch's LinearLR and CosineAnnealingLR in a row.",
-)  # fmt: skip
+)
 def warmup_cosine(answer: Answer) -> None:
     """Check exercise 4 of lesson 03: a warm-up and half a cosine, against PyTorch's own schedulers."""
     for num_steps, num_warmup, final in ((20, 5, 0.0), (30, 10, 0.2), (12, 1, 0.05), (16, 0, 0.1)):
@@ -259,10 +292,12 @@ def warmup_cosine(answer: Answer) -> None:
         wrong = _wrong_shares(num_steps, num_warmup, final) if num_warmup else []
         step = _first_difference(given, right)
         tell(
-            given, right, wrong,
+            given,
+            right,
+            wrong,
             f"With num_steps={num_steps}, num_warmup={num_warmup}, final={final}, step {step} should have the share "
             f"{right[step]:.4f}; yours is {given[step]:.4f}.",
-        )  # fmt: skip
+        )
 
 
 def _wrong_shares(num_steps: int, num_warmup: int, final: float) -> list[tuple[list[float], str]]:
@@ -282,31 +317,45 @@ def _wrong_shares(num_steps: int, num_warmup: int, final: float) -> list[tuple[l
 
     cut_off = "Your cosine falls towards 0 and is cut off at final. It should be stretched: final + (1 - final) × …"
     return [
-        (shares(lambda step: half(done(step)), lambda step: up(step, 0.0)),
-         "Your warm-up starts at 0, so the first step does nothing. It starts at a tenth."),
-        (shares(lambda step: half(done(step)), lambda step: (step + 1) / num_warmup),
-         "Your warm-up is (step + 1) / num_warmup. It should go in a straight line from 0.1 at step 0 to 1 at step "
-         "num_warmup."),
-        (shares(lambda step: half(step / num_steps)),
-         "Your cosine counts from step 0, so the rate jumps down where the warm-up ends. It begins there: at step "
-         "num_warmup the share is 1."),
-        (shares(lambda step: half((step - num_warmup) / num_steps)),
-         "Your cosine never comes to its end: it has num_steps - num_warmup steps, not num_steps."),
-        (shares(lambda step: half(done(step), 0.0)),
-         "Your cosine falls to 0. It should fall to final."),
+        (
+            shares(lambda step: half(done(step)), lambda step: up(step, 0.0)),
+            "Your warm-up starts at 0, so the first step does nothing. It starts at a tenth.",
+        ),
+        (
+            shares(lambda step: half(done(step)), lambda step: (step + 1) / num_warmup),
+            "Your warm-up is (step + 1) / num_warmup. It should go in a straight line from 0.1 at step 0 to 1 at step "
+            "num_warmup.",
+        ),
+        (
+            shares(lambda step: half(step / num_steps)),
+            "Your cosine counts from step 0, so the rate jumps down where the warm-up ends. It begins there: at step "
+            "num_warmup the share is 1.",
+        ),
+        (
+            shares(lambda step: half((step - num_warmup) / num_steps)),
+            "Your cosine never comes to its end: it has num_steps - num_warmup steps, not num_steps.",
+        ),
+        (shares(lambda step: half(done(step), 0.0)), "Your cosine falls to 0. It should fall to final."),
         (shares(lambda step: max(final, half(done(step), 0.0))), cut_off),
         ([max(final, share) for share in shares(lambda step: half(done(step), 0.0))], cut_off),
-        (shares(lambda step: final + half(done(step), 0.0)),
-         "You add final to the whole cosine, so the rate is above the base rate at first. Scale it by 1 - final."),
-        (shares(lambda step: half(done(step), turn=2 * math.pi)),
-         "Your cosine goes down and up again: half a turn is π, not 2π."),
-        (shares(lambda step: half(done(step), turn=180.0)),
-         "math.cos takes radians: half a turn is math.pi, not 180."),
-        (shares(lambda step: 1 + (final - 1) * done(step)),
-         "Your rate falls in a straight line. Asked for is half a cosine, flat at both ends."),
-        (shares(lambda step: half(done(step)), lambda step: half(done(step))),
-         "There is no warm-up in your schedule: before step num_warmup the share rises from 0.1 to 1."),
-    ]  # fmt: skip
+        (
+            shares(lambda step: final + half(done(step), 0.0)),
+            "You add final to the whole cosine, so the rate is above the base rate at first. Scale it by 1 - final.",
+        ),
+        (
+            shares(lambda step: half(done(step), turn=2 * math.pi)),
+            "Your cosine goes down and up again: half a turn is π, not 2π.",
+        ),
+        (shares(lambda step: half(done(step), turn=180.0)), "math.cos takes radians: half a turn is math.pi, not 180."),
+        (
+            shares(lambda step: 1 + (final - 1) * done(step)),
+            "Your rate falls in a straight line. Asked for is half a cosine, flat at both ends.",
+        ),
+        (
+            shares(lambda step: half(done(step)), lambda step: half(done(step))),
+            "There is no warm-up in your schedule: before step num_warmup the share rises from 0.1 to 1.",
+        ),
+    ]
 
 
 def _sick_loop(model, optimizer, scheduler, loss_fn, epochs):
@@ -354,9 +403,12 @@ def _course(loop: Callable[..., Any], period: int, lengths: Sequence[int]) -> tu
 
 
 @exercise(
-    "03-cure-scheduler", "Cure this loop", may_change=(0, 1, 2), given=_sick_loop,
+    "03-cure-scheduler",
+    "Cure this loop",
+    may_change=(0, 1, 2),
+    given=_sick_loop,
     praise="The optimizer takes its steps, and then the scheduler moves on, once an epoch.",
-)  # fmt: skip
+)
 def cured_schedule(answer: Answer) -> None:
     """Check exercise 5 of lesson 03: a scheduler that counts epochs, moved once an epoch after the steps."""
     for period, lengths in ((2, (3, 3, 3, 2)), (1, (4, 2, 3)), (3, (2, 2, 2, 2))):
@@ -390,18 +442,24 @@ def _rates_of_wrong_places(period: int, lengths: Sequence[int]) -> list[tuple[li
         return [0.4 * 0.5 ** (count // period) for count in moves]
 
     return [
-        (rates(step + 1 for step in range(len(epochs))),
-         "The scheduler still moves at every step, and before the optimizer. StepLR was told its period in epochs: "
-         "move it out of the inner loop."),
-        (rates(range(len(epochs))),
-         "The scheduler still moves at every step, so the rate falls in one epoch as it should in many. StepLR was "
-         "told its period in epochs: move it out of the inner loop."),
-        (rates(epoch + 1 for epoch in epochs),
-         "The scheduler moves at the start of an epoch, before the optimizer's first step: the first rate is used for "
-         "one epoch too few. Move it behind the inner loop."),
-        (rates(0 for _ in epochs),
-         "The rate never changes: scheduler.step() has to be called, once an epoch."),
-    ]  # fmt: skip
+        (
+            rates(step + 1 for step in range(len(epochs))),
+            "The scheduler still moves at every step, and before the optimizer. StepLR was told its period in epochs: "
+            "move it out of the inner loop.",
+        ),
+        (
+            rates(range(len(epochs))),
+            "The scheduler still moves at every step, so the rate falls in one epoch as it should in many. StepLR was "
+            "told its period in epochs: move it out of the inner loop.",
+        ),
+        (
+            rates(epoch + 1 for epoch in epochs),
+            "The scheduler moves at the start of an epoch, before the optimizer's first step: the first rate is used "
+            "for "
+            "one epoch too few. Move it behind the inner loop.",
+        ),
+        (rates(0 for _ in epochs), "The rate never changes: scheduler.step() has to be called, once an epoch."),
+    ]
 
 
 def _fresh_weights() -> list[Tensor]:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_utils.checks.runner import Answer, exercise
 from course_utils.checks.values import Wrong, choice, number, short, tell
-from course_utils.checks.verdict import Answer, exercise
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 
@@ -118,8 +118,13 @@ def _alike(first: nn.Module, second: nn.Module) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-VERBS = ("optimizer.zero_grad()", "logits = model(x)", "loss = loss_fn(logits, y)", "loss.backward()",
-         "optimizer.step()")  # fmt: skip
+VERBS = (
+    "optimizer.zero_grad()",
+    "logits = model(x)",
+    "loss = loss_fn(logits, y)",
+    "loss.backward()",
+    "optimizer.step()",
+)
 MISTAKEN = {
     (0, "nothing"): "gradients of the step before are still there, and zero_grad() takes them away.",
     (0, "weights"): "zero_grad() clears the gradients. The weights are what was learned: they stay.",

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_utils.checks.runner import Answer, exercise
 from course_utils.checks.values import Wrong, same, short
-from course_utils.checks.verdict import Answer, exercise
 
 Batch = tuple[float, int]
 Points = list[tuple[float, float]]
@@ -127,32 +127,57 @@ def _judge_steps(given: Points, epochs: list[list[Batch]], every: int) -> None:
             f"{short([x for x, _ in right][:4])}, so that no two points share a place."
         )
     typical = [
-        (_step_curve(epochs, every, weighted=False, divisor=100.0),
-         f"Your windows are divided by 100, but hold {every} batches. Divide by what was added."),
-        (_step_curve(epochs, every, divisor=100.0),
-         "Your windows are divided by 100. Divide by the number of samples that were added."),
-        (_step_curve(epochs, every, weighted=False, reset="never", divisor=100.0),
-         "Your windows only grow: after a point was written, the window begins at 0 again. And 100 is not `every`."),
-        (_step_curve(epochs, every, weighted=False, reset="never", divisor=every),
-         "Your windows only grow: after a point was written, the window begins at 0 again."),
-        (_step_curve(epochs, every, weighted=False, reset="never"),
-         "Your step_loss is the mean since training began. Set the sum and the count back after each point."),
-        (_step_curve(epochs, every, reset="never"),
-         "Your step_loss is the mean since training began. Set the sum and the count back after each point."),
-        (_step_curve(epochs, every, reset="sum"),
-         "You set the sum back after each point, but not the count: the first window is right, the others too low."),
-        (_step_curve(epochs, every, weighted=False, reset="epoch too", divisor=every),
-         "Your window is set back at each epoch, too, but still divided by `every`: it runs on over the epoch's end."),
-        (_step_curve(epochs, every, weighted=False, reset="epoch too"),
-         "Your window begins anew at each epoch. Set it back only after a point was written."),
-        (_step_curve(epochs, every, reset="epoch too"),
-         "Your window begins anew at each epoch. Set it back only after a point was written."),
-        (_step_curve(epochs, every, weighted=False),
-         "Your step_loss is a mean of batch means: the short last batch counts as much as a full one. Add "
-         "`loss * num_samples` and divide by the samples."),
-        (_step_curve(epochs, every, divisor=every),
-         "You add loss × samples but divide by the number of batches. Divide by the number of samples."),
-    ]  # fmt: skip
+        (
+            _step_curve(epochs, every, weighted=False, divisor=100.0),
+            f"Your windows are divided by 100, but hold {every} batches. Divide by what was added.",
+        ),
+        (
+            _step_curve(epochs, every, divisor=100.0),
+            "Your windows are divided by 100. Divide by the number of samples that were added.",
+        ),
+        (
+            _step_curve(epochs, every, weighted=False, reset="never", divisor=100.0),
+            "Your windows only grow: after a point was written, the window begins at 0 again. And 100 is not `every`.",
+        ),
+        (
+            _step_curve(epochs, every, weighted=False, reset="never", divisor=every),
+            "Your windows only grow: after a point was written, the window begins at 0 again.",
+        ),
+        (
+            _step_curve(epochs, every, weighted=False, reset="never"),
+            "Your step_loss is the mean since training began. Set the sum and the count back after each point.",
+        ),
+        (
+            _step_curve(epochs, every, reset="never"),
+            "Your step_loss is the mean since training began. Set the sum and the count back after each point.",
+        ),
+        (
+            _step_curve(epochs, every, reset="sum"),
+            "You set the sum back after each point, but not the count: the first window is right, the others too low.",
+        ),
+        (
+            _step_curve(epochs, every, weighted=False, reset="epoch too", divisor=every),
+            "Your window is set back at each epoch, too, but still divided by `every`: it runs on over the epoch's "
+            "end.",
+        ),
+        (
+            _step_curve(epochs, every, weighted=False, reset="epoch too"),
+            "Your window begins anew at each epoch. Set it back only after a point was written.",
+        ),
+        (
+            _step_curve(epochs, every, reset="epoch too"),
+            "Your window begins anew at each epoch. Set it back only after a point was written.",
+        ),
+        (
+            _step_curve(epochs, every, weighted=False),
+            "Your step_loss is a mean of batch means: the short last batch counts as much as a full one. Add "
+            "`loss * num_samples` and divide by the samples.",
+        ),
+        (
+            _step_curve(epochs, every, divisor=every),
+            "You add loss × samples but divide by the number of batches. Divide by the number of samples.",
+        ),
+    ]
     _tell("step_loss", given, right, typical)
 
 
@@ -173,15 +198,21 @@ def _judge_epochs(given: Points, epochs: list[list[Batch]], every: int) -> None:
         )
     sums = [(epoch, mean * sum(n for _, n in batches)) for (epoch, mean), batches in zip(right, epochs, strict=True)]
     typical = [
-        (_epoch_curve(epochs, weighted=False),
-         "Your epoch_loss is a mean of batch means: the short last batch counts as much as a full one. Add "
-         "`loss * num_samples` and divide by the samples."),
-        ([(epoch, total / len(batches)) for (epoch, total), batches in zip(sums, epochs, strict=True)],
-         "You add loss × samples but divide by the number of batches. Divide by the number of samples."),
+        (
+            _epoch_curve(epochs, weighted=False),
+            "Your epoch_loss is a mean of batch means: the short last batch counts as much as a full one. Add "
+            "`loss * num_samples` and divide by the samples.",
+        ),
+        (
+            [(epoch, total / len(batches)) for (epoch, total), batches in zip(sums, epochs, strict=True)],
+            "You add loss × samples but divide by the number of batches. Divide by the number of samples.",
+        ),
         (sums, "Your epoch_loss is a sum. Divide it by the number of samples."),
-        ([(epoch, sum(loss for loss, _ in batches)) for epoch, batches in enumerate(epochs)],
-         "Your epoch_loss is a sum. Divide it by what was added."),
-    ]  # fmt: skip
+        (
+            [(epoch, sum(loss for loss, _ in batches)) for epoch, batches in enumerate(epochs)],
+            "Your epoch_loss is a sum. Divide it by what was added.",
+        ),
+    ]
     _tell("epoch_loss", given, right, typical)
 
 
@@ -225,24 +256,43 @@ def drawn_points(answer: Answer) -> None:
         case = f"{num_epochs} epochs of {num_batches} batches, every = {every}, each loss {loss}"
         meant = [(step, loss) for step in range(every, num_batches * num_epochs + 1, every)]
         typical = [
-            (meant, "That is what the loop was meant to draw. Its `steps` stands in the loop over the epochs: count "
-             "what it counts."),
-            ([(x, loss) for x in xs],
-             f"The places are right, the height is not: until a point is written, {num_batches} losses an epoch are "
-             f"added over `every` epochs, and the sum is divided by `every`."),
-            ([(x, loss * num_batches * every) for x in xs],
-             "That is the sum. It is divided by `every` before it is written."),
-            ([(x, loss / every) for x in xs],
-             "You divided one batch's loss by `every`. Count first how many losses are added until a point is drawn."),
-            ([(x - 1, loss * num_batches) for x in xs],
-             "The heights are right. The places are the values of `steps`, which has been raised before it is asked."),
-            ([(x * num_batches, loss * num_batches) for x in xs],
-             "The heights are right. The places are in epochs, since `steps` counts epochs."),
-            ([(x, loss * num_batches * (place + 1)) for place, x in enumerate(xs)],
-             "Your points climb: you did not see that the sum is set back after each."),
-            ([(epoch + 1, loss * num_batches) for epoch in range(num_epochs)],
-             "You draw a point an epoch. It is drawn only when `steps % every == 0`."),
-        ]  # fmt: skip
+            (
+                meant,
+                "That is what the loop was meant to draw. Its `steps` stands in the loop over the epochs: count "
+                "what it counts.",
+            ),
+            (
+                [(x, loss) for x in xs],
+                f"The places are right, the height is not: until a point is written, {num_batches} losses an epoch are "
+                f"added over `every` epochs, and the sum is divided by `every`.",
+            ),
+            (
+                [(x, loss * num_batches * every) for x in xs],
+                "That is the sum. It is divided by `every` before it is written.",
+            ),
+            (
+                [(x, loss / every) for x in xs],
+                "You divided one batch's loss by `every`. Count first how many losses are added until a point is "
+                "drawn.",
+            ),
+            (
+                [(x - 1, loss * num_batches) for x in xs],
+                "The heights are right. The places are the values of `steps`, which has been raised before it is "
+                "asked.",
+            ),
+            (
+                [(x * num_batches, loss * num_batches) for x in xs],
+                "The heights are right. The places are in epochs, since `steps` counts epochs.",
+            ),
+            (
+                [(x, loss * num_batches * (place + 1)) for place, x in enumerate(xs)],
+                "Your points climb: you did not see that the sum is set back after each.",
+            ),
+            (
+                [(epoch + 1, loss * num_batches) for epoch in range(num_epochs)],
+                "You draw a point an epoch. It is drawn only when `steps % every == 0`.",
+            ),
+        ]
         if _alike(given, curves):
             continue
         for points, why in typical:
@@ -289,9 +339,7 @@ class _Run:
 
     def __init__(self, seed: int):
         torch.manual_seed(seed)
-        self.model = nn.Sequential(
-            nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3)
-        )  # fmt: skip
+        self.model = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.05)
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, step_size=2, gamma=0.5)
         self.step = 0

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from course_utils.checks.runner import Answer, exercise
 from course_utils.checks.values import Wrong, same, short
-from course_utils.checks.verdict import Answer, exercise
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -122,22 +122,43 @@ def log_losses(answer: Answer) -> None:
         steps, total = _curve(curves, "loss/step"), len(flat)
         numbered = [(number, loss) for number, losses in enumerate(epochs, 1) for loss in losses]
         restarted = [(number, loss) for losses in epochs for number, loss in enumerate(losses, 1)]
-        _compare("'loss/step'", steps, list(enumerate(flat, 1)), [
-            ([(0, loss) for loss in flat],
-             "All points of 'loss/step' stand at step 0: global_step, the third argument, is missing."),
-            (list(enumerate(flat)),
-             "Your first batch is step 0. After it one step is done, so it is step 1: count before you log."),
-            (numbered,
-             "You gave 'loss/step' the number of the epoch: all its batches stand on one x. Count the batches."),
-            ([(step - 1, loss) for step, loss in numbered],
-             "You gave 'loss/step' the number of the epoch: all its batches stand on one x. Count the batches."),
-            (restarted,
-             "Your count begins anew in each epoch, so the curve runs back. Set it once, before the loop over epochs."),
-            ([(step - 1, loss) for step, loss in restarted],
-             "Your count begins anew in each epoch, so the curve runs back. Set it once, before the loop over epochs."),
-            ([(len(epochs), epochs[-1][-1])],
-             "'loss/step' has the last loss alone: log inside the loop over the batches."),
-        ])  # fmt: skip
+        _compare(
+            "'loss/step'",
+            steps,
+            list(enumerate(flat, 1)),
+            [
+                (
+                    [(0, loss) for loss in flat],
+                    "All points of 'loss/step' stand at step 0: global_step, the third argument, is missing.",
+                ),
+                (
+                    list(enumerate(flat)),
+                    "Your first batch is step 0. After it one step is done, so it is step 1: count before you log.",
+                ),
+                (
+                    numbered,
+                    "You gave 'loss/step' the number of the epoch: all its batches stand on one x. Count the batches.",
+                ),
+                (
+                    [(step - 1, loss) for step, loss in numbered],
+                    "You gave 'loss/step' the number of the epoch: all its batches stand on one x. Count the batches.",
+                ),
+                (
+                    restarted,
+                    "Your count begins anew in each epoch, so the curve runs back. Set it once, before the loop over "
+                    "epochs.",
+                ),
+                (
+                    [(step - 1, loss) for step, loss in restarted],
+                    "Your count begins anew in each epoch, so the curve runs back. Set it once, before the loop over "
+                    "epochs.",
+                ),
+                (
+                    [(len(epochs), epochs[-1][-1])],
+                    "'loss/step' has the last loss alone: log inside the loop over the batches.",
+                ),
+            ],
+        )
         ends = torch.tensor([len(losses) for losses in epochs]).cumsum(0).tolist()
         means = [_mean(losses) for losses in epochs]
         running = [
@@ -145,23 +166,44 @@ def log_losses(answer: Answer) -> None:
             for number, losses in enumerate(epochs, 1)
             for count in range(len(losses))
         ]
-        _compare("'loss/epoch'", _curve(curves, "loss/epoch"), list(enumerate(means, 1)), [
-            (list(enumerate(map(sum, epochs), 1)),
-             "'loss/epoch' holds the sum of the epoch. Divide it by the number of its batches."),
-            (list(enumerate(means)), "Your first epoch is number 0. Here the epochs count from 1."),
-            (list(zip(ends, means, strict=True)),
-             "'loss/epoch' stands at the number of the step. Its global_step is the number of the epoch."),
-            ([(0, mean) for mean in means], "The points of 'loss/epoch' all stand at step 0: give the epoch's number."),
-            (running, "'loss/epoch' has a point for every batch: log it once, after the loop over the batches."),
-            ([(number, _mean(flat[:end])) for number, end in enumerate(ends, 1)],
-             "Your sum is never set back: 'loss/epoch' is the mean since the start of the run. Begin each epoch at 0."),
-            ([(number, sum(losses) / total) for number, losses in enumerate(epochs, 1)],
-             "You divide by all batches of the run. The mean of an epoch divides by the batches of that epoch."),
-            ([(number, sum(flat[: ends[number - 1]]) / len(losses)) for number, losses in enumerate(epochs, 1)],
-             "Your sum is never set back: 'loss/epoch' holds the epochs before as well. Begin each epoch at 0."),
-            ([(number, losses[-1]) for number, losses in enumerate(epochs, 1)],
-             "'loss/epoch' holds the last batch's loss. The mean is over all batches of the epoch."),
-        ])  # fmt: skip
+        _compare(
+            "'loss/epoch'",
+            _curve(curves, "loss/epoch"),
+            list(enumerate(means, 1)),
+            [
+                (
+                    list(enumerate(map(sum, epochs), 1)),
+                    "'loss/epoch' holds the sum of the epoch. Divide it by the number of its batches.",
+                ),
+                (list(enumerate(means)), "Your first epoch is number 0. Here the epochs count from 1."),
+                (
+                    list(zip(ends, means, strict=True)),
+                    "'loss/epoch' stands at the number of the step. Its global_step is the number of the epoch.",
+                ),
+                (
+                    [(0, mean) for mean in means],
+                    "The points of 'loss/epoch' all stand at step 0: give the epoch's number.",
+                ),
+                (running, "'loss/epoch' has a point for every batch: log it once, after the loop over the batches."),
+                (
+                    [(number, _mean(flat[:end])) for number, end in enumerate(ends, 1)],
+                    "Your sum is never set back: 'loss/epoch' is the mean since the start of the run. Begin each "
+                    "epoch at 0.",
+                ),
+                (
+                    [(number, sum(losses) / total) for number, losses in enumerate(epochs, 1)],
+                    "You divide by all batches of the run. The mean of an epoch divides by the batches of that epoch.",
+                ),
+                (
+                    [(number, sum(flat[: ends[number - 1]]) / len(losses)) for number, losses in enumerate(epochs, 1)],
+                    "Your sum is never set back: 'loss/epoch' holds the epochs before as well. Begin each epoch at 0.",
+                ),
+                (
+                    [(number, losses[-1]) for number, losses in enumerate(epochs, 1)],
+                    "'loss/epoch' holds the last batch's loss. The mean is over all batches of the epoch.",
+                ),
+            ],
+        )
 
 
 @exercise(
@@ -213,17 +255,23 @@ def _look(shown: Tensor, image: Tensor) -> None:
         )
     low, high = image.min().double(), image.max().double()
     typical = [
-        (image * 255, "The values below 0 all became black: add_image takes 0 to 1 and cuts off the rest. Move -1 … 1 "
-         "to 0 … 1 first."),
+        (
+            image * 255,
+            "The values below 0 all became black: add_image takes 0 to 1 and cuts off the rest. Move -1 … 1 "
+            "to 0 … 1 first.",
+        ),
         (image / 2 * 255, "Halving leaves half of the values below 0, and they became black. Add 1 before you halve."),
         ((image + 1) * 255, "The bright half became white: image + 1 reaches from 0 to 2. Halve it as well."),
         (image.abs() * 255, "With abs() a black pixel became a white one. Move the values: add 1, then halve."),
-        ((image.double() - low) / (high - low) * 255, "You stretched the contrast: the darkest pixel of this image is "
-         "not -1. Move every image in the same way, or two images cannot be compared."),
+        (
+            (image.double() - low) / (high - low) * 255,
+            "You stretched the contrast: the darkest pixel of this image is "
+            "not -1. Move every image in the same way, or two images cannot be compared.",
+        ),
         (right * 255, "Nearly all is white: add_image multiplies floats by 255 by itself. Give it 0 to 1."),
         (255 - right, "Black and white have changed places."),
         (right.T, "Your picture lies on its side: height and width have changed places."),
-    ]  # fmt: skip
+    ]
     if (shown - right).abs().max() <= 1.5:
         return
     for wrong, why in typical:
@@ -291,18 +339,31 @@ def _judge_curves(curves: dict[str, Points], epochs: list[list[float]]) -> None:
         since = [max(start for start in (0, *ends) if start < end) for end in thirds]
         in_epoch = [sum(flat[max(end - 3, start) : end]) / 3 for end, start in zip(thirds, since, strict=True)]
         at = [next(epoch for epoch, end in enumerate(ends) if step <= end) for step in range(3, len(flat) + 1, 3)]
-        _compare("'step_loss'", _curve(curves, "step_loss"), _at(3, [_mean(w) for w in windows]), [
-            (_at(3, in_epochs),
-             "'step_loss' is much too large and has a point every three epochs: `steps` counts epochs, while the sum "
-             "grows with each batch. Count inside the loop over the batches."),
-            (_at(3, [sum(w) for w in windows]), "'step_loss' holds sums. Divide by the 3 batches of the window."),
-            (_at(3, never_back), "The sum of 'step_loss' is never set back to 0 after a report."),
-            (_at(3, in_epoch),
-             "You set the sum of 'step_loss' back at each new epoch, so a report loses the batches before. Set it back "
-             "after a report alone."),
-            ([(epoch, _mean(w)) for epoch, w in zip(at, windows, strict=True)],
-             "'step_loss' stands at the number of the epoch. Its global_step is `steps`."),
-        ])  # fmt: skip
+        _compare(
+            "'step_loss'",
+            _curve(curves, "step_loss"),
+            _at(3, [_mean(w) for w in windows]),
+            [
+                (
+                    _at(3, in_epochs),
+                    "'step_loss' is much too large and has a point every three epochs: `steps` counts epochs, while "
+                    "the sum "
+                    "grows with each batch. Count inside the loop over the batches.",
+                ),
+                (_at(3, [sum(w) for w in windows]), "'step_loss' holds sums. Divide by the 3 batches of the window."),
+                (_at(3, never_back), "The sum of 'step_loss' is never set back to 0 after a report."),
+                (
+                    _at(3, in_epoch),
+                    "You set the sum of 'step_loss' back at each new epoch, so a report loses the batches before. "
+                    "Set it back "
+                    "after a report alone.",
+                ),
+                (
+                    [(epoch, _mean(w)) for epoch, w in zip(at, windows, strict=True)],
+                    "'step_loss' stands at the number of the epoch. Its global_step is `steps`.",
+                ),
+            ],
+        )
     seen = _curve(curves, "epoch_loss")
     if len(seen) < len(means):
         raise Wrong(
@@ -314,10 +375,21 @@ def _judge_curves(curves: dict[str, Points], epochs: list[list[float]]) -> None:
             f"'epoch_loss' has {len(seen)} points for {len(means)} epochs: it stands in the loop over the batches. Log "
             "it once in each epoch, after that loop."
         )
-    _compare("'epoch_loss'", seen, list(enumerate(means)), [
-        (list(enumerate(map(sum, epochs))), "'epoch_loss' holds sums. Divide by the number of batches of the epoch."),
-        (list(enumerate(means, 1)), "You moved 'epoch_loss' by one: keep the number of the epoch as it was, from 0."),
-    ])  # fmt: skip
+    _compare(
+        "'epoch_loss'",
+        seen,
+        list(enumerate(means)),
+        [
+            (
+                list(enumerate(map(sum, epochs))),
+                "'epoch_loss' holds sums. Divide by the number of batches of the epoch.",
+            ),
+            (
+                list(enumerate(means, 1)),
+                "You moved 'epoch_loss' by one: keep the number of the epoch as it was, from 0.",
+            ),
+        ],
+    )
 
 
 def _at(every: int, values: Sequence[float]) -> Points:
@@ -395,13 +467,19 @@ def survivors(answer: Answer) -> None:
         if files == right[0]:
             typical = [
                 (adds, f"you call all {adds} points sure. Only what was added before a flush or a close is."),
-                (_adds_before_last(actions, ("flush",)),
-                 f"{right[1]} points are sure: close() brings points to disk, as flush() does."),
-                (_adds_before_first(actions),
-                 f"{right[1]} points are sure: look at the last flush or close, not at the first."),
-                (right[1] - _adds_before_first(actions),
-                 f"{right[1]} points are sure: what is on disk stays there, so do not begin anew at 0."),
-            ]  # fmt: skip
+                (
+                    _adds_before_last(actions, ("flush",)),
+                    f"{right[1]} points are sure: close() brings points to disk, as flush() does.",
+                ),
+                (
+                    _adds_before_first(actions),
+                    f"{right[1]} points are sure: look at the last flush or close, not at the first.",
+                ),
+                (
+                    right[1] - _adds_before_first(actions),
+                    f"{right[1]} points are sure: what is on disk stays there, so do not begin anew at 0.",
+                ),
+            ]
         else:
             typical = [
                 (closes, f"{there}. The first one is there as soon as the writer is made."),

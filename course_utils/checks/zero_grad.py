@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from course_utils.checks.runner import Answer, exercise
 from course_utils.checks.values import Wrong, number, numbers, same, short
-from course_utils.checks.verdict import Answer, exercise
 
 Batch = tuple[Tensor, Tensor]
 
@@ -48,20 +48,33 @@ def grad_after(answer: Answer) -> None:
     if given == [None] * len(lists):
         raise Wrong("Your function gave back None for every list: end it with a return of what is held.")
     typical: list[tuple[Callable[[list[Any]], float | None], str]] = [
-        (lambda events: _held(events, overwrite=True),
-         "In your function backward() writes over what was there. It adds: after slopes 2, −1 and 4.5, .grad is 5.5."),
-        (lambda events: _held(events, step_clears=True),
-         "In your function step() clears. It only reads .grad and leaves it as it is; zero_grad() is what clears."),
-        (lambda events: _held(events, zero_clears=False),
-         "Your function passes over \"zero_grad\". After it nothing of the slopes before is left."),
-        (lambda events: _held(events) or 0.0,
-         "Where nothing is held, your function gives 0. Before the first backward() and after zero_grad(), .grad is "
-         "None: nothing at all, not a zero."),
-        (lambda events: None if "zero_grad" in events else _held(events),
-         "After \"zero_grad\" your function holds None for ever. The next backward() begins anew from there."),
-        (lambda events: (_held(events) or 0.0) / max(1, sum(isinstance(event, float) for event in events)),
-         "Your function gives a mean. backward() adds and divides by nothing."),
-    ]  # fmt: skip
+        (
+            lambda events: _held(events, overwrite=True),
+            "In your function backward() writes over what was there. It adds: after slopes 2, −1 and 4.5, .grad is "
+            "5.5.",
+        ),
+        (
+            lambda events: _held(events, step_clears=True),
+            "In your function step() clears. It only reads .grad and leaves it as it is; zero_grad() is what clears.",
+        ),
+        (
+            lambda events: _held(events, zero_clears=False),
+            'Your function passes over "zero_grad". After it nothing of the slopes before is left.',
+        ),
+        (
+            lambda events: _held(events) or 0.0,
+            "Where nothing is held, your function gives 0. Before the first backward() and after zero_grad(), .grad is "
+            "None: nothing at all, not a zero.",
+        ),
+        (
+            lambda events: None if "zero_grad" in events else _held(events),
+            'After "zero_grad" your function holds None for ever. The next backward() begins anew from there.',
+        ),
+        (
+            lambda events: (_held(events) or 0.0) / max(1, sum(isinstance(event, float) for event in events)),
+            "Your function gives a mean. backward() adds and divides by nothing.",
+        ),
+    ]
     if given == right:
         return
     for behaves, why in typical:
@@ -104,8 +117,12 @@ def _alike(first: float | None, second: float | None) -> bool:
 
 # The balls of exercise 2: start, lr, curvature, number of steps, and how often is cleared.
 _BALLS = (
-    (0.9, 0.5, 0.8, 6, None), (1.2, 0.4, 0.6, 7, 3), (0.7, 0.6, 1.1, 3, 1), (1.1, 0.3, 0.9, 8, 2), (1, 0.5, 1.3, 0, 2),
-)  # fmt: skip
+    (0.9, 0.5, 0.8, 6, None),
+    (1.2, 0.4, 0.6, 7, 3),
+    (0.7, 0.6, 1.1, 3, 1),
+    (1.1, 0.3, 0.9, 8, 2),
+    (1, 0.5, 1.3, 0, 2),
+)
 
 
 def _balls(habit: str) -> list[Tensor]:
@@ -135,25 +152,33 @@ def _balls(habit: str) -> list[Tensor]:
 
 _BALL_HABITS = [
     ("right", ""),
-    ("newest",
-     "Each of your steps uses the newest gradient alone: that is the loop that clears every time. Keep what is held, "
-     "and add."),
+    (
+        "newest",
+        "Each of your steps uses the newest gradient alone: that is the loop that clears every time. Keep what is "
+        "held, "
+        "and add.",
+    ),
     ("never clear", "You never clear. When the step's number is a multiple of clear_every, what is held becomes 0."),
     ("last two", "You add the last two gradients. Without clearing nothing is lost: step t uses all t of them."),
-    ("clear between",
-     "You clear between adding the gradient and using it, so that step stands still. Clear after the step."),
-    ("clear early",
-     "You clear one step too early: before the gradient of step clear_every is added. Clear after that step."),
+    (
+        "clear between",
+        "You clear between adding the gradient and using it, so that step stands still. Clear after the step.",
+    ),
+    (
+        "clear early",
+        "You clear one step too early: before the gradient of step clear_every is added. Clear after that step.",
+    ),
     ("mean", "Your steps use the mean of what is held. backward() adds; it divides by nothing."),
     ("climb", "Your ball climbs. The step goes against what is held: new = old − lr × held."),
     ("no curvature", "Your gradient is w, but the gradient of ½ · curvature · w² is curvature · w."),
-]  # fmt: skip
+]
 
 
 @exercise(
-    "04-ball-without-clearing", "Predict this curve",
+    "04-ball-without-clearing",
+    "Predict this curve",
     praise="Your curve is the one that torch.optim.SGD draws, with every clearing left out that should be.",
-)  # fmt: skip
+)
 def ball_without_clearing(answer: Answer) -> None:
     """Check exercise 2 of lesson 04: gradient descent that clears seldom, compared with `torch.optim.SGD`."""
     given, right = [], []
@@ -264,19 +289,27 @@ def _habits_of(part: str) -> list[tuple[str, str]]:
     name = f"{part}_optimizer"
     return [
         ("first", ""),
-        ("never",
-         f"The gradients of the {part} pile up: every step uses all batches so far. Call {name}.zero_grad() once for "
-         "each batch, before backward() or after step()."),
-        ("between",
-         f"The {part} does not move: where {name}.step() stands, .grad is empty, or no step is taken at all. Clear "
-         "before backward(), and step after it."),
-    ]  # fmt: skip
+        (
+            "never",
+            f"The gradients of the {part} pile up: every step uses all batches so far. Call {name}.zero_grad() once "
+            "for "
+            "each batch, before backward() or after step().",
+        ),
+        (
+            "between",
+            f"The {part} does not move: where {name}.step() stands, .grad is empty, or no step is taken at all. Clear "
+            "before backward(), and step after it.",
+        ),
+    ]
 
 
 @exercise(
-    "04-cured-loop", "Cure this loop", praise="Each optimizer clears its own part, once for each batch.",
-    may_change=(0, 1, 2), given=_sick_loop,
-)  # fmt: skip
+    "04-cured-loop",
+    "Cure this loop",
+    praise="Each optimizer clears its own part, once for each batch.",
+    may_change=(0, 1, 2),
+    given=_sick_loop,
+)
 def cured_loop(answer: Answer) -> None:
     """Check exercise 3 of lesson 04: a loop with two optimizers, compared with one optimizer for the whole model."""
     given, right, moved = [], [], True
@@ -312,8 +345,12 @@ def cured_loop(answer: Answer) -> None:
 
 # Micro-batches of these sizes, and k: all alike, a short one in a full group, a tail, a short one in the tail, k = 1.
 _EPOCHS = (
-    (3, (4, 4, 4, 4), 2), (4, (4, 4, 4, 1), 2), (5, (4, 4, 4, 4, 4), 2), (6, (4, 4, 4, 4, 3), 3), (7, (4, 4, 2), 1),
-)  # fmt: skip
+    (3, (4, 4, 4, 4), 2),
+    (4, (4, 4, 4, 1), 2),
+    (5, (4, 4, 4, 4, 4), 2),
+    (6, (4, 4, 4, 4, 3), 3),
+    (7, (4, 4, 2), 1),
+)
 
 
 def _epochs(scale: str, clear: str, step: str) -> list[Tensor]:
@@ -350,27 +387,43 @@ def _epochs(scale: str, clear: str, step: str) -> list[Tensor]:
 _ACCUMULATION = [
     [
         ("share", ""),
-        ("sum",
-         "Your gradients are k times too large: backward() adds k means. Divide each micro-batch's loss by the number "
-         "of micro-batches, or better, weigh it by its share of the group's images."),
-        ("count",
-         "A short micro-batch gets the same say as a full one. Weigh each loss by its images: "
-         "len(x) / images of the group."),
-        ("k",
-         "You divide by k, and that fits only full groups of equal micro-batches. Weigh each loss by its images: "
-         "len(x) / images of the group, also in the group at the end."),
-        ("full",
-         "You divide by the images of a full group. The group at the end has fewer: count the images that are in it."),
-        ("images",
-         "You divide by the number of images, but loss_fn has done that already: its loss is a mean. Multiply by "
-         "len(x) first."),
+        (
+            "sum",
+            "Your gradients are k times too large: backward() adds k means. Divide each micro-batch's loss by the "
+            "number "
+            "of micro-batches, or better, weigh it by its share of the group's images.",
+        ),
+        (
+            "count",
+            "A short micro-batch gets the same say as a full one. Weigh each loss by its images: "
+            "len(x) / images of the group.",
+        ),
+        (
+            "k",
+            "You divide by k, and that fits only full groups of equal micro-batches. Weigh each loss by its images: "
+            "len(x) / images of the group, also in the group at the end.",
+        ),
+        (
+            "full",
+            "You divide by the images of a full group. The group at the end has fewer: count the images that are in "
+            "it.",
+        ),
+        (
+            "images",
+            "You divide by the number of images, but loss_fn has done that already: its loss is a mean. Multiply by "
+            "len(x) first.",
+        ),
     ],
     [
         ("group", ""),
-        ("never",
-         "The gradients of one group are still there in the next. Call optimizer.zero_grad() once for each group."),
-        ("each",
-         "You clear before every backward(), so only a group's last micro-batch counts. Clear once for each group."),
+        (
+            "never",
+            "The gradients of one group are still there in the next. Call optimizer.zero_grad() once for each group.",
+        ),
+        (
+            "each",
+            "You clear before every backward(), so only a group's last micro-batch counts. Clear once for each group.",
+        ),
     ],
     [
         ("group", ""),
@@ -378,13 +431,16 @@ _ACCUMULATION = [
         ("full", "The micro-batches left over at the end never reach a step. Give that shorter group its own."),
         ("none", "No weight has moved: optimizer.step() is missing."),
     ],
-]  # fmt: skip
+]
 
 
 @exercise(
-    "04-accumulate", "Write this step", praise="Your epoch is the one with large batches, leftovers and all.",
-    may_change=(0, 1), returns_nothing=True,
-)  # fmt: skip
+    "04-accumulate",
+    "Write this step",
+    praise="Your epoch is the one with large batches, leftovers and all.",
+    may_change=(0, 1),
+    returns_nothing=True,
+)
 def accumulate(answer: Answer) -> None:
     """Check exercise 4 of lesson 04: an epoch of accumulation, compared with PyTorch on the groups in one piece."""
     given, right = [], []

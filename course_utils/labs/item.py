@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from course_utils import data, models, plots
-from course_utils.graph import KeptTensors, nodes
+from course_utils.experiments.autograd_graph import KeptTensors, nodes
 from course_utils.labs import svg
 from course_utils.labs.base import Lab, layers
 
 NUM_STEPS = 300
 MODELS = {"small MLP": "small", "wide MLP": "wide", "small CNN": "cnn"}
 MAKERS: dict[str, Callable[[], nn.Module]] = {
-    "small": models.MLP, "wide": lambda: models.MLP(hidden=(512, 512)), "cnn": models.CNN,
-}  # fmt: skip
+    "small": models.MLP,
+    "wide": lambda: models.MLP(hidden=(512, 512)),
+    "cnn": models.CNN,
+}
 KEEPS = ["loss", "loss.detach()", "loss.item()"]
 # A loop is ended before its graphs hold more than this, or more than a quarter of the memory that is free.
 MOST_BYTES = 150_000_000
@@ -144,9 +146,14 @@ class ItemLab(Lab):
 
     def __init__(self):
         self.steps = widgets.IntSlider(
-            value=NUM_STEPS, min=2, max=NUM_STEPS, description="after step", layout=WIDE,
-            style={"description_width": "90px"}, tooltip="read the numbers after this many steps",
-        )  # fmt: skip
+            value=NUM_STEPS,
+            min=2,
+            max=NUM_STEPS,
+            description="after step",
+            layout=WIDE,
+            style={"description_width": "90px"},
+            tooltip="read the numbers after this many steps",
+        )
         self.loop = widgets.ToggleButtons(options=["validation", "training"], value="validation")
         self.keep = widgets.ToggleButtons(options=[(f"+= {keep}", keep) for keep in KEEPS], value="loss", layout=BESIDE)
         self.no_grad = widgets.ToggleButton(value=False, description="with torch.no_grad()", layout=BESIDE)
@@ -164,14 +171,21 @@ class ItemLab(Lab):
             [
                 self.steps,
                 widgets.HBox([self.loop, self.keep, self.no_grad, self.model], layout=row),
-                self._code, layers(self._back, self._front), self._words,
+                self._code,
+                layers(self._back, self._front),
+                self._words,
             ],
             controls={
-                "steps": self.steps, "loop": self.loop, "keep": self.keep, "no_grad": self.no_grad,
-                "model": self.model, "again": self.again,
+                "steps": self.steps,
+                "loop": self.loop,
+                "keep": self.keep,
+                "no_grad": self.no_grad,
+                "model": self.model,
+                "again": self.again,
             },
-            css_class="item-lab", buttons=[self.again],
-        )  # fmt: skip
+            css_class="item-lab",
+            buttons=[self.again],
+        )
         self.run = Run()
         self.cures: list[str] = []
         self._measured: dict[Setting, Run] = {}
@@ -264,9 +278,12 @@ class ItemLab(Lab):
         points = self.run.points[: self.steps.value]
         body = []
         for panel, path, end, words in zip(
-            self._panels(), self._paths(points), reversed(points[-1]) if points else (), self._numbers(points),
+            self._panels(),
+            self._paths(points),
+            reversed(points[-1]) if points else (),
+            self._numbers(points),
             strict=False,
-        ):  # fmt: skip
+        ):
             x, y = panel.x(len(points)), panel.y(end)
             body.append(svg.line(path, colour="accent", width=2.4))
             body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="var(--lab-accent)"/>')

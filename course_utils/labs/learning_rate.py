@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from course_utils import data, models, plots
+from course_utils.devices import seed_everything
 from course_utils.labs import svg
 from course_utils.labs.base import Lab, layers
-from course_utils.lr import Sweep, iter_sweep_lr, make_optimizer
-from course_utils.progress import learner_folder
+from course_utils.learner.record import learner_folder
+from course_utils.lr import Sweep, iter_sweep_lr
+from course_utils.optimizers import make_optimizer
 from course_utils.training import Trainer
 
 EXPONENTS = (-5, 1)
@@ -28,8 +30,12 @@ RATE_TICKS = ("10⁻⁵", "10⁻⁴", "0.001", "0.01", "0.1", "1", "10")
 # The handle starts at 0.316, where plain SGD works.
 START = 36
 OPTIMIZERS = {
-    "SGD": "sgd", "SGD with momentum": "momentum", "RMSprop": "rmsprop", "Adam": "adam", "AdamW": "adamw",
-}  # fmt: skip
+    "SGD": "sgd",
+    "SGD with momentum": "momentum",
+    "RMSprop": "rmsprop",
+    "Adam": "adam",
+    "AdamW": "adamw",
+}
 MODELS = {"MLP": "mlp", "small CNN": "cnn"}
 RECORDED = Path(__file__).resolve().parents[1] / "recorded"
 WIDTH, HEIGHT = 880, 340
@@ -61,10 +67,17 @@ class LearningRateLab(Lab):
     def __init__(self, *, num_epochs: int = 5, seed: int = 0):
         self.num_epochs, self.seed = num_epochs, seed
         self.lr = widgets.FloatLogSlider(
-            value=RATES[START], base=10, min=EXPONENTS[0], max=EXPONENTS[1], step=1 / RATES_A_DECADE,
-            description="learning rate", readout_format=".3g", layout=WIDE, style={"description_width": "90px"},
+            value=RATES[START],
+            base=10,
+            min=EXPONENTS[0],
+            max=EXPONENTS[1],
+            step=1 / RATES_A_DECADE,
+            description="learning rate",
+            readout_format=".3g",
+            layout=WIDE,
+            style={"description_width": "90px"},
             tooltip="learning rate, from 0.00001 to 10 on a log scale",
-        )  # fmt: skip
+        )
         self.optimizer = widgets.Dropdown(options=OPTIMIZERS, value="sgd", description="optimizer", layout=CHOOSER)
         self.momentum = widgets.Dropdown(
             options=[0.5, 0.9, 0.95, 0.99], value=0.9, description="momentum", disabled=True, layout=CHOOSER
@@ -80,9 +93,13 @@ class LearningRateLab(Lab):
         for part, name in ((self._back, "lab-back"), (self._front, "lab-front")):
             part.add_class(name)
         controls = {
-            "lr": self.lr, "optimizer": self.optimizer, "momentum": self.momentum, "model": self.model,
-            "batch_size": self.batch_size, "train": self.train,
-        }  # fmt: skip
+            "lr": self.lr,
+            "optimizer": self.optimizer,
+            "momentum": self.momentum,
+            "model": self.model,
+            "batch_size": self.batch_size,
+            "train": self.train,
+        }
         choosers = widgets.HBox(
             [self.optimizer, self.momentum, self.model, self.batch_size], layout=widgets.Layout(flex_flow="row wrap")
         )
@@ -141,9 +158,16 @@ class LearningRateLab(Lab):
         model, optimizer, momentum, batch_size, num_epochs, seed = setting
         options = {} if momentum is None else {"momentum": momentum}
         runs = iter_sweep_lr(
-            lambda: models.make_model(model, self._x.shape[1:]), self._x, self._y, RATES,
-            optimizer=optimizer, num_epochs=num_epochs, batch_size=batch_size, seed=seed, **options,
-        )  # fmt: skip
+            lambda: models.make_model(model, self._x.shape[1:]),
+            self._x,
+            self._y,
+            RATES,
+            optimizer=optimizer,
+            num_epochs=num_epochs,
+            batch_size=batch_size,
+            seed=seed,
+            **options,
+        )
         began = drawn = time.monotonic()
         with contextlib.closing(runs):
             for sweep in runs:
@@ -185,7 +209,7 @@ class LearningRateLab(Lab):
         model, optimizer, momentum, batch_size, num_epochs, seed = self._setting()
         lr = self.lr.value
         with torch.random.fork_rng(devices=[]):
-            data.seed_everything(seed)
+            seed_everything(seed)
             net = models.make_model(model, self._x.shape[1:])
         options = {} if momentum is None else {"momentum": momentum}
         batches = data.Batches(self._x, self._y, batch_size=batch_size, seed=seed)
@@ -204,9 +228,14 @@ class LearningRateLab(Lab):
                 self._follow()
 
         trainer = Trainer(
-            net, make_optimizer(optimizer, net.parameters(), lr, **options), nn.CrossEntropyLoss(),
-            device="cpu", log_every=1, progress=follow, on_nonfinite="skip",
-        )  # fmt: skip
+            net,
+            make_optimizer(optimizer, net.parameters(), lr, **options),
+            nn.CrossEntropyLoss(),
+            device="cpu",
+            log_every=1,
+            progress=follow,
+            on_nonfinite="skip",
+        )
         try:
             trainer.fit(batches, num_epochs=num_epochs)
         finally:

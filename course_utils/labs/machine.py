@@ -7,7 +7,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from course_utils.labs.base import Lab
-from course_utils.machine import Point
+from course_utils.learner.machine import MachineCheck
 
 # A screen reader would call the marks by the names of their signs.
 HERE, MISSING = (
@@ -22,7 +22,7 @@ class MachineCard(Lab):
         points: what was found.
     """
 
-    def __init__(self, points: Sequence[Point]):
+    def __init__(self, points: Sequence[MachineCheck]):
         self._table = widgets.HTML(_table(points))
         super().__init__([self._table], controls={}, css_class="machine-card")
 
@@ -30,7 +30,7 @@ class MachineCard(Lab):
         return {"text/plain": "MachineCard: run the cell to see your own versions, device and folders"}, {}
 
 
-def _table(points: Sequence[Point]) -> str:
+def _table(points: Sequence[MachineCheck]) -> str:
     cell = 'style="text-align: left; padding: 2px 14px 2px 0"'
     rows = "".join(
         f"<tr><td {cell}>{HERE if point.ok else MISSING}</td><td {cell}>{html.escape(point.name)}</td>"

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 
 from course_utils import palette, plots
+from course_utils.experiments.surfaces import SURFACES, WALKERS, Point, Surface, walk
 from course_utils.labs import svg
 from course_utils.labs.base import Lab, layers
-from course_utils.surfaces import SURFACES, WALKERS, Point, Surface, walk
 
 WIDTH, HEIGHT = 880, 392
 NUM_STEPS = 40
@@ -47,24 +47,42 @@ class OptimizerLab(Lab):
     def __init__(self):
         style = {"description_width": "90px"}
         self.lr = widgets.FloatLogSlider(
-            value=START, base=10, min=EXPONENTS[0], max=EXPONENTS[1], step=1 / 16, description="learning rate",
-            readout_format=".3g", layout=WIDE, style=style, tooltip="learning rate of all four, from 0.001 to 3.16",
-        )  # fmt: skip
+            value=START,
+            base=10,
+            min=EXPONENTS[0],
+            max=EXPONENTS[1],
+            step=1 / 16,
+            description="learning rate",
+            readout_format=".3g",
+            layout=WIDE,
+            style=style,
+            tooltip="learning rate of all four, from 0.001 to 3.16",
+        )
         self.momentum = widgets.FloatSlider(
-            value=0.9, min=0.0, max=0.99, step=0.01, description="momentum", layout=WIDE, style=style,
+            value=0.9,
+            min=0.0,
+            max=0.99,
+            step=0.01,
+            description="momentum",
+            layout=WIDE,
+            style=style,
             tooltip="momentum of SGD with momentum, and the first beta of Adam",
-        )  # fmt: skip
+        )
         self.surface = widgets.ToggleButtons(
-            options=list(SURFACES), value="narrow valley", style={"button_width": "auto"},
+            options=list(SURFACES),
+            value="narrow valley",
+            style={"button_width": "auto"},
             tooltips=[surface.formula for surface in SURFACES.values()],
-        )  # fmt: skip
+        )
         self.optimizers = {
             name: widgets.ToggleButton(
-                value=True, description=f"{MARKS[name]} {name}", tooltip=f"show or hide the path of {name}",
+                value=True,
+                description=f"{MARKS[name]} {name}",
+                tooltip=f"show or hide the path of {name}",
                 layout=widgets.Layout(width="auto"),
             )
             for name in WALKERS
-        }  # fmt: skip
+        }
         self._back, self._front, self._words = widgets.HTML(), widgets.HTML(), widgets.HTML()
         for part, name in ((self._back, "lab-back"), (self._front, "lab-front")):
             part.add_class(name)
@@ -118,8 +136,12 @@ class OptimizerLab(Lab):
         body = [
             seen.axes(f"Seen from above: {surface.name}", "weight x", "weight y", x_ticks, y_ticks),
             *(
-                svg.line("".join(seen.path(*zip(*line, strict=True)) for line in lines), colour="faint", width=0.7,
-                         opacity=0.85)
+                svg.line(
+                    "".join(seen.path(*zip(*line, strict=True)) for line in lines),
+                    colour="faint",
+                    width=0.7,
+                    opacity=0.85,
+                )
                 for lines in contours(surface)
             ),
             *(
@@ -129,7 +151,7 @@ class OptimizerLab(Lab):
             ),
             svg.text(seen.x(surface.start[0]), seen.y(surface.start[1]) - 9, "start", size=12, anchor="middle"),
             fall.axes("Loss after each step", "step", "loss (log scale)", step_ticks, loss_ticks),
-        ]  # fmt: skip
+        ]
         alt = f"Lines of equal loss of the surface {surface.formula}, with a ring around each lowest point."
         self._back.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=alt)
 

@@ -6,7 +6,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from course_utils.labs.base import Lab
-from course_utils.progress import progress
+from course_utils.learner.record import progress
 
 
 class Revealed:
@@ -42,9 +42,11 @@ class Prediction(Lab):
             raise ValueError(f"options must be at least two different answers, got {options!r}")
         self.name, self.question, self.options = name, question, list(options)
         self.choice = widgets.ToggleButtons(
-            options=options, value=progress().guess(name) if progress().guess(name) in options else None,
-            style={"button_width": "auto"}, tooltips=[f"my guess: {option}" for option in options],
-        )  # fmt: skip
+            options=options,
+            value=progress().guess(name) if progress().guess(name) in options else None,
+            style={"button_width": "auto"},
+            tooltips=[f"my guess: {option}" for option in options],
+        )
         self._kept, self._news = widgets.HTML(), progress().news()
         asked = widgets.HTML(f"<b>Predict.</b> {html.escape(question)}")
         super().__init__([asked, self.choice, self._kept], controls={"choice": self.choice}, css_class="prediction-lab")

@@ -26,13 +26,25 @@ class QuadraticLab(Lab):
     def __init__(self):
         style = {"description_width": "90px"}
         self.lr = widgets.FloatSlider(
-            value=0.1, min=0.01, max=1.2, step=0.01, description="learning rate", layout=WIDE, style=style,
+            value=0.1,
+            min=0.01,
+            max=1.2,
+            step=0.01,
+            description="learning rate",
+            layout=WIDE,
+            style=style,
             tooltip="learning rate, from 0.01 to 1.2",
-        )  # fmt: skip
+        )
         self.curvature = widgets.FloatSlider(
-            value=4.0, min=1.0, max=10.0, step=0.5, description="curvature λ", layout=WIDE, style=style,
+            value=4.0,
+            min=1.0,
+            max=10.0,
+            step=0.5,
+            description="curvature λ",
+            layout=WIDE,
+            style=style,
             tooltip="curvature of the bowl, from 1 to 10",
-        )  # fmt: skip
+        )
         self._drawn, self._words = widgets.HTML(), widgets.HTML()
         self._drawn.add_class("lab-front")
         super().__init__(
@@ -69,7 +81,7 @@ class QuadraticLab(Lab):
             ),
             fall.axes("Loss after each step", "step", "loss (log scale)", step_ticks, power_ticks),
             svg.line(fall.path(range(NUM_STEPS + 1), losses), colour="accent", width=2.2),
-        ]  # fmt: skip
+        ]
         sentence, reached = self._sentence()
         goal = "<b>Goal reached ✓</b>" if reached else "Goal: make the ball land on the bottom in one single step."
         self._drawn.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=sentence, data_shown=f"{lr:.4g}")

@@ -6,10 +6,10 @@ from typing import Any
 import ipywidgets as widgets
 
 from course_utils import plots
-from course_utils.bookkeeping import DIVISORS, LOGS, RESETS, Recording, meaning, plotted, record
+from course_utils.experiments.bookkeeping import DIVISORS, LOGS, RESETS, Recording, meaning, plotted, record
 from course_utils.labs import svg
 from course_utils.labs.base import Lab
-from course_utils.meters import Point
+from course_utils.training.history import Point
 
 WIDTH, HEIGHT = 880, 340
 LONGEST_WINDOW = 30
@@ -50,9 +50,14 @@ class RunningLossLab(Lab):
                     "number above 0"
                 )
         self.window = widgets.IntSlider(
-            value=10, min=1, max=LONGEST_WINDOW, description="window", layout=WIDE, style=STYLE,
+            value=10,
+            min=1,
+            max=LONGEST_WINDOW,
+            description="window",
+            layout=WIDE,
+            style=STYLE,
             tooltip=f"batches in a window, from 1 to {LONGEST_WINDOW}",
-        )  # fmt: skip
+        )
         self.reset = widgets.Dropdown(
             options=list(RESETS), value="each epoch", description="reset", layout=CHOOSER, style=STYLE
         )
@@ -112,9 +117,15 @@ class RunningLossLab(Lab):
         body = [
             left.axes("The curve you plot", label, "logged number", step_ticks, _ticks(top)),
             right.axes("Compared with the true mean", label, "times the epoch's mean", step_ticks, FACTOR_TICKS),
-            svg.text(left.left + left.width - 8, left.top + 18, "dashed: true mean of each epoch", anchor="end",
-                     size=12, colour="second"),
-        ]  # fmt: skip
+            svg.text(
+                left.left + left.width - 8,
+                left.top + 18,
+                "dashed: true mean of each epoch",
+                anchor="end",
+                size=12,
+                colour="second",
+            ),
+        ]
         truth = left.path(range(length, last + 1, length), self._truth)
         one = f"M{right.left} {right.y(1):.1f}H{right.left + right.width}"
         for panel, heights, dashed in ((left, values, truth), (right, self._factors(), one)):

@@ -13,9 +13,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from course_utils import data, models, plots
+from course_utils.devices import seed_everything
 from course_utils.labs import svg
 from course_utils.labs.base import Lab, layers
-from course_utils.lr import make_optimizer, schedules, sweep_lr
+from course_utils.lr import schedules, sweep_lr
+from course_utils.optimizers import make_optimizer
 
 OPTIMIZERS = {"SGD with momentum": "momentum", "Adam": "adam", "SGD": "sgd"}
 SHAPES = ("constant", "linear", "cosine", "exponential", "steps")
@@ -82,17 +84,40 @@ class ScheduleLab(Lab):
     def __init__(self, *, num_epochs: int = 10, seed: int = 0):
         self.num_epochs, self.seed = num_epochs, seed
         self.lr = widgets.FloatLogSlider(
-            value=0.1, base=10, min=EXPONENTS[0], max=EXPONENTS[1], step=1 / RATES_A_DECADE, readout_format=".3g",
-            description="base rate", layout=WIDE, style=STYLE, tooltip="base learning rate, from 0.001 to 1, log scale",
-        )  # fmt: skip
+            value=0.1,
+            base=10,
+            min=EXPONENTS[0],
+            max=EXPONENTS[1],
+            step=1 / RATES_A_DECADE,
+            readout_format=".3g",
+            description="base rate",
+            layout=WIDE,
+            style=STYLE,
+            tooltip="base learning rate, from 0.001 to 1, log scale",
+        )
         self.warmup = widgets.FloatSlider(
-            value=0.0, min=0.0, max=0.5, step=0.05, description="warm-up", layout=WIDE, style=STYLE,
-            readout_format=".0%", tooltip="share of the steps in which the rate rises from a tenth to the base rate",
-        )  # fmt: skip
+            value=0.0,
+            min=0.0,
+            max=0.5,
+            step=0.05,
+            description="warm-up",
+            layout=WIDE,
+            style=STYLE,
+            readout_format=".0%",
+            tooltip="share of the steps in which the rate rises from a tenth to the base rate",
+        )
         self.final = widgets.FloatLogSlider(
-            value=0.01, base=10, min=-3, max=0, step=0.25, description="final share", layout=WIDE, style=STYLE,
-            readout_format=".3g", tooltip='share of the base rate at the end, from 0.001 to 1; none for "constant"',
-        )  # fmt: skip
+            value=0.01,
+            base=10,
+            min=-3,
+            max=0,
+            step=0.25,
+            description="final share",
+            layout=WIDE,
+            style=STYLE,
+            readout_format=".3g",
+            tooltip='share of the base rate at the end, from 0.001 to 1; none for "constant"',
+        )
         chooser = widgets.Layout(width="auto")
         self.shape = widgets.Dropdown(options=SHAPES, value="constant", description="shape", layout=chooser)
         self.optimizer = widgets.Dropdown(options=OPTIMIZERS, value="momentum", description="optimizer", layout=chooser)
@@ -102,8 +127,12 @@ class ScheduleLab(Lab):
             part.add_class(name)
         self._loss.layout.overflow = "visible"
         controls = {
-            "lr": self.lr, "warmup": self.warmup, "final": self.final, "shape": self.shape, "optimizer": self.optimizer,
-        }  # fmt: skip
+            "lr": self.lr,
+            "warmup": self.warmup,
+            "final": self.final,
+            "shape": self.shape,
+            "optimizer": self.optimizer,
+        }
         choosers = widgets.HBox([self.shape, self.optimizer], layout=widgets.Layout(flex_flow="row wrap"))
         super().__init__(
             [self.lr, choosers, self.warmup, self.final, layers(self._axes, self._loss, self._curve), self._words],
@@ -113,7 +142,7 @@ class ScheduleLab(Lab):
         self._batches = data.load("digits", batch_size=64, seed=seed)
         self.num_steps = num_epochs * len(self._batches.train)
         with torch.random.fork_rng(devices=[]):
-            data.seed_everything(seed)
+            seed_everything(seed)
             self._fresh = models.make_model("mlp", self._batches.shape)
         self._bests: dict[str, tuple[float, list[float], float]] = {}
         self._right = math.nan

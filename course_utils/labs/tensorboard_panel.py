@@ -9,8 +9,8 @@ from typing import Any
 import ipywidgets as widgets
 
 from course_utils import plots
-from course_utils.board import Board, open_board
-from course_utils.events import read_folder
+from course_utils.experiments.event_files import read_folder
+from course_utils.experiments.tensorboard import TensorBoardServer, open_board
 from course_utils.labs.base import Lab
 
 HEIGHT = 640
@@ -31,7 +31,7 @@ class TensorBoardPanel(Lab):
 
     Attributes:
         start, end: the buttons.
-        board: the running `Board`, or None.
+        board: the running `TensorBoardServer`, or None.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class TensorBoardPanel(Lab):
     ):
         self.folder, self._port, self._reload_seconds = Path(folder), port, reload_seconds
         self._pictured = pictured
-        self.board: Board | None = None
+        self.board: TensorBoardServer | None = None
         self.start = widgets.Button(description="Start", icon="play", tooltip="start TensorBoard on this folder")
         self.end = widgets.Button(description="End", icon="stop", tooltip="end TensorBoard; the files stay")
         self._say, self._frame = widgets.HTML(), widgets.HTML()

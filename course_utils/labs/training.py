@@ -15,13 +15,14 @@ import torch
 from torch import nn
 
 from course_utils import data, models, plots
+from course_utils.devices import seed_everything
 from course_utils.errors import positive_integer
 from course_utils.labs import svg
 from course_utils.labs.base import Lab, layers
-from course_utils.lr import make_optimizer
-from course_utils.meters import History
-from course_utils.progress import learner_folder
+from course_utils.learner.record import learner_folder
+from course_utils.optimizers import make_optimizer
 from course_utils.training import NonFiniteError, Trainer
+from course_utils.training.history import History
 
 # The goal: the accuracy on images the model has never seen, after the last epoch.
 GOAL = 0.97
@@ -73,10 +74,17 @@ class TrainingLab(Lab):
             if isinstance(other, TrainingLab):
                 other.stop()
         self.lr = widgets.FloatLogSlider(
-            value=START_RATE, base=10, min=EXPONENTS[0], max=EXPONENTS[1], step=1 / 8, description="learning rate",
-            readout_format=".3g", layout=WIDE, style={"description_width": "90px"},
+            value=START_RATE,
+            base=10,
+            min=EXPONENTS[0],
+            max=EXPONENTS[1],
+            step=1 / 8,
+            description="learning rate",
+            readout_format=".3g",
+            layout=WIDE,
+            style={"description_width": "90px"},
             tooltip="learning rate from the next step on, from 0.0001 to 10 on a log scale",
-        )  # fmt: skip
+        )
         self.speed = widgets.Dropdown(options=SPEEDS, value=60.0, description="speed", layout=CHOOSER)
         self.start = widgets.Button(description="Start", icon="play", tooltip="train from fresh weights")
         self.pause = widgets.Button(
@@ -96,7 +104,7 @@ class TrainingLab(Lab):
         self._valid, self._num_batches = digits.valid, len(digits.train)
         self.num_steps = self.num_epochs * self._num_batches
         with torch.random.fork_rng(devices=[]):
-            data.seed_everything(seed)
+            seed_everything(seed)
             self._fresh = models.MLP()  # copied for each run, so that no run touches the learner's random numbers
         self.state, self.history, self.run_dir = "ready", History(), None
         self._held, self._rests, self._drawn = threading.Event(), False, 0.0
@@ -173,9 +181,14 @@ class TrainingLab(Lab):
         batches = data.Batches(self._x, self._y, batch_size=64, seed=self.seed)
         follow = options.pop("follow", None)
         trainer = Trainer(
-            network, optimizer, nn.CrossEntropyLoss(), device="cpu", log_every=1,
-            progress=False if follow is None else lambda *news: follow(trainer, *news), **options,
-        )  # fmt: skip
+            network,
+            optimizer,
+            nn.CrossEntropyLoss(),
+            device="cpu",
+            log_every=1,
+            progress=False if follow is None else lambda *news: follow(trainer, *news),
+            **options,
+        )
         return trainer.fit(batches, self._valid, num_epochs=self.num_epochs)
 
     def _train(self, stale: Callable[[], bool]) -> None:
@@ -306,9 +319,14 @@ class TrainingLab(Lab):
         alt = svg.plain(self._sentence().partition("<br>")[0])
         alt += f" The next step is taken at rate {plots.rate_text(self.lr.value)}."
         self._front.value = svg.picture(
-            WIDTH, HEIGHT, "".join(body), alt=alt, data_shown=f"{self.lr.value:.4g}", data_step=str(len(losses)),
+            WIDTH,
+            HEIGHT,
+            "".join(body),
+            alt=alt,
+            data_shown=f"{self.lr.value:.4g}",
+            data_step=str(len(losses)),
             data_state=self.state,
-        )  # fmt: skip
+        )
 
     def _show(self) -> None:
         self._draw_front()

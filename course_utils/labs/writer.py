@@ -9,10 +9,10 @@ from typing import Any
 import ipywidgets as widgets
 
 from course_utils import plots
-from course_utils.events import EventFile, event_paths, read_file
+from course_utils.experiments.event_files import EventFile, event_paths, read_file
+from course_utils.experiments.writer_process import TAG, WriterProcess
 from course_utils.labs import svg
 from course_utils.labs.base import Lab
-from course_utils.writer_process import TAG, WriterProcess
 
 WIDTH, HEIGHT = 880, 300
 QUEUE = 10  # SummaryWriter's own default
@@ -44,13 +44,24 @@ class WriterLab(Lab):
     def __init__(self):
         style = {"description_width": "120px"}
         self.count = widgets.IntSlider(
-            value=10, min=1, max=COLUMNS, description="points to add", layout=WIDE, style=style,
+            value=10,
+            min=1,
+            max=COLUMNS,
+            description="points to add",
+            layout=WIDE,
+            style=style,
             tooltip="how many points one click adds, from 1 to 40",
-        )  # fmt: skip
+        )
         self.disk = widgets.IntSlider(
-            value=200, min=0, max=1000, step=50, description="disk, ms a record", layout=WIDE, style=style,
+            value=200,
+            min=0,
+            max=1000,
+            step=50,
+            description="disk, ms a record",
+            layout=WIDE,
+            style=style,
             tooltip="how long each record takes to be written: 0 is this disk, 1000 a very slow network drive",
-        )  # fmt: skip
+        )
         buttons = {
             "add_points": ("add_scalar", "plus", "call add_scalar once for each point"),
             "flush_writer": ("flush()", "download", "wait until all points are on disk"),
@@ -66,8 +77,9 @@ class WriterLab(Lab):
         self._process: WriterProcess | None = None
         row = widgets.HBox([getattr(self, name) for name in buttons], layout=widgets.Layout(flex_flow="row wrap"))
         controls = {"count": self.count, "disk": self.disk, **{name: getattr(self, name) for name in buttons}}
-        super().__init__([self.count, self.disk, row, self._drawn, self._words], controls=controls,
-                         css_class="writer-lab")  # fmt: skip
+        super().__init__(
+            [self.count, self.disk, row, self._drawn, self._words], controls=controls, css_class="writer-lab"
+        )
         self.lost_in_a_crash = self.saved_from_a_crash = False
         self._fresh_folder()
         self.when(self.count, self.draw)
@@ -300,12 +312,14 @@ def _points(count: int) -> str:
 
 def _box(index: int, title: str, number: str, words: str) -> str:
     left = 4 + index * 226
-    return "".join([
-        f'<rect x="{left}" y="6" width="192" height="84" rx="6" fill="none" stroke="var(--lab-grid)"/>',
-        svg.text(left + 96, 27, title, anchor="middle", size=13, colour="faint"),
-        svg.text(left + 96, 56, number, anchor="middle", size=23, weight="600", colour="accent"),
-        svg.text(left + 96, 78, words, anchor="middle", size=12),
-    ])  # fmt: skip
+    return "".join(
+        [
+            f'<rect x="{left}" y="6" width="192" height="84" rx="6" fill="none" stroke="var(--lab-grid)"/>',
+            svg.text(left + 96, 27, title, anchor="middle", size=13, colour="faint"),
+            svg.text(left + 96, 56, number, anchor="middle", size=23, weight="600", colour="accent"),
+            svg.text(left + 96, 78, words, anchor="middle", size=12),
+        ]
+    )
 
 
 def _arrow(index: int) -> str:
@@ -321,12 +335,15 @@ def _dots(added: int, on_disk: set[int], lost: set[int], to_add: int) -> list[st
     first = max(0, -(-(added + to_add) // COLUMNS) - ROWS) * COLUMNS
     parts = [
         svg.text(4, 122, f"points, from step {first} on", size=12),
-        '<circle cx="300" cy="118" r="5" fill="var(--lab-accent)"/>', svg.text(310, 122, "on disk", size=12),
+        '<circle cx="300" cy="118" r="5" fill="var(--lab-accent)"/>',
+        svg.text(310, 122, "on disk", size=12),
         '<circle cx="380" cy="118" r="4.5" fill="none" stroke="var(--lab-slow)" stroke-width="2"/>',
         svg.text(390, 122, "waits in memory", size=12),
-        svg.line("M506 114l8 8m0 -8l-8 8", colour="bad", width=2.2), svg.text(519, 122, "lost", size=12),
-        '<circle cx="566" cy="118" r="2" fill="var(--lab-faint)"/>', svg.text(575, 122, "the next click", size=12),
-    ]  # fmt: skip
+        svg.line("M506 114l8 8m0 -8l-8 8", colour="bad", width=2.2),
+        svg.text(519, 122, "lost", size=12),
+        '<circle cx="566" cy="118" r="2" fill="var(--lab-faint)"/>',
+        svg.text(575, 122, "the next click", size=12),
+    ]
     for step in range(first, added + to_add):
         row, column = divmod(step - first, COLUMNS)
         x, y = 12 + column * 21.9, 142 + row * 20
@@ -345,8 +362,11 @@ def _dots(added: int, on_disk: set[int], lost: set[int], to_add: int) -> list[st
 def _file_list(files: list[EventFile]) -> list[str]:
     shown = files[-SHOWN_FILES:]
     number = len(files) - len(shown)
-    parts = [svg.text(4, 232, "event files" if not number else f"the last {SHOWN_FILES} of {len(files)} event files",
-                      size=12)]  # fmt: skip
+    parts = [
+        svg.text(
+            4, 232, "event files" if not number else f"the last {SHOWN_FILES} of {len(files)} event files", size=12
+        )
+    ]
     for index, file in enumerate(shown):
         left = 4 + index * 175
         parts.append(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from course_utils import data, models, plots
-from course_utils.accumulation import Plan, Runs, iter_runs
+from course_utils.devices import seed_everything
+from course_utils.experiments.accumulation import Plan, Runs, iter_runs
 from course_utils.labs import svg
 from course_utils.labs.base import Lab, layers
 
@@ -61,21 +62,40 @@ class ZeroGradLab(Lab):
     def __init__(self, *, num_epochs: int = 5, seed: int = 0):
         self.num_epochs = num_epochs
         self.clear_every = widgets.SelectionSlider(
-            options=CLEAR_EVERY, value=NEVER, description="clear every k =", layout=WIDE, style=STYLE,
+            options=CLEAR_EVERY,
+            value=NEVER,
+            description="clear every k =",
+            layout=WIDE,
+            style=STYLE,
             tooltip="clear the gradients after this many micro-batches of 16 images",
-        )  # fmt: skip
+        )
         self.lr = widgets.FloatLogSlider(
-            value=START, base=2, min=EXPONENTS[0], max=EXPONENTS[1], step=1, description="learning rate",
-            readout_format=".3g", layout=WIDE, style=STYLE, tooltip="learning rate, powers of two from 1/256 to 1",
-        )  # fmt: skip
+            value=START,
+            base=2,
+            min=EXPONENTS[0],
+            max=EXPONENTS[1],
+            step=1,
+            description="learning rate",
+            readout_format=".3g",
+            layout=WIDE,
+            style=STYLE,
+            tooltip="learning rate, powers of two from 1/256 to 1",
+        )
         self.step = widgets.ToggleButtons(
-            options=STEPS, value="every", layout=widgets.Layout(width="auto"), style={"button_width": "auto"},
+            options=STEPS,
+            value="every",
+            layout=widgets.Layout(width="auto"),
+            style={"button_width": "auto"},
             tooltips=["a step after each micro-batch", "a step only when the gradients are about to be cleared"],
-        )  # fmt: skip
+        )
         self.scale = widgets.Checkbox(
-            value=False, disabled=True, description="divide each loss by k", indent=False,
-            layout=widgets.Layout(width="auto"), tooltip="(loss / k).backward() instead of loss.backward()",
-        )  # fmt: skip
+            value=False,
+            disabled=True,
+            description="divide each loss by k",
+            indent=False,
+            layout=widgets.Layout(width="auto"),
+            tooltip="(loss / k).backward() instead of loss.backward()",
+        )
         self._back, self._front, self._words = widgets.HTML(), widgets.HTML(), widgets.HTML()
         for part, name in ((self._back, "lab-back"), (self._front, "lab-front")):
             part.add_class(name)
@@ -92,7 +112,7 @@ class ZeroGradLab(Lab):
         images, labels = (tensor[:NUM_IMAGES] for tensor in data.load("digits").train.dataset.tensors)
         self._batches = data.Batches(images, labels, batch_size=MICRO_BATCH, seed=seed)
         with torch.random.fork_rng(devices=[]):
-            data.seed_everything(seed)
+            seed_everything(seed)
             self._model = models.make_model("mlp")
         self.rows: dict[float, Runs] = {}
         self._moved = -STILL

@@ -15,14 +15,14 @@ from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from course_utils import gradients, guards
+from course_utils import devices
 from course_utils.errors import positive_integer, positive_number
-from course_utils.evaluation import modes_kept
-from course_utils.interrupts import finish_the_step_first
-from course_utils.meters import History
-from course_utils.randomness import Randomness
-from course_utils.tracking import Progress, reporting
-from course_utils.training import DTYPES
+from course_utils.training import gradients, validation
+from course_utils.training.evaluation import modes_kept
+from course_utils.training.history import History
+from course_utils.training.rng import RandomStates
+from course_utils.training.signals import finish_step_on_interrupt
+from course_utils.training.tracking import Progress, reporting
 
 LEAST_STEPS = 20
 # The search ends when the loss stands this many of its starting heights above the lowest one seen.
@@ -41,7 +41,7 @@ class Suggestion:
 
 
 @dataclass(frozen=True)
-class Found:
+class LRFinderResult:
     """What a search for the learning rate saw.
 
     Attributes:
@@ -61,9 +61,9 @@ class Found:
 
     def __repr__(self) -> str:
         if self.suggestion is None:
-            return f"Found(no suggestion: {self.reason})"
+            return f"LRFinderResult(no suggestion: {self.reason})"
         found = self.suggestion
-        return f"Found(lr {found.point:.2g}, or from {found.low:.2g} to {found.high:.2g}: {self.reason})"
+        return f"LRFinderResult(lr {found.point:.2g}, or from {found.low:.2g} to {found.high:.2g}: {self.reason})"
 
 
 def find_lr(
@@ -80,7 +80,7 @@ def find_lr(
     precision: str = "fp32",
     scaler: torch.amp.GradScaler | None = None,
     progress: Progress = False,
-) -> Found:
+) -> LRFinderResult:
     """Look for a learning rate: train with rates that rise from `start` to `end`, then put everything back.
 
     The search begins at the model and the optimizer as they are. Whatever way it ends, also by an error or by Ctrl-C,
@@ -116,12 +116,12 @@ def find_lr(
     >>> found.lrs[0], len(found.lrs) == len(found.losses), optimizer.param_groups[0]["lr"]
     (0.0001, True, 0.1)
     """
-    guards.check_model(model)
-    guards.check_optimizer(optimizer, model)
-    reduction = guards.check_loss_fn(loss_fn)
-    guards.check_progress(progress)
+    validation.check_model(model)
+    validation.check_optimizer(optimizer, model)
+    reduction = validation.check_loss_fn(loss_fn)
+    validation.check_progress(progress)
     device = next(model.parameters()).device
-    guards.check_precision(precision, device)
+    devices.check_precision(precision, device)
     lrs = rising_rates(start, end, num_steps)
     positive_integer("accumulation_steps", accumulation_steps)
     if max_grad_norm is not None:
@@ -130,15 +130,15 @@ def find_lr(
     _check_passes(loader)
     ratios = _ratios(optimizer)
     if scaler is None:
-        scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        scaler = devices.make_scaler(precision, device)
     scaler = copy.deepcopy(scaler)
-    autocast = contextlib.nullcontext() if precision == "fp32" else torch.autocast(device.type, DTYPES[precision])
+    autocast = devices.autocast(precision, device)
     losses: list[float] = []
     history = History()
     stopped: list[bool] = []
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(finish_the_step_first(lambda: stopped.append(True)))
+        stack.enter_context(finish_step_on_interrupt(lambda: stopped.append(True)))
         stack.enter_context(_given_back(model, optimizer, loss_fn, loader))
         stack.enter_context(modes_kept(model, training=True))
         stack.enter_context(torch.enable_grad())
@@ -193,7 +193,7 @@ def _backward(
     for x, y in micro:
         with autocast:
             loss = loss_fn(model(x), y)
-        guards.check_loss(loss)
+        validation.check_loss(loss)
         share = y.shape[0] / rows if reduction == "mean" else 1.0
         weighted = loss if share == 1.0 else loss * share
         (scaler.scale(weighted) if scaler.is_enabled() else weighted).backward()
@@ -220,7 +220,7 @@ def rising_rates(start: float, end: float, num_steps: int) -> list[float]:
     return [*(start * (end / start) ** (step / (num_steps - 1)) for step in range(num_steps - 1)), end]
 
 
-def judge(rates: Sequence[float], losses: Sequence[float]) -> Found:
+def judge(rates: Sequence[float], losses: Sequence[float]) -> LRFinderResult:
     """Read a suggestion out of losses that were measured at rising rates.
 
     Args:
@@ -241,7 +241,7 @@ def judge(rates: Sequence[float], losses: Sequence[float]) -> Found:
             break
     smoothed = _smooth(kept, max(2, len(rates) // 25))
     suggestion, reason = _read(list(rates[: len(kept)]), kept, smoothed, ended)
-    return Found(list(rates[: len(kept)]), kept, smoothed, suggestion, reason)
+    return LRFinderResult(list(rates[: len(kept)]), kept, smoothed, suggestion, reason)
 
 
 def _ran_away(first: float, lowest: float, loss: float) -> bool:
@@ -317,7 +317,7 @@ def _batches(loader: Iterable, device: torch.device) -> Iterator[tuple[Tensor, T
     for number in itertools.count(1):
         given = 0
         for given, batch in enumerate(loader, start=1):  # noqa: B007
-            x, y = guards.unpack("loader", batch)
+            x, y = validation.unpack("loader", batch)
             if x.device != device or y.device != device:
                 x, y = x.to(device), y.to(device)
             yield x, y
@@ -361,7 +361,7 @@ def _given_back(model: nn.Module, optimizer: Optimizer, loss_fn: Callable, loade
     keepers = [optimizer, loader, getattr(loader, "sampler", None), batch_sampler]
     keepers.append(getattr(batch_sampler, "sampler", None))
     attributes = [(keeper, dict(vars(keeper))) for keeper in keepers if hasattr(keeper, "__dict__")]
-    randomness = Randomness(loader)
+    randomness = RandomStates(loader)
     numbers = randomness.now()
     try:
         optimizer.state = defaultdict(dict, {key: copy.deepcopy(kept) for key, kept in optimizer.state.items()})

@@ -44,12 +44,12 @@ from unittest import mock
 import numpy as np
 import torch
 from bench_trainer import WORKLOADS, middle, processor, stay_on_one_core
+from loop_doctor import LoopDoctor, watch
+from loop_doctor.explain import TEXTS
 from peers import hand_written, loss_fn, make_optimizer
 from torch import nn
 
 from course_utils import data
-from course_utils.doctor import LoopDoctor, watch
-from course_utils.doctor.explain import TEXTS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCTOR_TESTS = ROOT / "tests" / "doctor"

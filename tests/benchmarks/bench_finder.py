@@ -42,7 +42,7 @@ from bench_trainer import (
     put_into_readme,
     stay_on_one_core,
     versions,
-)  # fmt: skip
+)
 from peers import Contestant
 from sklearn.datasets import load_breast_cancer, load_wine
 from torch import nn

@@ -67,9 +67,16 @@ VARIANTS = {
 }
 # Each lab's first slider moves the picture in front.
 LABS = [
-    "OptimizerLab", "LearningRateLab", "QuadraticLab", "ScheduleLab", "ZeroGradLab", "RunningLossLab", "ItemLab",
-    "WriterLab", "TrainingLab",
-]  # fmt: skip
+    "OptimizerLab",
+    "LearningRateLab",
+    "QuadraticLab",
+    "ScheduleLab",
+    "ZeroGradLab",
+    "RunningLossLab",
+    "ItemLab",
+    "WriterLab",
+    "TrainingLab",
+]
 FRONT = ".course-lab .lab-front svg"
 
 

@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from course_utils import data, models
-from course_utils.lr import make_optimizer, sweep_lr
+from course_utils.lr import sweep_lr
+from course_utils.optimizers import make_optimizer
 
 RATES = torch.logspace(-5, 1, 48, dtype=torch.float64).tolist()
 BATCH_SIZE, SEED = 64, 0

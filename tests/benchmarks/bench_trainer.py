@@ -37,8 +37,8 @@ from peers import CONTESTANTS, LOG_EVERY, Contestant, hand_written, loss_fn, mak
 from torch import nn
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from course_utils import checkpoint, data, models, tracking
-from course_utils.training import Trainer
+from course_utils import data, models
+from course_utils.training import Trainer, checkpoint, tracking
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE, PICTURE, README = ROOT / "docs/trainer-benchmark.md", ROOT / "docs/trainer-benchmark.png", ROOT / "README.md"

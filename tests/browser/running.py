@@ -103,13 +103,24 @@ def running_server(folder: Path, variables: Mapping[str, str] | None = None) -> 
         log = stack.enter_context((own / "server.log").open("w+"))
         process = subprocess.Popen(
             [
-                sys.executable, str(Path(__file__).with_name("watched.py")), "--no-browser", "--allow-root",
-                "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}",
-                f"--ServerApp.root_dir={folder}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None",
+                sys.executable,
+                str(Path(__file__).with_name("watched.py")),
+                "--no-browser",
+                "--allow-root",
+                "--ip=127.0.0.1",
+                f"--port={port}",
+                "--ServerApp.port_retries=0",
+                f"--IdentityProvider.token={token}",
+                f"--ServerApp.root_dir={folder}",
+                "--LabApp.expose_app_in_browser=True",
+                "--LabApp.news_url=None",
                 "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
             ],
-            env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
         stack.callback(_stop, process)
         url = f"http://127.0.0.1:{port}/"
         _wait(process, f"{url}api/status?token={token}", own / "server.log")

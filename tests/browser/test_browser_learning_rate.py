@@ -102,8 +102,11 @@ def test_the_lab_is_filmed_while_the_mouse_drags(lesson, rate_lab):
     places = [20, 36, 42, 36]
     taken, words = film(rate_lab, places)
     assert [re.match(r"Learning rate (\S+): (too slow|works|diverges)", said)[2] for said in words] == [
-        "too slow", "works", "diverges", "works",
-    ]  # fmt: skip
+        "too slow",
+        "works",
+        "diverges",
+        "works",
+    ]
     pixels = [np.asarray(picture) for picture in taken]
     changed = [(pixels[1] != other).any(axis=2).mean() for other in pixels]
     assert changed[3] < 0.002 < min(changed[0], changed[2])

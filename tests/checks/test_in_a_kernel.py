@@ -52,8 +52,8 @@ def run(client, source, when_begun=lambda: None):
 
 def test_an_endless_exercise_is_stopped_and_the_kernel_lives_on(kernel):
     _, client = kernel
-    assert run(client, "from course_utils import checks\nfrom course_utils.checks import verdict") == ("", "")
-    told, error = run(client, f"verdict.SECONDS = 0.5\n{ENDLESS}\nchecks.recover(recover)")
+    assert run(client, "from course_utils import checks\nfrom course_utils.checks import runner") == ("", "")
+    told, error = run(client, f"runner.SECONDS = 0.5\n{ENDLESS}\nchecks.recover(recover)")
     assert error == ""
     assert told.startswith("begun\n")
     assert "Your function was still running after 0.5 s and was stopped at your line" in told
@@ -62,14 +62,15 @@ def test_an_endless_exercise_is_stopped_and_the_kernel_lives_on(kernel):
 
 def test_the_stop_button_ends_a_check_at_once_and_the_kernel_lives_on(kernel):
     manager, client = kernel
-    source = f"verdict.SECONDS = 1000\n{ENDLESS}\nchecks.recover(recover)"
+    source = f"runner.SECONDS = 1000\n{ENDLESS}\nchecks.recover(recover)"
 
     _, error = run(client, source, when_begun=manager.interrupt_kernel)
     assert error == "KeyboardInterrupt"
     assert run(client, "import threading\n[t.name for t in threading.enumerate() if t.name == 'check-clock']") == (
-        "[]", "",
-    )  # fmt: skip
-    assert run(client, "verdict.SECONDS = 10.0\nchecks.recover(lambda sums, length: print('printed'))")[0].count(
+        "[]",
+        "",
+    )
+    assert run(client, "runner.SECONDS = 10.0\nchecks.recover(lambda sums, length: print('printed'))")[0].count(
         "printed"
     )
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from course_utils import checks
-from course_utils.progress import progress
+from course_utils.learner.record import progress
 
 
 def stub(start, lr, curvature, num_steps): ...

@@ -98,9 +98,7 @@ def momentum_right(w, gradient, velocity, lr, momentum):
 WRONG_MOMENTUM = {
     "steps of plain SGD": lambda w, g, v, lr, m: (w - lr * g, v),
     "climbs": lambda w, g, v, lr, m: (w + lr * (m * v + g), m * v + g),
-    "(1 − momentum) of the new gradient": lambda w, g, v, lr, m: (
-        w - lr * (m * v + (1 - m) * g), m * v + (1 - m) * g
-    ),
+    "(1 − momentum) of the new gradient": lambda w, g, v, lr, m: (w - lr * (m * v + (1 - m) * g), m * v + (1 - m) * g),
     "put lr into the velocity": lambda w, g, v, lr, m: (w - (m * v + lr * g), m * v + lr * g),
     "Nesterov": lambda w, g, v, lr, m: (w - lr * (g + m * (m * v + g)), m * v + g),
     "with the old velocity": lambda w, g, v, lr, m: (w - lr * v, m * v + g),
@@ -116,7 +114,7 @@ WRONG_MOMENTUM = {
     "changed `v`": lambda w, g, v, lr, m: momentum_right(w, g, v.mul_(2), lr, m),
     "gave back None": lambda w, g, v, lr, m: print(end=""),
     "It should give a tensor": lambda w, g, v, lr, m: (0.0, v),
-}  # fmt: skip
+}
 
 # Exercise 3.
 
@@ -155,11 +153,13 @@ WRONG_ADAM = {
     "have changed places": lambda w, g, m, v, step, lr, beta1, beta2, eps: adam_right(
         w, g, m, v, step, lr, beta2, beta1, eps
     ),
-    "as if it were the next step": adam_from_lines(mean="m / (1 - beta1**(step + 1))",
-                                                   square="v / (1 - beta2**(step + 1))"),
+    "as if it were the next step": adam_from_lines(
+        mean="m / (1 - beta1**(step + 1))", square="v / (1 - beta2**(step + 1))"
+    ),
     "`step` as it is": adam_from_lines(mean="m / (1 - beta1**(step - 1))", square="v / (1 - beta2**(step - 1))"),
-    "collects the gradient itself": adam_from_lines(v="beta2 * v + (1 - beta2) * g", new="w - lr * mean / ("
-                                                    "square.sqrt() + eps)"),
+    "collects the gradient itself": adam_from_lines(
+        v="beta2 * v + (1 - beta2) * g", new="w - lr * mean / (square.sqrt() + eps)"
+    ),
     "collects the gradient's size": adam_from_lines(v="beta2 * v + (1 - beta2) * g.abs()"),
     "add the whole gradient": adam_from_lines(m="beta1 * m + g", v="beta2 * v + g**2"),
     "give back the corrected": adam_from_lines(back="new, mean, square"),
@@ -167,7 +167,7 @@ WRONG_ADAM = {
     "It should give back 3 tensors": adam_from_lines(back="new, m"),
     "should lead to": adam_from_lines(new="w - lr * m"),
     "shape": adam_from_lines(back="new.sum(), m, v"),
-}  # fmt: skip
+}
 
 # Exercise 4.
 
@@ -194,10 +194,12 @@ def renamed(old, new):
 
 WRONG_GROUPS = {
     "No group holds": lambda model, lr: [
-        {"params": model.base.parameters(), "lr": lr / 10}, {"params": model.classifier.parameters(), "lr": lr}
+        {"params": model.base.parameters(), "lr": lr / 10},
+        {"params": model.classifier.parameters(), "lr": lr},
     ],
     "lies in two groups": lambda model, lr: [
-        {"params": model.base.parameters(), "lr": lr / 10}, {"params": model.parameters(), "lr": lr}
+        {"params": model.base.parameters(), "lr": lr / 10},
+        {"params": model.parameters(), "lr": lr},
     ],
     "have changed places": with_rates(lambda lr: lr, lambda lr: lr / 10),
     "All parameters have the rate lr. ": with_rates(lambda lr: lr, lambda lr: lr),
@@ -215,7 +217,7 @@ WRONG_GROUPS = {
     "none of the model's parameters": lambda model, lr: groups_right(copy.deepcopy(model), lr),
     "gave back None": lambda model, lr: print(end=""),
     "should give one number": with_rates(lambda lr: "slow", lambda lr: lr),
-}  # fmt: skip
+}
 
 # Exercise 5.
 
@@ -241,18 +243,21 @@ WRONG_FORGOTTEN = {
         name for name, p in model.named_parameters() if id(p) not in held_by(optimizer)
     ],
     "the first group only": lambda model, optimizer: [
-        name for name, p in model.named_parameters()
+        name
+        for name, p in model.named_parameters()
         if p.requires_grad and id(p) not in {id(q) for q in optimizer.param_groups[0]["params"]}
     ],
     "compare values": lambda model, optimizer: [
-        name for name, p in model.named_parameters()
+        name
+        for name, p in model.named_parameters()
         if p.requires_grad and not any(torch.equal(p, q) for q in all_held(optimizer))
     ],
     "by `is`, or by id(p) in a set": lambda model, optimizer: [
         name for name, p in model.named_parameters() if p.requires_grad and p not in all_held(optimizer)
     ],
     "compare shapes": lambda model, optimizer: [
-        name for name, p in model.named_parameters()
+        name
+        for name, p in model.named_parameters()
         if p.requires_grad and p.shape not in {q.shape for q in all_held(optimizer)}
     ],
     "every trainable parameter": lambda model, optimizer: [
@@ -261,14 +266,12 @@ WRONG_FORGOTTEN = {
     "pairs of name and parameter": lambda model, optimizer: [
         (name, p) for name, p in model.named_parameters() if id(p) not in held_by(optimizer)
     ],
-    "It should hold names": lambda model, optimizer: [
-        p for p in model.parameters() if id(p) not in held_by(optimizer)
-    ],
+    "It should hold names": lambda model, optimizer: [p for p in model.parameters() if id(p) not in held_by(optimizer)],
     "a list of names": lambda model, optimizer: len(forgotten_right(model, optimizer)),
     "the base alone the answer is": lambda model, optimizer: [],
     "gave back None": lambda model, optimizer: print(end=""),
     "RuntimeError: no such": lambda model, optimizer: torch.device("no such"),
-}  # fmt: skip
+}
 
 # Exercise 6.
 
@@ -346,13 +349,16 @@ RIGHT = {
     "sgd_step": [sgd_right, in_place(lambda p, g, lr: p - lr * g)],
     "momentum_step": [momentum_right],
     "adam_step": [adam_right],
-    "make_groups": [groups_right, lambda model, lr: [
-        {"params": [p for name, p in model.named_parameters() if name.startswith("base.")], "lr": lr / 10},
-        {"params": [pair for pair in model.named_parameters() if not pair[0].startswith("base.")], "lr": lr},
-    ]],
+    "make_groups": [
+        groups_right,
+        lambda model, lr: [
+            {"params": [p for name, p in model.named_parameters() if name.startswith("base.")], "lr": lr / 10},
+            {"params": [pair for pair in model.named_parameters() if not pair[0].startswith("base.")], "lr": lr},
+        ],
+    ],
     "forgotten": [forgotten_right, lambda model, optimizer: set(forgotten_right(model, optimizer))],
     "new_head": [head_right, head_added],
-}  # fmt: skip
+}
 WRONG = {
     "sgd_step": WRONG_SGD,
     "momentum_step": WRONG_MOMENTUM,

@@ -114,9 +114,15 @@ def test_wrong_windows_are_told_why(words):
 
 
 def books(
-    window_sum="after each point", epoch_sum="weighted", epoch_place="after the batches", divide=True,
-    numbers="batches", epoch_by="samples", epoch_reset=True, tag="step_loss",
-):  # fmt: skip
+    window_sum="after each point",
+    epoch_sum="weighted",
+    epoch_place="after the batches",
+    divide=True,
+    numbers="batches",
+    epoch_by="samples",
+    epoch_reset=True,
+    tag="step_loss",
+):
     """A loop with one thing different from the cured one."""
 
     def keep_books(epochs, log):
@@ -299,15 +305,19 @@ def by_looks(logged, epochs):
     size = logged[0] / epochs[0][0]
     if size > 2:
         return "sum since the start" if rises else "sum of the epoch"
-    return "mean of the epoch" if logged[-1] < mean([loss for losses in epochs for loss in losses]) else (
-        "mean since the start"
-    )  # fmt: skip
+    return (
+        "mean of the epoch"
+        if logged[-1] < mean([loss for losses in epochs for loss in losses])
+        else ("mean since the start")
+    )
 
 
 SWAPPED = {
-    "sum since the start": "sum of the epoch", "sum of the epoch": "sum since the start",
-    "mean since the start": "mean of the epoch", "mean of the epoch": "mean since the start",
-}  # fmt: skip
+    "sum since the start": "sum of the epoch",
+    "sum of the epoch": "sum since the start",
+    "mean since the start": "mean of the epoch",
+    "mean of the epoch": "mean since the start",
+}
 
 
 WRONG_NAMES = {
@@ -317,9 +327,7 @@ WRONG_NAMES = {
     "You judge by the look of the curve": by_looks,
     "have the epoch and the start exchanged": lambda logged, epochs: SWAPPED[name_curve(logged, epochs)],
     "compare with math.isclose": lambda logged, epochs: (
-        "mean since the start"
-        if (name := name_curve(logged, epochs, alike=lambda a, b: a == b)) == "no"
-        else name
+        "mean since the start" if (name := name_curve(logged, epochs, alike=lambda a, b: a == b)) == "no" else name
     ),
     "gives back None for others. If you compare with ==": lambda logged, epochs: (
         None if (name := name_curve(logged, epochs, alike=lambda a, b: a == b)) == "no" else name
@@ -327,7 +335,7 @@ WRONG_NAMES = {
     "Compute that number for the last epoch": lambda logged, epochs: (
         "mean of the epoch" if name_curve(logged, epochs) == "sum of the epoch" else name_curve(logged, epochs)
     ),
-}  # fmt: skip
+}
 
 
 def test_the_right_names_pass():

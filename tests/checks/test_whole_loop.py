@@ -12,9 +12,19 @@ from course_utils.checks.whole_loop import _as_given
 
 
 def curves(
-    *, step=lambda steps, epoch: steps, count="batch", ask="batch", weighted=True, reset="window", divide="count",
-    epoch_where="epoch", epoch_weighted=True, epoch_divide="count", tags=("step_loss", "epoch_loss"), restart=False,
-):  # fmt: skip
+    *,
+    step=lambda steps, epoch: steps,
+    count="batch",
+    ask="batch",
+    weighted=True,
+    reset="window",
+    divide="count",
+    epoch_where="epoch",
+    epoch_weighted=True,
+    epoch_divide="count",
+    tags=("step_loss", "epoch_loss"),
+    restart=False,
+):
     """A bookkeeping with one choice made otherwise."""
 
     def answer(epochs, every, add_scalar):

@@ -98,7 +98,7 @@ WRONG_LOGS = {
     "AssertionError": a_number_as_an_image,
     "should stand at step": losses_logged(epoch_value=lambda losses, *_: 7.0),
     "'loss/step' has": lambda writer, epochs: [losses_logged()(writer, epochs) for _ in range(2)],
-}  # fmt: skip
+}
 
 
 def test_losses_on_their_steps_pass():
@@ -181,9 +181,17 @@ def in_the_inner_loop(folder, epochs):
 
 
 def cured(
-    divide=3, every_batch=True, inside=False, anew=False, close_in_loop=False, ending="with", set_back=True,
-    epoch_value=mean, epoch_from=0, step_at=lambda steps, epoch: steps,
-):  # fmt: skip
+    divide=3,
+    every_batch=True,
+    inside=False,
+    anew=False,
+    close_in_loop=False,
+    ending="with",
+    set_back=True,
+    epoch_value=mean,
+    epoch_from=0,
+    step_at=lambda steps, epoch: steps,
+):
     """The cured loop with one ill left in it."""
 
     def lines(writer, epochs):
@@ -248,7 +256,7 @@ WRONG_CURES = {
     "hid the error": cured(ending="hidden"),
     "no curve with the tag 'step_loss'": lambda folder, epochs: SummaryWriter(folder).close(),
     "should stand at step": cured(epoch_value=max),
-}  # fmt: skip
+}
 
 
 def test_the_cured_loop_passes():

@@ -33,9 +33,12 @@ schedulers = torch.optim.lr_scheduler
 
 
 @healthy(
-    "missing-zero-grad", "missing-step", "validation-builds-graph", "eval-mode-while-training",
+    "missing-zero-grad",
+    "missing-step",
+    "validation-builds-graph",
+    "eval-mode-while-training",
     style="plain loop with a validation",
-)  # fmt: skip
+)
 def plain_loop(folder):
     model = network(nn.BatchNorm1d(16), nn.Dropout(0.1))
     optimizer = adam(model)
@@ -52,9 +55,12 @@ def plain_loop(folder):
 
 
 @healthy(
-    "repeated-step", "wrong-divisor", "loss-never-reset", "writer-left-open",
+    "repeated-step",
+    "wrong-divisor",
+    "loss-never-reset",
+    "writer-left-open",
     style="class, meters, schedule, clipping, a writer of its own",
-)  # fmt: skip
+)
 def trainer_class(folder):
     class Meter:
         def __init__(self):
@@ -262,9 +268,11 @@ def gradients_as_values(folder):
 
 
 @healthy(
-    "missing-backward", "missing-zero-grad", "repeated-step",
+    "missing-backward",
+    "missing-zero-grad",
+    "repeated-step",
     style="gradients assigned by hand, an optimizer steps",
-)  # fmt: skip
+)
 def gradients_assigned(folder):
     model = network()
     optimizer = adam(model)
@@ -277,9 +285,11 @@ def gradients_assigned(folder):
 
 
 @healthy(
-    "repeated-step", "missing-zero-grad", "optimizer-of-another-model",
+    "repeated-step",
+    "missing-zero-grad",
+    "optimizer-of-another-model",
     style="Reptile: an inner copy is trained, the outer gradient assigned",
-)  # fmt: skip
+)
 def reptile(folder):
     model = network()
     outer = sgd(model, 0.5)
@@ -319,9 +329,11 @@ def evolution(folder):
 
 
 @healthy(
-    "missing-zero-grad", "zero-grad-before-step", "repeated-step",
+    "missing-zero-grad",
+    "zero-grad-before-step",
+    "repeated-step",
     style="sharpness-aware: two backward calls, weights moved and put back",
-)  # fmt: skip
+)
 def sharpness_aware(folder):
     model = network()
     optimizer = sgd(model, 0.05)
@@ -346,9 +358,11 @@ def sharpness_aware(folder):
 
 
 @healthy(
-    "missing-zero-grad", "accumulation-not-scaled", "accumulation-tail-dropped",
+    "missing-zero-grad",
+    "accumulation-not-scaled",
+    "accumulation-tail-dropped",
     style="every 4 batches, and at the end of an epoch",
-)  # fmt: skip
+)
 def accumulation(folder):
     model = network()
     optimizer = sgd(model)
@@ -364,9 +378,11 @@ def accumulation(folder):
 
 
 @healthy(
-    "missing-zero-grad", "accumulation-not-scaled", "accumulation-tail-dropped",
+    "missing-zero-grad",
+    "accumulation-not-scaled",
+    "accumulation-tail-dropped",
     style="inner loop after nanoGPT, GradScaler, backward on a scaled sum",
-)  # fmt: skip
+)
 def accumulation_with_scaler(folder):
     model = Classifier()
     optimizer, scaler = adam(model), torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -445,9 +461,10 @@ def accumulation_over_epochs(folder):
 
 
 @healthy(
-    "accumulation-tail-dropped", "accumulation-not-scaled",
+    "accumulation-tail-dropped",
+    "accumulation-not-scaled",
     style="the last few batches of each epoch are left out",
-)  # fmt: skip
+)
 def whole_groups_only(folder):
     model = network()
     optimizer = sgd(model)
@@ -463,9 +480,11 @@ def whole_groups_only(folder):
 
 
 @healthy(
-    "accumulation-not-scaled", "missing-zero-grad", "parameters-not-optimized",
+    "accumulation-not-scaled",
+    "missing-zero-grad",
+    "parameters-not-optimized",
     style="several tasks, one backward call each in a loop",
-)  # fmt: skip
+)
 def tasks_in_a_loop(folder):
     base = nn.Linear(SIZE, 16)
     heads = nn.ModuleList([nn.Linear(16, CLASSES), nn.Linear(16, 1)])
@@ -496,9 +515,11 @@ def losses_of_one_output(folder):
 
 
 @healthy(
-    "missing-zero-grad", "accumulation-not-scaled", "parameters-not-optimized",
+    "missing-zero-grad",
+    "accumulation-not-scaled",
+    "parameters-not-optimized",
     style="GAN after DCGAN: a dirty discriminator",
-)  # fmt: skip
+)
 def gan(folder):
     generator = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, SIZE))
     critic = nn.Sequential(nn.Linear(SIZE, 16), nn.LeakyReLU(0.2), nn.Linear(16, 1), nn.Sigmoid())
@@ -542,9 +563,11 @@ def gan_real_and_fake_in_a_loop(folder):
 
 
 @healthy(
-    "missing-zero-grad", "missing-step", "learning-rate-too-high",
+    "missing-zero-grad",
+    "missing-step",
+    "learning-rate-too-high",
     style="WGAN: 5 critic steps, weights clipped, one generator step",
-)  # fmt: skip
+)
 def wgan(folder):
     generator, critic = nn.Linear(4, SIZE), nn.Sequential(nn.Linear(SIZE, 16), nn.ReLU(), nn.Linear(16, 1))
     for_d = torch.optim.RMSprop(critic.parameters(), lr=5e-4)
@@ -587,9 +610,11 @@ def gradient_penalty(folder):
 
 
 @healthy(
-    "optimizer-of-another-model", "missing-zero-grad", "eval-mode-while-training",
+    "optimizer-of-another-model",
+    "missing-zero-grad",
+    "eval-mode-while-training",
     style="DQN with a target network that is copied",
-)  # fmt: skip
+)
 def dqn(folder):
     policy, target = network(), network()
     target.load_state_dict(policy.state_dict())
@@ -620,9 +645,10 @@ def dqn(folder):
 
 
 @healthy(
-    "optimizer-of-another-model", "parameters-not-optimized",
+    "optimizer-of-another-model",
+    "parameters-not-optimized",
     style="a teacher in eval mode, its weights left with gradients on",
-)  # fmt: skip
+)
 def distillation(folder):
     teacher, student = Classifier(0.3).eval(), network()
     optimizer = adam(student)
@@ -638,9 +664,11 @@ def distillation(folder):
 
 
 @healthy(
-    "parameters-not-optimized", "optimizer-of-another-model", "validation-builds-graph",
+    "parameters-not-optimized",
+    "optimizer-of-another-model",
+    "validation-builds-graph",
     style="a perceptual loss through a fixed network",
-)  # fmt: skip
+)
 def perceptual_loss(folder):
     features = nn.Sequential(nn.Linear(SIZE, 6), nn.ReLU()).eval()
     model = nn.Linear(SIZE, SIZE)
@@ -722,9 +750,11 @@ def folds(folder):
 
 
 @healthy(
-    "optimizer-of-another-model", "validation-builds-graph", "eval-mode-while-training",
+    "optimizer-of-another-model",
+    "validation-builds-graph",
+    "eval-mode-while-training",
     style="evaluation of several models, one of them an average",
-)  # fmt: skip
+)
 def several_models_evaluated(folder):
     model = network(nn.Dropout(0.1))
     average = torch.optim.swa_utils.AveragedModel(model)
@@ -886,9 +916,12 @@ def losses_of_an_epoch_kept(folder):
 
 
 @healthy(
-    "missing-step", "missing-zero-grad", "loss-not-finite", "scheduler-before-optimizer",
+    "missing-step",
+    "missing-zero-grad",
+    "loss-not-finite",
+    "scheduler-before-optimizer",
     style="GradScaler that skips its first steps",
-)  # fmt: skip
+)
 def scaler_skips(folder):
     model = network()
     optimizer = sgd(model)
@@ -907,9 +940,11 @@ def scaler_skips(folder):
 
 
 @healthy(
-    "missing-step", "repeated-step", "zero-grad-before-step",
+    "missing-step",
+    "repeated-step",
+    "zero-grad-before-step",
     style="a bad batch is skipped, its gradients cleared",
-)  # fmt: skip
+)
 def bad_batches_skipped(folder):
     model = network()
     optimizer = adam(model)
@@ -1015,9 +1050,11 @@ def train_overridden(folder):
 
 
 @healthy(
-    "eval-mode-while-training", "validation-builds-graph", "accumulation-not-scaled",
+    "eval-mode-while-training",
+    "validation-builds-graph",
+    "accumulation-not-scaled",
     style="an attack in eval mode, trained in train mode",
-)  # fmt: skip
+)
 def attacked_in_eval_mode(folder):
     model = network(nn.Dropout(0.2))
     optimizer = sgd(model)
@@ -1042,9 +1079,11 @@ def attacked_in_eval_mode(folder):
 
 
 @healthy(
-    "eval-mode-while-training", "missing-zero-grad", "accumulation-not-scaled",
+    "eval-mode-while-training",
+    "missing-zero-grad",
+    "accumulation-not-scaled",
     style="an attack with backward() in eval mode",
-)  # fmt: skip
+)
 def attacked_with_backward(folder):
     model = network(nn.BatchNorm1d(16))
     optimizer = adam(model)
@@ -1063,9 +1102,10 @@ def attacked_with_backward(folder):
 
 
 @healthy(
-    "eval-mode-while-training", "validation-builds-graph",
+    "eval-mode-while-training",
+    "validation-builds-graph",
     style="validation in the middle of an epoch, mode put back",
-)  # fmt: skip
+)
 def validation_in_the_middle(folder):
     model = network(nn.Dropout(0.3))
     optimizer = adam(model)
@@ -1296,9 +1336,11 @@ def summed_loss_by_samples(folder):
 
 
 @healthy(
-    "loss-not-averaged", "loss-never-reset", "wrong-divisor",
+    "loss-not-averaged",
+    "loss-never-reset",
+    "wrong-divisor",
     style="means of windows, of epochs, and since the start",
-)  # fmt: skip
+)
 def many_means(folder):
     model = network()
     optimizer = sgd(model)
@@ -1433,9 +1475,11 @@ def vae(folder):
 
 
 @healthy(
-    "wrong-divisor", "loss-not-averaged", "validation-builds-graph",
+    "wrong-divisor",
+    "loss-not-averaged",
+    "validation-builds-graph",
     style="the test loss summed over samples, after the MNIST example",
-)  # fmt: skip
+)
 def test_loss_by_samples(folder):
     model = Classifier(0.25)
     optimizer = adam(model)
@@ -1463,9 +1507,10 @@ def test_loss_by_samples(folder):
 
 
 @healthy(
-    "writer-closed-early", "writer-left-open",
+    "writer-closed-early",
+    "writer-left-open",
     style="a writer of its own for each epoch, used as a context manager",
-)  # fmt: skip
+)
 def writer_each_epoch(folder):
     model = network()
     optimizer = sgd(model)
@@ -1481,9 +1526,11 @@ def writer_each_epoch(folder):
 
 
 @healthy(
-    "writer-closed-early", "writer-left-open", "scalar-as-image",
+    "writer-closed-early",
+    "writer-left-open",
+    "scalar-as-image",
     style="flushed each epoch, pictures and numbers, closed at the end",
-)  # fmt: skip
+)
 def writer_flushed(folder):
     model = network()
     optimizer = sgd(model)
@@ -1629,9 +1676,11 @@ def checkpointed(folder):
 
 
 @healthy(
-    "missing-backward", "optimizer-of-another-model", "parameters-not-optimized",
+    "missing-backward",
+    "optimizer-of-another-model",
+    "parameters-not-optimized",
     style="a function of the weights: torch.func",
-)  # fmt: skip
+)
 def functional_gradients(folder):
     model = network()
     optimizer = sgd(model)
@@ -1655,9 +1704,16 @@ def course_trainer(folder):
     model = Classifier(0.1)
     optimizer = adam(model)
     trainer = Trainer(
-        model, optimizer, nn.CrossEntropyLoss(), run_dir=folder / "run", device="cpu", progress=False, log_every=4,
-        accumulation_steps=2, max_grad_norm=1.0,
-    )  # fmt: skip
+        model,
+        optimizer,
+        nn.CrossEntropyLoss(),
+        run_dir=folder / "run",
+        device="cpu",
+        progress=False,
+        log_every=4,
+        accumulation_steps=2,
+        max_grad_norm=1.0,
+    )
     trainer.fit(Batches(*rows(), batch_size=BATCH), Batches(*rows(40), batch_size=BATCH, shuffle=False), num_epochs=2)
     return model, optimizer
 
@@ -1666,9 +1722,10 @@ def course_trainer(folder):
 
 
 @healthy(
-    "parameters-not-optimized", "missing-zero-grad",
+    "parameters-not-optimized",
+    "missing-zero-grad",
     style="an equation solved by a network: the input has a gradient",
-)  # fmt: skip
+)
 def physics_informed(folder):
     model = nn.Sequential(nn.Linear(1, 16), nn.Tanh(), nn.Linear(16, 1))
     optimizer = adam(model)
@@ -1704,9 +1761,10 @@ def frozen_layer_in_a_list(folder):
 
 
 @healthy(
-    "missing-zero-grad", "accumulation-not-scaled",
+    "missing-zero-grad",
+    "accumulation-not-scaled",
     style="noise added to the weights for each micro-batch, and taken off",
-)  # fmt: skip
+)
 def noise_while_accumulating(folder):
     model = network()
     optimizer = sgd(model)
@@ -1780,9 +1838,10 @@ def maml(folder):
 
 
 @healthy(
-    "optimizer-of-another-model", "parameters-not-optimized",
+    "optimizer-of-another-model",
+    "parameters-not-optimized",
     style="an ensemble in one go: vmap over stacked weights",
-)  # fmt: skip
+)
 def ensemble_by_vmap(folder):
     models = [network() for _ in range(3)]
     weights, buffers = torch.func.stack_module_state(models)
@@ -1801,9 +1860,11 @@ def ensemble_by_vmap(folder):
 
 
 @healthy(
-    "parameters-not-optimized", "optimizer-of-another-model", "eval-mode-while-training",
+    "parameters-not-optimized",
+    "optimizer-of-another-model",
+    "eval-mode-while-training",
     style="the input is optimized, not the network",
-)  # fmt: skip
+)
 def input_optimized(folder):
     model = network(nn.Dropout(0.2)).eval()
     picture = torch.zeros(1, SIZE, requires_grad=True)
@@ -1854,9 +1915,11 @@ def own_optimizers(folder):
 
 
 @healthy(
-    "learning-rate-too-high", "loss-not-finite", "missing-zero-grad",
+    "learning-rate-too-high",
+    "loss-not-finite",
+    "missing-zero-grad",
     style="the course's search for a learning rate",
-)  # fmt: skip
+)
 def learning_rate_search(folder):
     from course_utils.lr import find_lr
 

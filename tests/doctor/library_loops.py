@@ -15,9 +15,8 @@ from pathlib import Path
 
 import torch
 from case_parts import Classifier, adam, loader, rows, sgd
+from loop_doctor import LoopDoctor
 from torch import nn
-
-from course_utils.doctor import LoopDoctor
 
 RESULT = "RESULT "
 
@@ -46,10 +45,17 @@ def train_with_lightning(folder: Path) -> nn.Module:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     module = Module()
     fitter = lightning.Trainer(
-        max_epochs=3, accelerator="cpu", devices=1, default_root_dir=folder, logger=TensorBoardLogger(folder),
-        log_every_n_steps=1, accumulate_grad_batches=2, gradient_clip_val=1.0, enable_progress_bar=False,
+        max_epochs=3,
+        accelerator="cpu",
+        devices=1,
+        default_root_dir=folder,
+        logger=TensorBoardLogger(folder),
+        log_every_n_steps=1,
+        accumulate_grad_batches=2,
+        gradient_clip_val=1.0,
+        enable_progress_bar=False,
         enable_model_summary=False,
-    )  # fmt: skip
+    )
     fitter.fit(module, loader(), loader(40))
     return module.model
 
@@ -81,9 +87,16 @@ def train_with_skorch(folder: Path) -> nn.Module:
 
     x, y = rows()
     net = NeuralNetClassifier(
-        Classifier, module__dropout=0.2, criterion=nn.CrossEntropyLoss, optimizer=torch.optim.SGD, lr=0.05,
-        batch_size=16, max_epochs=3, verbose=0, callbacks=[("board", TensorBoard(SummaryWriter(folder)))],
-    )  # fmt: skip
+        Classifier,
+        module__dropout=0.2,
+        criterion=nn.CrossEntropyLoss,
+        optimizer=torch.optim.SGD,
+        lr=0.05,
+        batch_size=16,
+        max_epochs=3,
+        verbose=0,
+        callbacks=[("board", TensorBoard(SummaryWriter(folder)))],
+    )
     net.fit(x, y)
     return net.module_
 

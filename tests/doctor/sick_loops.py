@@ -428,8 +428,9 @@ def one_optimizer_for_two_models(folder):
 
 @sick(
     "optimizer-of-another-model",
-    style="the model is made anew after the optimizer", evidence=("18 of 18", "`0.weight`"),
-)  # fmt: skip
+    style="the model is made anew after the optimizer",
+    evidence=("18 of 18", "`0.weight`"),
+)
 def model_made_anew(folder):
     model = network()
     optimizer = adam(model)
@@ -480,8 +481,9 @@ def folds_share_the_optimizer(folder):
 
 @sick(
     "parameters-not-optimized",
-    style="only the head is given", evidence=("`base.0.weight`", "144 of its 195 numbers"),
-)  # fmt: skip
+    style="only the head is given",
+    evidence=("`base.0.weight`", "144 of its 195 numbers"),
+)
 def head_only(folder):
     model = Classifier()
     optimizer = torch.optim.Adam(model.head.parameters())  # <- parameters-not-optimized
@@ -1360,8 +1362,9 @@ def scaler_not_scaled(folder):
 
 @sick(
     "accumulation-tail-dropped",
-    style="cleared at the start of each epoch", evidence=("4 micro-batches", "2 left over"),
-)  # fmt: skip
+    style="cleared at the start of each epoch",
+    evidence=("4 micro-batches", "2 left over"),
+)
 def tail_cleared(folder):
     model = network()
     optimizer = sgd(model)

@@ -11,6 +11,8 @@ import cases
 import numpy as np
 import pytest
 import torch
+from loop_doctor import LoopDoctor, watch
+from loop_doctor.explain import TEXTS
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedulers
@@ -18,15 +20,22 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 from torch.utils.data import dataloader
 from torch.utils.tensorboard import SummaryWriter
 
-from course_utils.doctor import LoopDoctor, watch
-from course_utils.doctor.explain import TEXTS
-
 # Where the doctor, or anything else, could leave something behind.
 PLACES = (
-    Tensor, torch._C.TensorBase, torch.autograd, nn.functional, Optimizer, torch.optim.SGD, torch.optim.Adam,
-    torch.amp.GradScaler, *(kind for kind in vars(schedulers).values() if isinstance(kind, type)),
-    dataloader._BaseDataLoaderIter, SummaryWriter, nn.Module, nn.Linear,
-)  # fmt: skip
+    Tensor,
+    torch._C.TensorBase,
+    torch.autograd,
+    nn.functional,
+    Optimizer,
+    torch.optim.SGD,
+    torch.optim.Adam,
+    torch.amp.GradScaler,
+    *(kind for kind in vars(schedulers).values() if isinstance(kind, type)),
+    dataloader._BaseDataLoaderIter,
+    SummaryWriter,
+    nn.Module,
+    nn.Linear,
+)
 GLOBAL_HOOKS = (
     *(
         value

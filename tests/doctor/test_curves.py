@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from case_parts import BATCH, BATCHES, ROWS, Classifier, batches, loader, network, rows, sgd
+from loop_doctor import LoopDoctor
 from torch.utils.tensorboard import SummaryWriter
 
 from course_utils.data import Batches
-from course_utils.doctor import LoopDoctor
 
 NUM_EPOCHS, VALID = 4, 40
 BY_BATCHES, BY_SAMPLES = "(each batch counts the same)", "(each sample counts the same)"

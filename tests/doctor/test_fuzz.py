@@ -3,8 +3,7 @@
 import pytest
 import torch
 from fuzz import draw, run
-
-from course_utils.doctor import LoopDoctor
+from loop_doctor import LoopDoctor
 
 SEEDS = 200
 BLOCKS = 8  # seeds are tested in blocks: a test each would cost more than the loops

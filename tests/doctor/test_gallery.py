@@ -5,10 +5,9 @@ import re
 import gallery
 import pytest
 import torch
+from loop_doctor import LoopDoctor
+from loop_doctor.explain import TEXTS
 from test_cases import examine
-
-from course_utils.doctor import LoopDoctor
-from course_utils.doctor.explain import TEXTS
 
 
 @pytest.mark.parametrize("case", gallery.BUGS, ids=lambda case: case.name)

@@ -9,14 +9,14 @@ import threading
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
+from loop_doctor import Finding, LoopDoctor, has_problems, load_ipython_extension, run_script
+from loop_doctor.explain import TEXTS
+from loop_doctor.rules import JUDGES
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.tensorboard import SummaryWriter
 
 from course_utils.__main__ import main
-from course_utils.doctor import Finding, LoopDoctor, has_problems, load_ipython_extension, run_script
-from course_utils.doctor.explain import TEXTS
-from course_utils.doctor.judge import JUDGES
 
 SICK = """\
 import torch
@@ -50,11 +50,20 @@ def train(num_steps=12, *, clear=True, at=None):
 def patched():
     """Everything that a watch changes in PyTorch."""
     return (
-        torch.autograd.backward, torch.autograd.grad, nn.functional.cross_entropy, torch.optim.Optimizer.zero_grad,
-        vars(torch.optim.Optimizer)["__init__"], torch.optim.lr_scheduler.LRScheduler.step, SummaryWriter.add_scalar,
-        SummaryWriter.close, torch.amp.GradScaler.step, len(_global_optimizer_pre_hooks),
-        len(_global_optimizer_post_hooks), vars(nn.Module)["__call__"], "item" in vars(torch.Tensor),
-    )  # fmt: skip
+        torch.autograd.backward,
+        torch.autograd.grad,
+        nn.functional.cross_entropy,
+        torch.optim.Optimizer.zero_grad,
+        vars(torch.optim.Optimizer)["__init__"],
+        torch.optim.lr_scheduler.LRScheduler.step,
+        SummaryWriter.add_scalar,
+        SummaryWriter.close,
+        torch.amp.GradScaler.step,
+        len(_global_optimizer_pre_hooks),
+        len(_global_optimizer_post_hooks),
+        vars(nn.Module)["__call__"],
+        "item" in vars(torch.Tensor),
+    )
 
 
 def test_a_finding_says_what_where_why_and_how_to_cure_it():

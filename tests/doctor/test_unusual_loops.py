@@ -11,10 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from case_parts import BATCHES, Classifier, adam, batches, loader, network, rows, sgd
+from loop_doctor import LoopDoctor, watch
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
-
-from course_utils.doctor import LoopDoctor, watch
 
 
 def codes(doctor):
@@ -248,7 +247,7 @@ from torch import nn
 rank, folder, tests = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.path.insert(0, tests)
 from case_parts import batches, network, sgd
-from course_utils.doctor import LoopDoctor, watch
+from loop_doctor import LoopDoctor, watch
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo", store=dist.FileStore(folder + "/store", 2), rank=rank, world_size=2)
@@ -291,10 +290,13 @@ def test_two_processes_that_train_together_are_each_left_in_peace(tmp_path):
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), str(rank), str(tmp_path), str(here)],
-            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
     try:
         ended = [process.communicate(timeout=100) for process in processes]
     finally:

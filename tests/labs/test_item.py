@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from course_utils import data
-from course_utils.graph import nodes
+from course_utils.experiments.autograd_graph import nodes
 from course_utils.labs import ItemLab, item
 from course_utils.labs.item import KEEPS, MAKERS, NUM_STEPS, measure, program
 from course_utils.models import MLP
@@ -87,8 +87,10 @@ def test_another_error_of_the_loop_is_shown_in_the_lab(monkeypatch):
     assert "no such loop" in lab._error_box.value
 
 
-@pytest.mark.parametrize("setting", [("validation", "loss", False), ("training", "loss.item()", False),
-                                     ("validation", "loss.detach()", True)])  # fmt: skip
+@pytest.mark.parametrize(
+    "setting",
+    [("validation", "loss", False), ("training", "loss.item()", False), ("validation", "loss.detach()", True)],
+)
 def test_the_loop_shown_is_the_loop_that_runs(lab, setting):
     loop, keep, no_grad = setting
     choose(lab, loop=loop, keep=keep, no_grad=no_grad)

@@ -13,8 +13,9 @@ import torch
 from course_utils import data
 from course_utils.labs import LearningRateLab, learning_rate
 from course_utils.labs.learning_rate import RATES
-from course_utils.lr import make_optimizer, sweep_lr
+from course_utils.lr import sweep_lr
 from course_utils.models import MLP, make_model
+from course_utils.optimizers import make_optimizer
 
 
 @pytest.fixture(scope="module")

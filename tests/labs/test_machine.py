@@ -1,9 +1,12 @@
 """The card of the machine: every point has its row, and what is stored names nothing of the machine."""
 
 from course_utils.labs import MachineCard
-from course_utils.machine import Point, look
+from course_utils.learner.machine import MachineCheck, look
 
-POINTS = [Point("Python", True, "3.11.7"), Point("<b>", False, "not installed", "run `make lab` & restart")]
+POINTS = [
+    MachineCheck("Python", True, "3.11.7"),
+    MachineCheck("<b>", False, "not installed", "run `make lab` & restart"),
+]
 
 
 def test_each_point_has_its_row_with_what_to_do():

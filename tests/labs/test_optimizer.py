@@ -7,9 +7,9 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
+from course_utils.experiments.surfaces import SURFACES, WALKERS, walk
 from course_utils.labs import OptimizerLab, optimizer
 from course_utils.labs.optimizer import NUM_STEPS, RING, WANTED, arrival, contours
-from course_utils.surfaces import SURFACES, WALKERS, walk
 
 RATES = [10 ** (-3 + index / 16) for index in range(57)]
 # One setting for each surface with which its goal is reached, and one beside it with which it is not.

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from course_utils.labs import Prediction
-from course_utils.progress import Progress, progress
+from course_utils.learner.record import LearnerRecord, progress
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_the_outcome_stands_beside_the_guess():
     asked = ask()
     asked.choice.value = "a"
     assert repr(asked.reveal("b")) == "It turned out: b (you predicted: a)."
-    assert Progress().predictions()["02-x"]["outcome"] == "b"
+    assert LearnerRecord().predictions()["02-x"]["outcome"] == "b"
     other = Prediction("02-y", "And now?", ["a", "b"])
     other.choice.value = "b"
     assert repr(other.reveal("b")) == "It turned out: b (as you predicted)."

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from course_utils.bookkeeping import DIVISORS, LOGS, RESETS, Recording, record
+from course_utils.experiments.bookkeeping import DIVISORS, LOGS, RESETS, Recording, record
 from course_utils.labs import RunningLossLab
 
 
@@ -29,12 +29,16 @@ def choose(lab, reset, divisor, log, window=10):
 def test_it_starts_with_the_lines_of_the_notes_and_before_any_click(recording):
     lab = RunningLossLab()
     assert (lab.reset.value, lab.divisor.value, lab.logged.value, lab.window.value) == (
-        "each epoch", "window length", "each window", 10,
-    )  # fmt: skip
+        "each epoch",
+        "window length",
+        "each window",
+        10,
+    )
     # By hand, for the first epoch: ten losses over ten, then twenty losses over ten.
     assert lab.points[:2] == [
-        (10, pytest.approx(sum(recording.losses[:10]) / 10)), (20, pytest.approx(sum(recording.losses[:20]) / 10)),
-    ]  # fmt: skip
+        (10, pytest.approx(sum(recording.losses[:10]) / 10)),
+        (20, pytest.approx(sum(recording.losses[:20]) / 10)),
+    ]
     assert "<svg" in lab._drawn.value
     assert "divided by 10, the length of a window" in lab._words.value
 

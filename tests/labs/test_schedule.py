@@ -11,8 +11,8 @@ from torch.optim import lr_scheduler
 from course_utils import data
 from course_utils.labs import ScheduleLab, schedule
 from course_utils.labs.schedule import OPTIMIZERS, RATES, SHAPES, share_of
-from course_utils.lr import make_optimizer
 from course_utils.models import make_model
+from course_utils.optimizers import make_optimizer
 
 
 @pytest.fixture(scope="module")

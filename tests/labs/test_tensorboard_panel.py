@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from course_utils import board
+from course_utils.experiments import tensorboard as board
 from course_utils.labs import TensorBoardPanel, tensorboard_panel
 
 

@@ -12,11 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 import notebooks
-from course_utils import checkpoint, data, models
+from course_utils import data, models
 from course_utils.labs import TrainingLab, training
 from course_utils.labs.base import Lab
-from course_utils.lr import make_optimizer
-from course_utils.training import Trainer
+from course_utils.optimizers import make_optimizer
+from course_utils.training import Trainer, checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -474,9 +474,14 @@ def test_a_restarted_kernel_leaves_whole_files_and_begins_anew(kernel):
     assert again != folder
     model = models.MLP()
     trainer = Trainer(
-        model, make_optimizer("sgd", model.parameters(), training.START_RATE), nn.CrossEntropyLoss(), device="cpu",
-        run_dir=folder, log_every=1, progress=False,
-    )  # fmt: skip
+        model,
+        make_optimizer("sgd", model.parameters(), training.START_RATE),
+        nn.CrossEntropyLoss(),
+        device="cpu",
+        run_dir=folder,
+        log_every=1,
+        progress=False,
+    )
     digits = data.load("digits")
     history = trainer.fit(digits.train, digits.valid, num_epochs=20, resume=True)
     assert history.step_loss[-1][0] == 460, "the broken-off run can be gone on with"

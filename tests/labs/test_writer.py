@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from course_utils.experiments.writer_process import TAG
 from course_utils.labs import WriterLab
 from course_utils.labs.writer import COLUMNS, ENOUGH, FIRST_POINTS, SLOW
-from course_utils.writer_process import TAG
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from course_utils import data
-from course_utils.accumulation import Plan
+from course_utils.experiments.accumulation import Plan
 from course_utils.labs import ZeroGradLab, zero_grad
 from course_utils.labs.zero_grad import CLEAR_EVERY, RATES
 from course_utils.models import make_model

@@ -12,9 +12,10 @@ from torch.nn import functional as F
 
 from course_utils.data import Batches, load
 from course_utils.labs.learning_rate import RATES, RECORDED
-from course_utils.lr import OPTIMIZERS, Sweep, descend, iter_sweep_lr, make_optimizer, sweep_lr
+from course_utils.lr import Sweep, descend, iter_sweep_lr, sweep_lr
+from course_utils.lr.stack import Stack
 from course_utils.models import CNN, MLP
-from course_utils.stack import Stack
+from course_utils.optimizers import OPTIMIZERS, make_optimizer
 
 CLASSES = {
     "sgd": torch.optim.SGD,
@@ -614,10 +615,13 @@ def test_data_that_do_not_fit_are_refused(change, error, message):
         ),
         (lambda: nn.Linear(8, 10).double(), ValueError, "but gives (20, 1, 8, 10)"),
         (lambda: nn.Sequential(nn.Flatten(), nn.RNN(64, 10)).double(), ValueError, "but gives tuple"),
-        (lambda: nn.Sequential(nn.Flatten(0), nn.Linear(1280, 10), nn.Unflatten(0, (1, 10))).double(), ValueError,
-         "but gives (1, 10)"),
+        (
+            lambda: nn.Sequential(nn.Flatten(0), nn.Linear(1280, 10), nn.Unflatten(0, (1, 10))).double(),
+            ValueError,
+            "but gives (1, 10)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_models_that_do_not_fit_are_refused(make_model, error, message):
     with pytest.raises(error, match=re.escape(message)):
         iter_sweep_lr(make_model, *few(), [0.1], batch_size=20)
@@ -697,12 +701,26 @@ def test_the_example_of_the_damaged_ones_is_good(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        "", "{half", "[]", "3", "null", '"text"', "{}", damaged(losses=None), damaged(lrs=None),
-        damaged(optimizer=None), damaged(lrs=[0.1]), damaged(lrs=[0.2, 0.1]), damaged(lrs=[0.1, "x"]),
+        "",
+        "{half",
+        "[]",
+        "3",
+        "null",
+        '"text"',
+        "{}",
+        damaged(losses=None),
+        damaged(lrs=None),
+        damaged(optimizer=None),
+        damaged(lrs=[0.1]),
+        damaged(lrs=[0.2, 0.1]),
+        damaged(lrs=[0.1, "x"]),
         damaged(losses=[[1.0], [1.0, 2.0]]),
-        damaged(losses=[1.0, 2.0]), damaged(losses=[["a"], ["b"]]), damaged(losses=5), damaged(colour="blue"),
+        damaged(losses=[1.0, 2.0]),
+        damaged(losses=[["a"], ["b"]]),
+        damaged(losses=5),
+        damaged(colour="blue"),
     ],
-)  # fmt: skip
+)
 def test_a_damaged_file_is_told_by_its_name(text, tmp_path):
     path = tmp_path / "sweep.json"
     path.write_text(text)

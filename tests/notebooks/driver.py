@@ -30,13 +30,34 @@ REPLY_TIMEOUT = 60  # seconds for one callback, and again for the work that it a
 # Only these widgets take nothing from the person in front of them. A model that is neither here nor known to
 # `moves` fails the test: a new kind of control must not slip through unmoved.
 DISPLAYS = {
-    "AccordionModel", "AudioModel", "BoxModel", "FloatProgressModel", "GridBoxModel", "HBoxModel", "HTMLMathModel",
-    "HTMLModel", "ImageModel", "IntProgressModel", "LabelModel", "LayoutModel", "LinkModel",
-    "DirectionalLinkModel", "OutputModel", "StackModel", "TabModel", "VBoxModel", "ValidModel", "VideoModel",
-}  # fmt: skip
+    "AccordionModel",
+    "AudioModel",
+    "BoxModel",
+    "FloatProgressModel",
+    "GridBoxModel",
+    "HBoxModel",
+    "HTMLMathModel",
+    "HTMLModel",
+    "ImageModel",
+    "IntProgressModel",
+    "LabelModel",
+    "LayoutModel",
+    "LinkModel",
+    "DirectionalLinkModel",
+    "OutputModel",
+    "StackModel",
+    "TabModel",
+    "VBoxModel",
+    "ValidModel",
+    "VideoModel",
+}
 ONE_NUMBER = {
-    "BoundedFloatTextModel", "BoundedIntTextModel", "FloatSliderModel", "IntSliderModel", "PlayModel",
-}  # fmt: skip
+    "BoundedFloatTextModel",
+    "BoundedIntTextModel",
+    "FloatSliderModel",
+    "IntSliderModel",
+    "PlayModel",
+}
 TWO_NUMBERS = {"FloatRangeSliderModel", "IntRangeSliderModel"}
 ONE_CHOICE = {"DropdownModel", "RadioButtonsModel", "SelectModel", "SelectionSliderModel", "ToggleButtonsModel"}
 ON_OR_OFF = {"CheckboxModel", "ToggleButtonModel"}

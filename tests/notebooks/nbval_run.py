@@ -34,13 +34,28 @@ def nbval(folder: Path, *, cuda: bool = False, drive_into: Path | None = None) -
         settings.write_text("[pytest]\n")
         program = [str(DRIVING), str(drive_into)] if drive_into else ["-m", "pytest"]
         command = [
-            sys.executable, *program, "--nbval", "--nbval-current-env",
-            f"--nbval-sanitize-with={SANITIZE}", f"--nbval-cell-timeout={CELL_TIMEOUT}",
+            sys.executable,
+            *program,
+            "--nbval",
+            "--nbval-current-env",
+            f"--nbval-sanitize-with={SANITIZE}",
+            f"--nbval-cell-timeout={CELL_TIMEOUT}",
             # One notebook's cells must stay in one kernel: loadfile sends a whole notebook to one worker.
-            "-n", str(min(2, len(found))), "--dist", "loadfile",
-            "-p", "no:cacheprovider", "-q", "--color=no", f"--junitxml={report}",
-            "-c", str(settings), "--rootdir", str(folder), str(folder),
-        ]  # fmt: skip
+            "-n",
+            str(min(2, len(found))),
+            "--dist",
+            "loadfile",
+            "-p",
+            "no:cacheprovider",
+            "-q",
+            "--color=no",
+            f"--junitxml={report}",
+            "-c",
+            str(settings),
+            "--rootdir",
+            str(folder),
+            str(folder),
+        ]
         done = subprocess.run(
             command, cwd=ROOT, env=kernel_environment(Path(scratch), cuda=cuda), capture_output=True, text=True
         )

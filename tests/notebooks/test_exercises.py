@@ -8,7 +8,7 @@ import nbformat
 import pytest
 
 from course_utils import checks
-from course_utils.checks import verdict
+from course_utils.checks import runner
 
 NOTEBOOKS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 IMPORTS = re.compile(r"^from course_utils import .*\bchecks\b", re.MULTILINE)
@@ -56,7 +56,7 @@ def test_the_last_cell_shows_the_exercises_by_the_names_and_in_the_order_that_th
     headings = re.findall(
         r"^### Exercise (\d+)\. (.+?) \(\d+ minutes\)$", "\n".join(c.source for c in cells), re.MULTILINE
     )
-    known = [exercise.title for exercise in verdict.EXERCISES.values() if exercise.name.startswith(f"{number}-")]
+    known = [exercise.title for exercise in runner.EXERCISES.values() if exercise.name.startswith(f"{number}-")]
     assert headings == [(str(place), title) for place, title in enumerate(known, start=1)]
     assert len(known) == sum(lesson == path.stem for lesson, *_ in EXERCISES)
 

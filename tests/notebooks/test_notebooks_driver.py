@@ -166,7 +166,7 @@ def values(**state):
         ({"model": "CheckboxModel", "value": True}, [False, True]),
         ({"model": "TextModel", "value": "x"}, ["", "some words <b>&amp;</b>", "x"]),
     ],
-)  # fmt: skip
+)
 def test_moves_end_where_they_began(state, expected):
     assert values(**state) == [{"value": value} for value in expected]
 

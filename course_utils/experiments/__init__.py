@@ -1,0 +1,1 @@
+"""What the lessons' experiments compute: data in, data out, no widgets."""

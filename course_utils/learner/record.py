@@ -1,0 +1,199 @@
+"""The learner's own folder: predictions, exercises and cached sweeps, in plain files that anyone can read."""
+
+import json
+import os
+import threading
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from course_utils.files import exclusive_lock, write_atomically
+
+VERSION = 1
+
+Record = dict[str, Any]
+
+
+def learner_folder() -> Path:
+    """Where the learner's own files go: $COURSE_LEARNER_DIR, or `learner` beside the notebooks' folder.
+
+    Without a checkout around it (the package was installed from a wheel) it is `training-loop-learner` in the
+    home folder. The folder is not made here.
+    """
+    chosen = os.environ.get("COURSE_LEARNER_DIR")
+    if chosen:
+        return Path(chosen).expanduser()
+    checkout = Path(__file__).resolve().parents[2]
+    if (checkout / "notebooks").is_dir():
+        return checkout / "learner"
+    return Path.home() / "training-loop-learner"
+
+
+def _new() -> Record:
+    return {"version": VERSION, "predictions": {}, "exercises": {}}
+
+
+def _parse(text: str) -> Record:
+    """The record that a file's text holds.
+
+    Raises:
+        ValueError: it is damaged, or not a record of this version.
+    """
+    found = json.loads(text)
+    if not isinstance(found, dict) or found.get("version") != VERSION:
+        raise ValueError(f"it is not a record of version {VERSION}")
+    for part, keys in (("predictions", {"question", "guess"}), ("exercises", {"tries", "solved"})):
+        if not isinstance(found.get(part), dict):
+            raise ValueError(f"its part {part!r} is missing")
+        for name, entry in found[part].items():
+            if not isinstance(entry, dict) or not keys <= entry.keys():
+                raise ValueError(f"its entry {name!r} is damaged")
+    return found
+
+
+class LearnerRecord:
+    """What the learner guessed and solved, kept in `progress.json` in the learner's folder.
+
+    Several lessons may be open at once. So each entry is written into what the file holds at that moment, by one
+    process at a time, and every question is answered from the file. Where it cannot be written, the entries wait in
+    memory, and the first one for which the file can be written again brings all of them there.
+
+    Args:
+        folder: the folder of the file; by default `learner_folder()`.
+    """
+
+    def __init__(self, folder: Path | None = None):
+        self.path = (folder or learner_folder()) / "progress.json"
+        self._thread_lock = threading.RLock()
+        self._waiting: list[Callable[[Record], None]] = []
+        self._said: list[str] = []
+        self._unsaid: list[str] = []
+        with self._thread_lock:
+            self._now()
+
+    def news(self) -> str:
+        """What the learner should know about the record, in a sentence, once: the next call returns ""."""
+        with self._thread_lock:
+            told, self._unsaid = " ".join(self._unsaid), []
+            return told
+
+    def _say(self, sentence: str) -> None:
+        if sentence not in self._said:
+            self._said.append(sentence)
+            self._unsaid.append(sentence)
+
+    def _now(self) -> Record:
+        """The record as it is now: what is on disk, and on top of it what waits in memory."""
+        try:
+            record = _parse(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            record = _new()
+        except OSError as error:
+            record = _new()
+            # Nothing there at all, because a file lies where the folder should be, is said when something is written.
+            if not isinstance(error, NotADirectoryError):
+                self._say(f"{str(self.path)!r} cannot be read ({error.strerror}); what you do now is kept in memory.")
+        except ValueError:
+            record = _new()
+            try:
+                with exclusive_lock(self._lock_path):
+                    record = self._read_or_set_aside()
+            except OSError as error:
+                self._say(
+                    f"{str(self.path)!r} cannot be used and not be moved aside ({error.strerror}); "
+                    "what you do now is kept in memory."
+                )
+        for change in self._waiting:
+            change(record)
+        return record
+
+    @property
+    def _lock_path(self) -> Path:
+        return self.path.with_name(".progress.lock")
+
+    def _read_or_set_aside(self) -> Record:
+        """Read the file; a damaged or foreign one is moved to a name of its own, never overwritten."""
+        try:
+            return _parse(self.path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return _new()
+        except ValueError as error:
+            aside, number = self.path.with_name("progress.unreadable.json"), 2
+            while aside.exists():
+                aside, number = self.path.with_name(f"progress.unreadable-{number}.json"), number + 1
+            os.replace(self.path, aside)
+            self._say(
+                f"{str(self.path)!r} could not be used ({error}); it was moved to {aside.name!r} "
+                "and a new record was begun."
+            )
+            return _new()
+
+    def _change(self, change: Callable[[Record], None]) -> None:
+        self._waiting.append(change)
+        try:
+            with exclusive_lock(self._lock_path):
+                record = self._read_or_set_aside()
+                for waiting in self._waiting:
+                    waiting(record)
+                write_atomically(self.path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
+            self._waiting.clear()
+        except OSError as error:
+            # The error's own text names a temporary file, another one each time; its reason is the same.
+            self._say(f"{str(self.path)!r} cannot be written ({error.strerror}); your answers are kept in memory only.")
+
+    def predict(self, name: str, question: str, guess: str) -> None:
+        """Record a guess. A guess that changes after its outcome was seen does not count: the first one stays."""
+
+        def change(record: Record) -> None:
+            if "outcome" not in record["predictions"].get(name, {}):
+                record["predictions"][name] = {"question": question, "guess": guess}
+
+        with self._thread_lock:
+            self._change(change)
+
+    def reveal(self, name: str, question: str, outcome: str) -> str | None:
+        """Record the outcome beside the guess and return the guess, or None where there was none."""
+
+        def change(record: Record) -> None:
+            record["predictions"].setdefault(name, {"question": question, "guess": None})["outcome"] = outcome
+
+        with self._thread_lock:
+            if self.predictions().get(name, {}).get("outcome") != outcome:
+                self._change(change)
+            return self.guess(name)
+
+    def guess(self, name: str) -> str | None:
+        """The recorded guess of a prediction, or None."""
+        return self.predictions().get(name, {}).get("guess")
+
+    def solve(self, name: str, passed: bool) -> None:
+        """Record an attempt at an exercise; a solved exercise stays solved."""
+
+        def change(record: Record) -> None:
+            entry = record["exercises"].setdefault(name, {"tries": 0, "solved": False})
+            entry["tries"] += 1
+            entry["solved"] = entry["solved"] or passed
+
+        with self._thread_lock:
+            self._change(change)
+
+    def predictions(self) -> dict[str, dict[str, Any]]:
+        """Every prediction by name: its question, guess and, once seen, its outcome."""
+        with self._thread_lock:
+            return self._now()["predictions"]
+
+    def exercises(self) -> dict[str, dict[str, Any]]:
+        """Every exercise tried, by name: the number of tries and whether it is solved."""
+        with self._thread_lock:
+            return self._now()["exercises"]
+
+
+@cache
+def _progress_in(folder: Path) -> LearnerRecord:
+    return LearnerRecord(folder)
+
+
+def progress() -> LearnerRecord:
+    """The learner's record: one for each learner's folder in a process."""
+    return _progress_in(learner_folder())

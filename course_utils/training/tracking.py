@@ -1,0 +1,165 @@
+"""Where a run's figures go: the TensorBoard files of its folder, and a progress bar or a function of the user's."""
+
+import contextlib
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from course_utils.training.history import History
+
+Progress = bool | Callable[[int, int, History], object]
+Report = Callable[[int, History], None]
+
+TAGS = {
+    "step_loss": "loss/step",
+    "epoch_loss": "loss/epoch",
+    "valid_loss": "loss/valid",
+    "valid_accuracy": "accuracy/valid",
+    "lr": "lr",
+    "grad_norm": "grad_norm",
+    "samples_per_second": "samples_per_second",
+}
+
+# Figures of fast steps wait for one another so long, in seconds. TensorBoard itself looks every five.
+HOLD = 0.5
+
+
+class Tracking:
+    """The TensorBoard files of one run: opened once, closed once whatever happens, no step written twice.
+
+    Figures of one step go into the file together. They go at once where steps are slow; those of fast steps wait for
+    one another, `HOLD` seconds at most, because each visit to the file costs as much as several small steps. A
+    checkpoint is saved only after `flush`: so a run that is killed and resumed shows every step once. A full disk is
+    told with a RuntimeWarning; the run goes on without.
+
+    Args:
+        folder: the run's folder; None writes nothing.
+        resume: whether the folder may hold an earlier part of the run. What its files hold of `first_step` and
+            later is crossed out then: TensorBoard drops it.
+        first_step: the step that the run begins with.
+        made_with: hyper-parameters, kept for TensorBoard's HParams page when a run begins.
+
+    Raises:
+        ImportError: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: str | Path | None, *, resume: bool, first_step: int, made_with: Mapping[str, object]):
+        self._writer = None
+        self._folder = folder
+        self._waiting: list[tuple[int, object]] = []
+        self._flushed = -math.inf  # the clock begins where the system likes: at 0 when the machine starts, on Linux
+        if folder is None:
+            return
+        try:
+            from tensorboard.compat.proto.summary_pb2 import Summary
+            from torch.utils.tensorboard import SummaryWriter
+            from torch.utils.tensorboard.summary import hparams
+        except ImportError as error:
+            raise ImportError(
+                "run_dir keeps TensorBoard files: pip install tensorboard, or leave run_dir out"
+            ) from error
+        self._summary = Summary
+        purge_step = first_step if resume else None
+        try:
+            before = _event_files(folder)
+            self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+            late = _event_files(folder) - before
+            if before and late and max(late) < max(before):
+                # TensorBoard reads files in the order of their names, which count seconds and not fractions of one.
+                self._writer.close()
+                for path in late:
+                    path.unlink()
+                time.sleep(1)
+                self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+            if first_step == 1:
+                known = {name: _shown(value) for name, value in made_with.items()}
+                for part in hparams(known, dict.fromkeys(TAGS.values(), 0.0)):
+                    self._writer.file_writer.add_summary(part)
+                self._writer.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Write the figures of one step, named as in `History`."""
+        if self._writer is None:
+            return
+        values = [self._summary.Value(tag=TAGS.get(name, name), simple_value=value) for name, value in figures.items()]
+        # One record for all of them: five times cheaper than as many add_scalar.
+        self._waiting.append((step, self._summary(value=values)))
+        if time.monotonic() - self._flushed >= HOLD:
+            self.flush()
+
+    def flush(self) -> None:
+        """Bring all figures written so far to the file."""
+        waiting, self._waiting = self._waiting, []
+        self._flushed = time.monotonic()
+        if self._writer is None:
+            return
+        try:
+            for step, summary in waiting:
+                self._writer.file_writer.add_summary(summary, step)
+            self._writer.flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Close the files; a second call does nothing."""
+        self.flush()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def __enter__(self) -> "Tracking":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _give_up(self, error: OSError) -> None:
+        warnings.warn(
+            f"TensorBoard's files in {str(self._folder)!r} can't be written ({error}): training goes on without them",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(OSError):  # it fails for the reason that was just told
+                writer.close()
+
+
+def _shown(value: object) -> object:
+    return value if isinstance(value, bool | int | float | str) else str(value)
+
+
+def _event_files(folder: str | Path) -> set[Path]:
+    return set(Path(folder).glob("events.out.tfevents.*"))
+
+
+@contextlib.contextmanager
+def reporting(progress: Progress, first_step: int, num_steps: int) -> Iterator[Report]:
+    """Give a function `report(step, history)` that moves a bar, calls `progress`, or does neither.
+
+    Args:
+        progress: True for a bar, in a notebook or a terminal; False for none; or a function that is called as
+            `progress(step, num_steps, history)`.
+        first_step: steps that were done before, after a resume.
+        num_steps: steps of the whole run.
+    """
+    if progress is False:
+        yield lambda step, history: None
+    elif progress is not True:
+        yield lambda step, history: progress(step, num_steps, history)
+    else:
+        from tqdm.auto import tqdm  # imported late: it looks for ipywidgets
+
+        with tqdm(total=num_steps, initial=first_step, unit="step") as bar:
+
+            def report(step: int, history: History) -> None:
+                names = ("step_loss", "epoch_loss", "valid_loss", "valid_accuracy")
+                latest = {name: getattr(history, name)[-1][1] for name in names if getattr(history, name)}
+                bar.set_postfix_str(", ".join(f"{name} {value:.4g}" for name, value in latest.items()), refresh=False)
+                bar.update(step - bar.n)
+
+            yield report

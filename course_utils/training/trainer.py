@@ -1,0 +1,347 @@
+"""The training loop: five verbs a step, and around them what a run of a week needs."""
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from course_utils import devices
+from course_utils.errors import positive_integer, positive_number, unknown_name
+from course_utils.training import checkpoint, distributed, evaluation, gradients, validation
+from course_utils.training.evaluation import Evaluation
+from course_utils.training.history import History, LossMeter
+from course_utils.training.rng import RandomStates
+from course_utils.training.signals import finish_step_on_interrupt
+from course_utils.training.tracking import Progress, Tracking, reporting
+from course_utils.training.validation import NonFiniteError, RunCompleteError
+
+__all__ = ["Evaluation", "History", "NonFiniteError", "RunCompleteError", "Trainer"]
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Trainer:
+    """Trains a model: the loop of lesson 08_the_whole_loop.
+
+    Args:
+        model: maps x to logits. It is moved to the device.
+        optimizer: holds parameters of this model.
+        loss_fn: maps (logits, y) to one number, a mean over the batch or, with `reduction="sum"`, a sum.
+        scheduler: changes the optimizer's lr; stepped once after each step.
+        device: "auto", "cpu", "cuda", "cuda:N" or "mps".
+        precision: "fp32", "bf16" (autocast) or "fp16" (autocast and a gradient scaler, CUDA only).
+        accumulation_steps: micro-batches a step, weighted by their samples, as if they were one batch.
+        max_grad_norm: clip the norm of all gradients to this; None for no clipping.
+        run_dir: the folder of the run's checkpoints and TensorBoard files; None keeps neither.
+        log_every: steps a window, which runs on over the end of an epoch. Losses stay on the device and are read
+            together, once a window and once an epoch.
+        checkpoint_every: epochs between checkpoints; `checkpoint.Checkpoints` says when one is put off.
+        progress: True for a bar, False for none, or a function that is called as
+            `progress(step, num_steps, history)` after each window and each epoch.
+        on_nonfinite: "raise" when the loss is NaN or infinite, or "skip" steps with such gradients; "skip"
+            waits for the device at each step.
+        track_grad_norm: keep the gradient norm in the history, even without clipping.
+
+    Attributes:
+        step, epoch, position: steps and whole epochs done, and micro-batches done in this epoch.
+        skipped_steps: steps that were left out since their gradients were not finite.
+        history: the figures so far; meter: the means that are not in it yet.
+        hyperparameters: what the run is made with; kept with it, and compared when it is resumed.
+
+    Raises:
+        ValueError, TypeError: parts that don't fit together; the message says which and what to do.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss_fn: Callable[[Tensor, Tensor], Tensor],
+        *,
+        scheduler: LRScheduler | None = None,
+        device: str | torch.device = "auto",
+        precision: str = "fp32",
+        accumulation_steps: int = 1,
+        max_grad_norm: float | None = None,
+        run_dir: str | Path | None = None,
+        log_every: int = 50,
+        checkpoint_every: int = 1,
+        progress: Progress = True,
+        on_nonfinite: str = "raise",
+        track_grad_norm: bool = False,
+    ):
+        validation.check_model(model)
+        validation.check_optimizer(optimizer, model)
+        validation.check_scheduler(scheduler, optimizer)
+        self.reduction = validation.check_loss_fn(loss_fn)
+        self.device = distributed.local_device(device)
+        devices.check_precision(precision, self.device)
+        validation.check_progress(progress)
+        if on_nonfinite not in ("raise", "skip"):
+            raise unknown_name("on_nonfinite", on_nonfinite, ["raise", "skip"])
+        self.accumulation_steps = positive_integer("accumulation_steps", accumulation_steps)
+        self.max_grad_norm = None if max_grad_norm is None else positive_number("max_grad_norm", max_grad_norm)
+        self.log_every = positive_integer("log_every", log_every)
+        self.checkpoint_every = positive_integer("checkpoint_every", checkpoint_every)
+        self.model, self.optimizer, self.scheduler = model.to(self.device), optimizer, scheduler
+        self.loss_fn = loss_fn.to(self.device) if isinstance(loss_fn, nn.Module) else loss_fn
+        self.run_dir, self.progress = run_dir, progress if distributed.rank() == 0 else False
+        self.on_nonfinite, self.track_grad_norm = on_nonfinite, track_grad_norm
+        if optimizer.state:  # momentum and the like follow the model to its device
+            optimizer.load_state_dict(optimizer.state_dict())
+        self.autocast = devices.autocast(precision, self.device)
+        self.scaler = devices.make_scaler(precision, self.device)
+        self.hyperparameters = checkpoint.describe(model, optimizer, scheduler, loss_fn) | {
+            "precision": precision,
+            "accumulation_steps": accumulation_steps,
+            "max_grad_norm": max_grad_norm,
+            "on_nonfinite": on_nonfinite,
+        }
+        self._begin()
+
+    def train_step(self, batches: list[Batch], num_samples: int) -> list[Tensor]:
+        """Take one step on one or more micro-batches of `num_samples` rows together: five verbs, in order.
+
+        Returns the loss of each micro-batch, on the device and without a graph.
+        """
+        gradients.zero_grad(self.optimizer)
+        losses = []
+        for x, y in distributed.synchronised_last(self.network, batches):
+            with self.autocast:
+                logits = self.network(x)
+                loss = self.loss_fn(logits, y)
+            weight = self._weight(loss, x.shape[0], num_samples)
+            loss.backward(self.scaler.scale(weight))
+            losses.append(loss.detach())
+        if self._gradients_are_ready():
+            self.scaler.step(self.optimizer)
+        return losses
+
+    def fit(
+        self, train: Iterable[Batch], valid: Iterable[Batch] | None = None, *, num_epochs: int, resume: bool = False
+    ) -> History:
+        """Train for `num_epochs` passes over `train`, counted from the start of the run.
+
+        Args:
+            train: batches `(x, y)` with a length: `data.Batches`, a DataLoader, a list. One with `set_epoch` is told
+                the epoch before each pass.
+            valid: batches to evaluate on after each epoch.
+            resume: go on from the checkpoint in `run_dir`, to the same end, bit for bit, as without a break; where
+                there is none yet, begin.
+
+        Returns the history; after `stop()`, Ctrl-C or a notebook's stop button, the history so far.
+
+        Raises:
+            NonFiniteError: the loss became NaN or infinite.
+            RunCompleteError: the run to resume has `num_epochs` epochs already.
+            ValueError, TypeError, OSError: data that can't be trained on, a checkpoint of another run, a bad folder.
+        """
+        positive_integer("num_epochs", num_epochs)
+        validation.check_loader("train", train)
+        if valid is not None:
+            validation.check_loader("valid", valid)
+        self._begin()
+        self.made_with = self.hyperparameters | ({} if self.run_dir is None else checkpoint.fingerprint(train))
+        train, valid = distributed.shard(train, valid)
+        self._randomness = RandomStates(train, valid, kept=self.run_dir is not None)
+        self._checkpoints = checkpoint.Checkpoints(self.run_dir, writes=distributed.rank() == 0)
+        state = self._checkpoints.open(resume=resume)
+        if state is not None:
+            checkpoint.take_over(self, state)
+            self._samples_before = self.meter.window.count
+            in_epoch = self.position > 0 and not self.epoch_trained
+            self._randomness.load_state_dict(distributed.own(state["random"]), in_epoch=in_epoch)
+        validation.check_epochs_left(self.run_dir, self.epoch, num_epochs)
+        checkpoint.check_holdable(self)
+        self.network = distributed.wrap(self.model, self.device)
+        folder = self.run_dir if self._checkpoints.writes else None
+        self._tracking = Tracking(folder, resume=resume, first_step=self.step + 1, made_with=self.made_with)
+        num_steps = num_epochs * -(-len(train) // self.accumulation_steps)
+        try:
+            with (
+                self._tracking,
+                evaluation.modes_kept(self.model, training=True),
+                finish_step_on_interrupt(self.stop),
+                reporting(self.progress, self.step, num_steps) as self._report,
+            ):
+                while self.epoch < num_epochs and not self._halted:
+                    if not self.epoch_trained:
+                        self._train_epoch(train)
+                    if self.epoch_trained:
+                        self._close_epoch(valid, last=self.epoch + 1 == num_epochs)
+                if self._halted:
+                    self._read_losses()
+                    self._save()
+        except KeyboardInterrupt:
+            # Raised by the data or a callback, or by a second Ctrl-C: what was saved last stands.
+            pass
+        return self.history
+
+    def stop(self) -> None:
+        """End the run after the current step, or the window among several processes; may be called from any thread.
+
+        `fit` saves and returns the history so far.
+        """
+        self._stopping = True
+        if distributed.size() == 1:
+            self._halted = True
+
+    def evaluate(self, loader: Iterable[Batch]) -> Evaluation:
+        """Compute loss per sample and accuracy on some batches, and give the model its mode back."""
+        validation.check_loader("loader", loader)
+        return evaluation.evaluate(self.model, self.loss_fn, self._on_device("loader", loader), autocast=self.autocast)
+
+    # What stands around the step.
+
+    def _begin(self) -> None:
+        """Set all counts to the start of a run."""
+        self.step = self.epoch = self.position = self.skipped_steps = 0
+        self.epoch_trained = self._stopping = self._halted = False
+        self.history, self.meter = History(), LossMeter(self.reduction)
+        self.network: nn.Module = self.model
+        self._process_share: float | Tensor = 1.0
+        self._plain = distributed.size() == 1 and not self.scaler.is_enabled()
+        self._add_up = partial(distributed.all_reduce_sum, device=self.device) if distributed.size() > 1 else None
+        self._lrs: list[float] = []
+        self._window_began, self._samples_before = time.perf_counter(), 0.0
+
+    def _save(self) -> None:
+        """Save all that an exact resume needs, if the weights are worth it."""
+        if self.run_dir is not None:
+            validation.check_weights(self.model, self.step, self.optimizer.param_groups[0]["lr"])
+            randomness = distributed.gather(self._randomness.state_dict())
+            self._tracking.flush()
+            self._checkpoints.save(checkpoint.take_down(self, randomness))
+
+    def _on_device(self, name: str, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the loader's batches, checked and moved to the device; from pinned memory nothing waits for that."""
+        device, non_blocking = self.device, self.device.type == "cuda"
+        for batch in loader:
+            x, y = validation.unpack(name, batch)
+            if x.device != device or y.device != device:
+                x, y = x.to(device, non_blocking=non_blocking), y.to(device, non_blocking=non_blocking)
+            yield x, y
+
+    def _train_epoch(self, train: Iterable[Batch]) -> None:
+        """Go once over the data, or until stopped; what is left at the end makes a smaller step."""
+        distributed.set_epoch(train, self.epoch)
+        self._randomness.epoch_begins(train)
+        batches = self._on_device("train", train)
+        for _ in itertools.islice(batches, self.position):
+            pass  # done before the run was broken off
+        self._randomness.caught_up()
+        while not self._halted and not self.epoch_trained:
+            try:
+                group = list(itertools.islice(batches, self.accumulation_steps))
+            except (KeyboardInterrupt, RuntimeError) as error:
+                # A Ctrl-C ends a DataLoader's own processes too; what they leave is no error then.
+                if not self._stopping and not isinstance(error, KeyboardInterrupt):
+                    raise
+                self._halted = True
+                break
+            self.epoch_trained = not group
+            if group:
+                self._take_step(group)
+                self.position += len(group)
+
+    def _take_step(self, batches: list[Batch]) -> None:
+        """Take one step, count it unless it was skipped, and read the losses if it ends a window."""
+        counts = [y.shape[0] for _, y in batches]
+        num_samples, skipped = sum(counts), self.skipped_steps
+        if self._plain:
+            losses = self.train_step(batches, num_samples)
+        else:
+            self._process_share = distributed.share(num_samples, self.reduction, self.device)
+            scale = self.scaler.get_scale()
+            losses = self.train_step(batches, num_samples)
+            self.scaler.update()
+            self.skipped_steps += self.scaler.get_scale() < scale
+        if self.skipped_steps > skipped:
+            return
+        self.step += 1
+        self.meter.add(losses, counts)
+        self._lrs.append(self.optimizer.param_groups[0]["lr"])
+        if self.scheduler is not None:
+            self.scheduler.step()
+        if self.step % self.log_every == 0:
+            self._close_window()
+
+    def _weight(self, loss: Tensor, rows: int, num_samples: int) -> Tensor | None:
+        """What backward() starts from: the micro-batch's share in the step's loss; None stands for 1."""
+        validation.check_loss(loss)
+        if rows == num_samples and self._plain:
+            return None
+        share = rows / num_samples if self.reduction == "mean" else 1.0
+        return torch.full_like(loss, share).mul_(self._process_share)
+
+    def _gradients_are_ready(self) -> bool:
+        """Clip the gradients, note their norm, and tell whether to step with them."""
+        if self.max_grad_norm is None and not self.track_grad_norm and self.on_nonfinite == "raise":
+            return True
+        self.scaler.unscale_(self.optimizer)
+        self._grad_norm = gradients.clip(self.optimizer, self.max_grad_norm)
+        if self.on_nonfinite == "raise" or self.scaler.is_enabled() or bool(self._grad_norm.isfinite()):
+            return True
+        self.skipped_steps += 1
+        return False
+
+    def _read_losses(self) -> None:
+        """Read the losses of the steps since the last read: the one place where training waits for the device."""
+        lrs, self._lrs = self._lrs, []
+        losses = self.meter.read(self._add_up)
+        validation.check_finite(losses, lrs, self.step)
+        if losses:
+            self._lr = float(lrs[-1])
+        self._halted = distributed.any_process(self._stopping, self.device)
+
+    def _close_window(self) -> None:
+        """Read the window's losses and note its figures."""
+        self._read_losses()
+        window, seconds = self.meter.window, time.perf_counter() - self._window_began
+        speed = (window.count - self._samples_before) / seconds
+        figures = {"step_loss": window.value, "lr": self._lr, "samples_per_second": speed}
+        self._record(figures | ({"grad_norm": self._grad_norm.item()} if self.track_grad_norm else {}))
+        self.meter.reset_window()
+        self._report(self.step, self.history)
+        self._window_began, self._samples_before = time.perf_counter(), 0.0
+
+    def _close_epoch(self, valid: Iterable[Batch] | None, *, last: bool) -> None:
+        """Read the epoch's losses, evaluate, note both, and save."""
+        self._read_losses()
+        paused = time.perf_counter()
+        validation.check_epoch(self.epoch + 1, self.position, self.meter.epoch.count, self.skipped_steps)
+        figures = {"epoch_loss": self.meter.epoch.value}
+        if valid is not None:
+            distributed.set_epoch(valid, self.epoch)
+            before = self._randomness.before_a_pass(valid)
+            result = evaluation.evaluate(
+                self.model,
+                self.loss_fn,
+                self._on_device("valid", valid),
+                autocast=self.autocast,
+                all_reduce_sum=self._add_up,
+                halted=lambda: self._halted,
+            )
+            if result is None:
+                self._randomness.put_back(before)  # the next run evaluates again
+                return
+            figures |= {"valid_loss": result.loss}
+            figures |= {} if result.accuracy is None else {"valid_accuracy": result.accuracy}
+        self._record(figures)
+        self.meter.reset_epoch()
+        self.epoch, self.position, self.epoch_trained = self.epoch + 1, 0, False
+        if last or (self.epoch % self.checkpoint_every == 0 and distributed.broadcast(self._checkpoints.due())):
+            self._save()
+        self._report(self.step, self.history)
+        self._window_began += time.perf_counter() - paused
+
+    def _record(self, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            getattr(self.history, name).append((self.step, value))
+        self._tracking.write(self.step, figures)

@@ -1,0 +1,154 @@
+"""The loop doctor: a context manager, a cell magic, and a way to run a script under it."""
+
+import runpy
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from loop_doctor.explain import PROBLEM, Finding, as_html, as_text, finding_of, words
+from loop_doctor.record import Record
+from loop_doctor.rules import verdicts
+from loop_doctor.watch import Watch
+
+_one_at_a_time = threading.Lock()
+
+
+class LoopDoctor:
+    """Watches the training loop inside a `with` block and says what is wrong with it.
+
+    It needs no change to the loop and leaves no trace: hooks are taken away at the end, also after an error, and
+    gradients, random numbers, modes and results are the same with and without it. One doctor watches at a time, and
+    it watches the thread that opened the block.
+
+    >>> with LoopDoctor() as doctor:
+    ...     pass
+    >>> print(doctor)
+    Loop doctor: nothing wrong was seen
+    Seen: no optimizer, 0 backward calls, no model.
+    No backward call and no optimizer step came inside the block, so there was no loop to judge.
+
+    Args:
+        harmless: also tell habits that people often report as mistakes and that change nothing here.
+
+    Raises:
+        RuntimeError: another doctor is watching, or this one has watched already.
+    """
+
+    def __init__(self, *, harmless: bool = False):
+        self.harmless = harmless
+        self._watch: Watch | None = None
+        self._record: Record | None = None
+
+    def __enter__(self) -> "LoopDoctor":
+        if self._record is not None or self._watch is not None:
+            raise RuntimeError("this LoopDoctor has watched already: make a new one for each block")
+        if not _one_at_a_time.acquire(blocking=False):
+            raise RuntimeError(
+                "another LoopDoctor is watching: close its block first, two would see each other's hooks"
+            )
+        self._watch = Watch()
+        try:
+            self._watch.begin()
+        except BaseException:
+            self._watch.end(interrupted=True)
+            self._watch = None
+            _one_at_a_time.release()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._watch.end(interrupted=kind is not None and not issubclass(kind, SystemExit))
+        finally:
+            self._record = self._watch.record
+            self._watch = None
+            _one_at_a_time.release()
+
+    def _seen(self) -> Record:
+        if self._watch is not None:
+            raise RuntimeError("the block is still open: ask for the findings after it")
+        if self._record is None:
+            raise RuntimeError("nothing was watched yet: use `with LoopDoctor() as doctor:` around your loop")
+        return self._record
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was found, causes first; a writer that was closed after the block is no longer told."""
+        return [
+            finding_of(verdict, after)
+            for verdict, after in verdicts(self._seen())
+            if self.harmless or verdict.code != "harmless-here"
+        ]
+
+    @property
+    def curves(self) -> dict[str, str]:
+        """What the numbers of each scalar tag are."""
+        return {name: words(tag.meaning()) for name, tag in self._seen().ledger.tags.items()}
+
+    def __repr__(self) -> str:
+        if self._record is None:
+            return "LoopDoctor that has watched nothing yet"
+        return as_text(self.findings, self.curves, self._record)
+
+    def _repr_html_(self) -> str | None:
+        return None if self._record is None else as_html(self.findings, self.curves, self._record)
+
+
+def run_script(path: str, arguments: list[str]) -> tuple[LoopDoctor, BaseException | None]:
+    """Run a Python script as `python SCRIPT ARGS` would, and watch it.
+
+    Args:
+        path: the script's file; its folder comes first in `sys.path`, as usual.
+        arguments: what the script finds in `sys.argv` after its own name.
+
+    Returns:
+        The doctor, and what the script ended with: an error, a `SystemExit`, a `KeyboardInterrupt`, or None.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no script {path!r}: give the path of a Python file")
+    doctor, ended = LoopDoctor(), None
+    before = sys.argv, sys.path[:]
+    sys.argv, sys.path[:0] = [path, *arguments], [str(Path(path).resolve().parent)]
+    try:
+        with doctor:
+            runpy.run_path(path, run_name="__main__")
+    except BaseException as error:  # whatever it is, the caller tells it after the findings
+        ended = error
+    finally:
+        sys.argv, sys.path[:] = before
+    return doctor, ended
+
+
+def has_problems(doctor: LoopDoctor) -> bool:
+    """Whether anything but hints was found."""
+    return any(finding.level == PROBLEM for finding in doctor.findings)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add the cell magic `%%doctor`: the cell runs, and the doctor's card follows; after an error, before the error."""
+    from IPython.display import display
+
+    def doctor(line: str, cell: str) -> LoopDoctor:
+        """Run the cell under the loop doctor; `%%doctor harmless` tells harmless habits too."""
+        if line.strip() not in ("", "harmless"):
+            raise ValueError(f"%%doctor takes nothing or the word harmless, got {line.strip()!r}")
+        watching = LoopDoctor(harmless=line.strip() == "harmless")
+        # The line of the magic itself counts, so that the numbers are those that JupyterLab shows.
+        source = "\n" + shell.transform_cell(cell)
+        code = compile(source, shell.compile.cache(source, shell.execution_count), "exec")
+        try:
+            with watching:
+                exec(code, shell.user_ns)
+        except BaseException:
+            display(watching)
+            raise
+        return watching
+
+    shell.register_magic_function(doctor, "cell")

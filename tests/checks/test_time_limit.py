@@ -1,0 +1,128 @@
+"""The limit of time: it ends what does not end, and whenever it strikes, nothing later is struck."""
+
+import importlib
+import random
+import sys
+import threading
+import time
+
+import pytest
+
+from course_utils.checks import time_limit as module
+from course_utils.checks.time_limit import TimeLimit, TimeLimitExceeded
+
+
+def hide_all(stop):
+    while time.perf_counter() < stop:
+        try:
+            time.sleep(0.0003)
+        except:  # noqa: E722
+            stop += 0.0
+
+
+def spin(stop):
+    while time.perf_counter() < stop:
+        sum(range(10))
+
+
+def test_a_function_that_ends_is_called_once_and_nothing_fires():
+    calls, limit = [], TimeLimit(10.0)
+    limit.call(lambda: calls.append(1))
+    assert calls == [1]
+    assert not limit.fired
+
+
+def test_an_error_passes_through():
+    limit = TimeLimit(10.0)
+    with pytest.raises(ZeroDivisionError):
+        limit.call(lambda: 1 / 0)
+    assert not limit.fired
+
+
+@pytest.mark.parametrize("function", [spin, hide_all])
+def test_what_does_not_end_is_ended(function):
+    limit = TimeLimit(0.1)
+    began = time.perf_counter()
+    with pytest.raises(TimeLimitExceeded):
+        limit.call(lambda: function(began + 60))
+    assert limit.fired
+    assert time.perf_counter() - began < 20
+
+
+@pytest.fixture
+def slow_module(tmp_path, monkeypatch):
+    """A function that writes a module which takes so many seconds to import, and gives its name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(seconds):
+        (tmp_path / "loads_slowly.py").write_text(
+            f"import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end:\n    time.sleep(0.001)\n"
+        )
+        return "loads_slowly"
+
+    yield write
+    sys.modules.pop("loads_slowly", None)
+
+
+def test_no_import_is_broken_off_and_its_time_does_not_count(slow_module):
+    name, limit, done = slow_module(1.0), TimeLimit(0.3), []
+    limit.call(lambda: done.append(importlib.import_module(name)))
+    assert not limit.fired
+    assert done[0].end > 0
+    assert sys.modules[name] is done[0]
+    # What was used up before the import still is.
+    sys.modules.pop(name)
+    limit = TimeLimit(0.3)
+    with pytest.raises(TimeLimitExceeded):
+        limit.call(lambda: (spin(time.perf_counter() + 0.2), importlib.import_module(name), spin(float("inf"))))
+    assert limit.fired
+    assert name in sys.modules
+
+
+def test_an_import_without_an_end_is_ended_all_the_same(slow_module, monkeypatch):
+    monkeypatch.setattr(module, "IMPORTS", 0.2)
+    name = slow_module(60.0)
+    with pytest.raises(TimeLimitExceeded):
+        TimeLimit(0.2).call(lambda: importlib.import_module(name))
+
+
+def test_a_loop_that_imports_what_is_there_is_ended():
+    def again_and_again():
+        while True:
+            from xml.etree import ElementTree  # noqa: F401
+
+    with pytest.raises(TimeLimitExceeded):
+        TimeLimit(0.1).call(again_and_again)
+
+
+def test_nothing_is_struck_later_at_whatever_moment_the_time_is_over(monkeypatch):
+    monkeypatch.setattr(module, "PLAIN", 2)
+    chance, trace, fired = random.Random(0), sys.gettrace(), 0
+    end = time.perf_counter() + 4.0
+    while time.perf_counter() < end:
+        limit, function = TimeLimit(chance.random() * 0.01), chance.choice((hide_all, spin))
+        stop = time.perf_counter() + chance.random() * 0.06
+        try:
+            limit.call(lambda function=function, stop=stop: function(stop))
+        except TimeLimitExceeded:
+            assert limit.fired
+        fired += limit.fired
+        assert sys.gettrace() is trace
+        for _ in range(100):
+            sum(range(20))
+    assert fired > 5
+    assert [thread for thread in threading.enumerate() if thread.name == "check-clock"] == []
+
+
+def test_ctrl_c_while_the_limit_ends_passes_through_and_leaves_nothing(monkeypatch):
+    true_clear, strikes = module._clear, [KeyboardInterrupt, TimeLimitExceeded]
+
+    def struck(*arguments):
+        if strikes:
+            raise strikes.pop(0)
+        true_clear(*arguments)
+
+    monkeypatch.setattr(module, "_clear", struck)
+    with pytest.raises(KeyboardInterrupt):
+        TimeLimit(10.0).call(lambda: None)
+    assert [thread for thread in threading.enumerate() if thread.name == "check-clock"] == []

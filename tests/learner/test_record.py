@@ -1,0 +1,302 @@
+"""The learner's record: kept on disk, never lost, in memory where the disk says no."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from course_utils import files
+from course_utils.files import exclusive_lock, write_atomically
+from course_utils.learner.record import LearnerRecord, learner_folder, progress
+
+
+def test_the_folder_comes_from_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("COURSE_LEARNER_DIR", str(tmp_path / "mine"))
+    assert learner_folder() == tmp_path / "mine"
+    assert progress().path == tmp_path / "mine" / "progress.json"
+    assert progress() is progress()
+
+
+def test_without_the_environment_it_lies_beside_the_notebooks(monkeypatch):
+    monkeypatch.delenv("COURSE_LEARNER_DIR")
+    folder = learner_folder()
+    assert folder.name == "learner"
+    assert (folder.parent / "notebooks").is_dir()
+
+
+def test_a_guess_and_its_outcome_are_kept_for_the_next_time(tmp_path):
+    first = LearnerRecord(tmp_path)
+    first.predict("02-x", "Which?", "a")
+    assert first.reveal("02-x", "Which?", "b") == "a"
+    again = LearnerRecord(tmp_path)
+    assert again.guess("02-x") == "a"
+    assert again.predictions() == {"02-x": {"question": "Which?", "guess": "a", "outcome": "b"}}
+
+
+def test_a_guess_may_change_until_the_outcome_was_seen(tmp_path):
+    record = LearnerRecord(tmp_path)
+    record.predict("02-x", "Which?", "a")
+    record.predict("02-x", "Which?", "b")
+    assert record.guess("02-x") == "b"
+    record.reveal("02-x", "Which?", "b")
+    record.predict("02-x", "Which?", "a")
+    assert record.guess("02-x") == "b"
+
+
+def test_an_outcome_without_a_guess_is_no_guess(tmp_path):
+    record = LearnerRecord(tmp_path)
+    assert record.reveal("02-y", "Which?", "b") is None
+    assert record.guess("02-y") is None
+
+
+def test_a_solved_exercise_stays_solved(tmp_path):
+    record = LearnerRecord(tmp_path)
+    for passed in (False, True, False):
+        record.solve("02-descend", passed)
+    assert LearnerRecord(tmp_path).exercises() == {"02-descend": {"tries": 3, "solved": True}}
+
+
+def test_a_folder_that_cannot_be_written_keeps_the_record_in_memory_and_says_so_once(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    record = LearnerRecord(tmp_path / "file" / "learner")
+    assert record.news() == ""
+    record.predict("02-x", "Which?", "a")
+    told = record.news()
+    assert "kept in memory" in told
+    assert str(tmp_path / "file") in told
+    record.reveal("02-x", "Which?", "b")
+    record.solve("02-descend", True)
+    record.solve("02-descend", False)
+    assert record.news() == ""
+    assert record.guess("02-x") == "a"
+    assert record.exercises() == {"02-descend": {"tries": 2, "solved": True}}
+
+
+def test_a_temporary_file_that_cannot_be_made_is_said_once_too(tmp_path, monkeypatch):
+    record = LearnerRecord(tmp_path)
+
+    refused = []
+
+    def refuse(path, mode="r", *_, **__):
+        refused.append(path)
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding: (_ for _ in ()).throw(FileNotFoundError(path)))
+    for _ in range(3):
+        record.solve("02-descend", False)
+    assert len(set(refused)) == 3
+    assert record.news().count("cannot be written (Permission denied)") == 1
+    assert record.news() == ""
+
+
+def test_what_waited_in_memory_goes_to_the_disk_when_it_can(tmp_path):
+    (tmp_path / "learner").write_text("in the way")
+    record = LearnerRecord(tmp_path / "learner")
+    record.solve("02-descend", True)
+    record.predict("02-x", "Which?", "a")
+    (tmp_path / "learner").unlink()
+    other = LearnerRecord(tmp_path / "learner")
+    other.solve("02-descend", False)
+    record.solve("05-window", False)
+    assert LearnerRecord(tmp_path / "learner").exercises() == {
+        "02-descend": {"tries": 2, "solved": True},
+        "05-window": {"tries": 1, "solved": False},
+    }
+    assert LearnerRecord(tmp_path / "learner").guess("02-x") == "a"
+    record.solve("05-window", False)
+    assert other.exercises()["05-window"]["tries"] == 2
+
+
+def test_a_file_that_cannot_be_read_is_left_alone(tmp_path):
+    (tmp_path / "progress.json").mkdir()
+    record = LearnerRecord(tmp_path)
+    record.solve("02-descend", True)
+    told = record.news()
+    assert "cannot be read" in told
+    assert "cannot be written" in told
+    assert record.exercises()["02-descend"]["solved"]
+    assert (tmp_path / "progress.json").is_dir()
+
+
+DAMAGED = [
+    "{half",
+    "[1]",
+    '{"version": 0}',
+    '{"version": 1, "predictions": []}',
+    '{"version": 1, "predictions": {}, "exercises": {"02-descend": {"tries": 1}}}',
+    '{"version": 1, "predictions": {"02-x": "a"}, "exercises": {}}',
+]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_or_old_record_is_set_aside_not_overwritten(tmp_path, content):
+    (tmp_path / "progress.json").write_text(content)
+    record = LearnerRecord(tmp_path)
+    assert "moved to 'progress.unreadable.json'" in record.news()
+    assert (tmp_path / "progress.unreadable.json").read_text() == content
+    record.predict("02-x", "Which?", "a")
+    assert json.loads((tmp_path / "progress.json").read_text())["predictions"]["02-x"]["guess"] == "a"
+    assert record.news() == ""
+
+
+def test_a_second_foreign_record_does_not_push_out_the_first(tmp_path):
+    record = LearnerRecord(tmp_path)
+    for content in ("first", "second", "third"):
+        (tmp_path / "progress.json").write_text(content)
+        record.solve("02-descend", True)
+    assert [(tmp_path / f"progress.unreadable{end}.json").read_text() for end in ("", "-2", "-3")] == [
+        "first",
+        "second",
+        "third",
+    ]
+    assert "'progress.unreadable-3.json'" in record.news()
+
+
+def test_a_foreign_record_that_cannot_be_moved_stays_where_it_is(tmp_path, monkeypatch):
+    (tmp_path / "progress.json").write_text('{"version": 2}')
+
+    def read_only(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("os.replace", read_only)
+    record = LearnerRecord(tmp_path)
+    record.solve("02-descend", True)
+    assert record.exercises()["02-descend"]["solved"]
+    assert "cannot be used and not be moved aside (Read-only file system)" in record.news()
+    assert (tmp_path / "progress.json").read_text() == '{"version": 2}'
+
+
+# Several lessons open at once.
+
+WRITER = """
+import sys
+from course_utils.learner.record import LearnerRecord
+record = LearnerRecord()
+sys.stdin.readline()
+for turn in range(20):
+    record.solve("02-descend", turn == 7)
+    record.predict(f"{sys.argv[1]}-guess-{turn}", "Which?", "a")
+    record.reveal(f"{sys.argv[1]}-guess-{turn}", "Which?", "b")
+"""
+
+
+def start(source, folder, *arguments):
+    environment = {**os.environ, "COURSE_LEARNER_DIR": str(folder)}
+    return subprocess.Popen(
+        [sys.executable, "-c", source, *arguments],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_lessons_at_once_lose_none_of_each_others_entries(tmp_path):
+    # The lessons begin with an old record, which one of them sets aside and the others must not touch again.
+    (tmp_path / "progress.json").write_text('{"version": 0}')
+    writers = [start(WRITER, tmp_path, lesson) for lesson in ("02", "05", "08")]
+    for writer in writers:
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    ended = [(writer.communicate(timeout=60)[1], writer.returncode) for writer in writers]
+    assert ended == [("", 0)] * 3
+    record = LearnerRecord(tmp_path)
+    assert record.exercises() == {"02-descend": {"tries": 60, "solved": True}}
+    assert len(record.predictions()) == 60
+    assert all(entry["guess"] == "a" and entry["outcome"] == "b" for entry in record.predictions().values())
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".progress.lock",
+        "progress.json",
+        "progress.unreadable.json",
+    ]
+
+
+def test_what_another_lesson_wrote_is_seen(tmp_path):
+    first, second = LearnerRecord(tmp_path), LearnerRecord(tmp_path)
+    first.predict("02-x", "Which?", "a")
+    assert second.guess("02-x") == "a"
+
+
+HOLDER = """
+import sys, time
+from course_utils.files import exclusive_lock
+from course_utils.learner.record import learner_folder
+with exclusive_lock(learner_folder() / ".progress.lock"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_lesson_gives_its_lock_back_and_a_stuck_one_is_not_waited_for_for_ever(tmp_path, monkeypatch):
+    holder = start(HOLDER, tmp_path)
+    try:
+        assert holder.stdout.readline() == "held\n"
+        monkeypatch.setattr(files, "PATIENCE", 0.2)
+        record = LearnerRecord(tmp_path)
+        record.solve("02-descend", True)
+        assert "another process has held the lock for 0.2 s" in record.news()
+        assert record.exercises()["02-descend"]["solved"]
+        assert not (tmp_path / "progress.json").exists()
+    finally:
+        holder.send_signal(signal.SIGKILL if os.name != "nt" else signal.SIGTERM)
+        holder.communicate(timeout=30)
+    record.solve("02-descend", True)
+    assert LearnerRecord(tmp_path).exercises() == {"02-descend": {"tries": 2, "solved": True}}
+
+
+def test_a_lock_keeps_the_second_waiting(tmp_path, monkeypatch):
+    order = []
+
+    def second():
+        with exclusive_lock(tmp_path / "lock"):
+            order.append("second")
+
+    with exclusive_lock(tmp_path / "lock"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.1)
+        order.append("first")
+    thread.join(60)
+    assert order == ["first", "second"]
+    monkeypatch.setattr(files, "PATIENCE", 0.0)
+    with (
+        exclusive_lock(tmp_path / "lock"),
+        pytest.raises(TimeoutError, match="another process has held the lock for 0 s"),
+    ):
+        second()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="flock is a call of POSIX")
+@pytest.mark.parametrize(("code", "works"), [(errno.ENOLCK, True), (errno.EIO, False)])
+def test_a_folder_that_knows_no_locks_is_written_all_the_same(tmp_path, monkeypatch, code, works):
+    def fail(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", fail)
+    record = LearnerRecord(tmp_path)
+    record.solve("02-descend", True)
+    assert (record.news() == "") is works
+    assert (tmp_path / "progress.json").exists() is works
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "record.json"
+    write_atomically(path, "old")
+
+    def no_room(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", no_room)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]

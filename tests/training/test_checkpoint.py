@@ -1,0 +1,597 @@
+"""Checkpoints: whole or not there at all, and a resumed run that ends as one that was never broken off."""
+
+import contextlib
+import os
+import pickle
+import random
+import subprocess
+import sys
+import zipfile
+
+import numpy
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from course_utils.data import Batches
+from course_utils.training import NonFiniteError, RunCompleteError, Trainer, checkpoint
+from course_utils.training import trainer as training
+
+
+def rows(count=40, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, 6, generator=generator)
+    return x, torch.randint(3, (count,), generator=generator)
+
+
+def batches(count=40, batch_size=4, **options):
+    return Batches(*rows(count), batch_size=batch_size, **options)
+
+
+def make(run_dir=None, *, lr=0.05, width=8, optimizer=torch.optim.Adam, scheduled=True, **options):
+    torch.manual_seed(0), random.seed(0), numpy.random.seed(0)
+    model = nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, 3))
+    optimizer = optimizer(model.parameters(), lr=lr)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=200) if scheduled else None
+    options = {"log_every": 4, "progress": False, "device": "cpu"} | options
+    return Trainer(model, optimizer, nn.CrossEntropyLoss(), scheduler=scheduler, run_dir=run_dir, **options)
+
+
+def stop_at(trainer, step):
+    """Stop a run at the first window or epoch end from this step on."""
+    trainer.progress = lambda now, num_steps, history: trainer.stop() if now >= step else None
+
+
+def scramble():
+    """Draw random numbers everywhere, as whatever ran in between would."""
+    torch.rand(17), random.random(), numpy.random.rand(3)
+
+
+def everything(trainer):
+    """All that training changes, for an exact comparison."""
+    optimizer = trainer.optimizer.state_dict()
+    state = {f"{key} {name}": value for key, each in optimizer["state"].items() for name, value in each.items()}
+    tensors = dict(trainer.model.state_dict()) | state
+    counts = (trainer.step, trainer.epoch, trainer.position, trainer.history, optimizer["param_groups"])
+    return tensors, counts
+
+
+def assert_same_end(one, other):
+    (tensors, counts), (others, other_counts) = everything(one), everything(other)
+    assert tensors.keys() == others.keys()
+    assert [name for name, value in tensors.items() if not torch.equal(value, others[name])] == []
+    assert counts == other_counts
+
+
+def test_an_interrupt_that_the_data_raises_saves_the_last_whole_step(tmp_path):
+    class Interrupted(list):
+        def __iter__(self):
+            yield from list(batches())[:7]
+            raise KeyboardInterrupt
+
+    history = make(tmp_path).fit(Interrupted(list(batches())), num_epochs=2)
+    assert [step for step, _ in history.step_loss] == [4]
+    state = checkpoint.load(tmp_path)
+    assert (state["step"], state["position"]) == (7, 7)
+
+
+# The files.
+
+
+def test_a_state_comes_back_and_the_one_before_is_kept(tmp_path):
+    assert checkpoint.load(tmp_path) is None
+    for step in (1, 2, 3):
+        checkpoint.save({"step": step, "x": torch.arange(step), "nested": {"a": [1, (2.5, None, "b")]}}, tmp_path)
+    state = checkpoint.load(tmp_path)
+    assert state["step"] == 3
+    assert torch.equal(state["x"], torch.arange(3))
+    assert state["nested"] == {"a": [1, (2.5, None, "b")]}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.previous.pt", "checkpoint.pt"]
+    (tmp_path / "checkpoint.pt").unlink()
+    assert checkpoint.load(tmp_path)["step"] == 2
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    place = data.find(torch.full((100,), 7.0).numpy().tobytes())
+    data[place + 10] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def replace_by_text(path):
+    path.write_text("no checkpoint at all")
+
+
+def replace_by_other(path):
+    torch.save({"weights": torch.zeros(3)}, path)
+
+
+@pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, replace_by_text, replace_by_other])
+def test_a_damaged_newest_file_gives_way_to_the_one_before_and_says_so(tmp_path, damage):
+    for step in (1, 2):
+        checkpoint.save({"step": step, "x": torch.full((100,), 7.0)}, tmp_path)
+    damage(tmp_path / "checkpoint.pt")
+    with pytest.warns(RuntimeWarning, match=r"checkpoint\.pt can't be read .*going on from the one before"):
+        assert checkpoint.load(tmp_path)["step"] == 1
+    damage(tmp_path / "checkpoint.previous.pt")
+    with pytest.raises(ValueError, match=r"checkpoint\.pt can't be read .*; .*checkpoint\.previous\.pt can't be read"):
+        checkpoint.load(tmp_path)
+
+
+def test_a_run_goes_on_from_the_file_before_a_damaged_one(tmp_path):
+    first = make(tmp_path)
+    stop_at(first, 20)
+    first.fit(batches(), num_epochs=4)
+    truncate(tmp_path / "checkpoint.pt")
+    second = make(tmp_path)
+    with pytest.warns(RuntimeWarning, match=r"going on from the one before"):
+        second.fit(batches(), num_epochs=4, resume=True)
+    whole = make()
+    whole.fit(batches(), num_epochs=4)
+    assert_same_end(second, whole)
+    assert checkpoint.load(tmp_path)["epoch"] == 4
+
+
+def test_after_a_damaged_file_the_next_saves_keep_good_ones(tmp_path):
+    for step in (1, 2):
+        checkpoint.save({"step": step}, tmp_path)
+    truncate(tmp_path / "checkpoint.pt")
+    keeper = checkpoint.Checkpoints(tmp_path)
+    with pytest.warns(RuntimeWarning, match=r"going on from the one before"):
+        assert keeper.open(resume=True)["step"] == 1
+    for step, before in ((3, 1), (4, 3)):
+        keeper.save({"step": step})
+        assert checkpoint._read(tmp_path / "checkpoint.pt")["step"] == step
+        assert checkpoint._read(tmp_path / "checkpoint.previous.pt")["step"] == before
+
+
+def test_a_checkpoint_from_elsewhere_runs_no_code(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "harm"),))
+
+    checkpoint.save({"step": 1}, tmp_path)
+    torch.save({"format": 1, "model": Harmful()}, tmp_path / "checkpoint.pt")
+    os.replace(tmp_path / "checkpoint.pt", tmp_path / "checkpoint.previous.pt")
+    sentence = (
+        r"checkpoint\.previous\.pt can't be read \(it asks for (posix|nt)\.mkdir, which no checkpoint of this course "
+        r"does; nothing of it was run\): start the run anew, in another folder$"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        checkpoint.load(tmp_path)
+    assert not (tmp_path / "harm").exists()
+    with zipfile.ZipFile(tmp_path / "checkpoint.previous.pt") as archive:
+        name = next(each for each in archive.namelist() if each.endswith("data.pkl"))
+        assert b"mkdir" in archive.read(name)
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        (b"\x80\x02.", r"it holds no state \(IndexError: "),
+        (b"\x80\x02K\x01K\x02s.", r"it holds no state \((TypeError|IndexError|AssertionError|AttributeError): "),
+        (b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.", r"it asks for os\.system, which no checkpoint"),
+        (b"\x80\x02\xff.", "it asks for more than tensors and plain values, which no checkpoint"),
+    ],
+)
+def test_a_checkpoint_with_a_program_of_its_own_is_refused_in_one_line(tmp_path, program, why):
+    torch.save({"format": 1}, tmp_path / "good.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "good.pt") as good,
+        zipfile.ZipFile(tmp_path / "checkpoint.pt", "w") as bad,
+    ):
+        for name in good.namelist():
+            bad.writestr(name, program if name.endswith("data.pkl") else good.read(name))
+    with pytest.raises(ValueError, match=why) as told:
+        checkpoint.load(tmp_path)
+    assert len(str(told.value).splitlines()) == 1
+
+
+def test_what_a_checkpoint_cannot_hold_is_named_before_anything_is_written(tmp_path):
+    with pytest.raises(TypeError, match=r"state\['scheduler'\]\['fn'\] is a function, which no checkpoint can hold"):
+        checkpoint.save({"scheduler": {"fn": make}}, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    checkpoint.save({"lr": numpy.float64(0.5), "pair": (numpy.int64(3), 1)}, tmp_path)
+    assert checkpoint.load(tmp_path) == {"format": 1, "lr": 0.5, "pair": (3, 1)}
+
+
+@contextlib.contextmanager
+def small_disk(folder):
+    """A disk of 300 kB; where none can be mounted, a limit on the size of a file, which fails with an OSError too."""
+    folder.mkdir()
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(folder)], capture_output=True, check=False
+    )
+    if mount.returncode == 0:
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", str(folder)], check=True)
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="neither mount nor limits on files")
+def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path):
+    with small_disk(tmp_path / "disk"):
+        folder = tmp_path / "disk" / "run"
+        small = make(folder, width=8)
+        stop_at(small, 10)
+        small.fit(batches(), num_epochs=3)
+        kept = (folder / "checkpoint.pt").read_bytes()
+        # A state of some 400 kB has no room on this disk.
+        big = {"step": 11, "x": torch.zeros(100_000)}
+        keeper = checkpoint.Checkpoints(folder)
+        with pytest.warns(RuntimeWarning, match=r"checkpoint of step 11 could not be written .*(No space|too large)"):
+            keeper.save(big)
+        assert (folder / "checkpoint.pt").read_bytes() == kept
+        assert not (folder / "checkpoint.pt.tmp").exists()
+        on_big = make(tmp_path / "disk" / "other", width=8000, scheduled=False)
+        with pytest.warns(RuntimeWarning, match=r"training goes on, and the checkpoint before is kept"):
+            history = on_big.fit(batches(), num_epochs=2)
+        assert [step for step, _ in history.epoch_loss] == [10, 20]
+
+
+class Clock:
+    """Time that a test moves on by hand."""
+
+    now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+def test_saving_takes_a_small_part_of_the_time(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(checkpoint, "time", clock)
+
+    seconds = iter([0.05, 30.0])
+
+    def slow_save(state, folder, keep_previous):
+        clock.now += next(seconds)
+
+    monkeypatch.setattr(checkpoint, "save", slow_save)
+    keeper = checkpoint.Checkpoints(tmp_path)
+    assert keeper.due()
+    for put_off in (0.05 * checkpoint.PUT_OFF, checkpoint.AT_MOST):
+        keeper.save({"step": 1})
+        clock.now += put_off - 0.1
+        assert not keeper.due()
+        clock.now += 0.2
+        assert keeper.due()
+    assert not checkpoint.Checkpoints(tmp_path, writes=False).due()
+    assert not checkpoint.Checkpoints(None).due()
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [10, 20, 30, 40, 50]), (2, [20, 40, 50])])
+def test_a_checkpoint_is_written_every_so_many_epochs_and_at_the_end(tmp_path, monkeypatch, every, expected):
+    monkeypatch.setattr(checkpoint, "PUT_OFF", 0)
+    saved = []
+    inner = checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda state, *a, **k: saved.append(state["step"]) or inner(state, *a, **k))
+    make(tmp_path, checkpoint_every=every).fit(batches(), num_epochs=5)
+    assert saved == expected
+    assert checkpoint._read(tmp_path / "checkpoint.previous.pt")["step"] == expected[-2]
+
+
+# Exact resume.
+
+
+class Noisy(Dataset):
+    """Rows with noise from each source of random numbers."""
+
+    def __init__(self):
+        self.x, self.y = rows()
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, index):
+        noise = random.random() + float(numpy.random.rand()) + torch.rand(()).item()
+        return self.x[index] + 0.1 * noise, self.y[index]
+
+
+def from_batches():
+    return batches(seed=3), batches(shuffle=False)
+
+
+def from_a_loader():
+    loader = DataLoader(TensorDataset(*rows()), batch_size=4, shuffle=True)
+    return loader, DataLoader(TensorDataset(*rows()), batch_size=16)
+
+
+def from_a_loader_with_its_own_generator():
+    generator = torch.Generator().manual_seed(5)
+    loader = DataLoader(TensorDataset(*rows()), batch_size=4, shuffle=True, generator=generator)
+    return loader, DataLoader(TensorDataset(*rows()), batch_size=16, shuffle=True, generator=generator)
+
+
+def from_noisy_rows():
+    return DataLoader(Noisy(), batch_size=4, shuffle=True), None
+
+
+def from_a_list():
+    x, y = rows()
+    return list(zip(x.split(4), y.split(4), strict=True)), None
+
+
+SOURCES = [from_batches, from_a_loader, from_a_loader_with_its_own_generator, from_noisy_rows, from_a_list]
+
+
+# 10 batches an epoch: within the first, at an epoch's end, within a window, within the last.
+@pytest.mark.parametrize("step", [4, 10, 12, 24, 34])
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, source, step):
+    whole = make(tmp_path / "whole")
+    whole.fit(*source(), num_epochs=4)
+    first = make(tmp_path / "run")
+    stop_at(first, step)
+    first.fit(*source(), num_epochs=4)
+    assert step <= first.step < 40
+    scramble()
+    second = make(tmp_path / "run")
+    scramble()
+    second.fit(*source(), num_epochs=4, resume=True)
+    assert_same_end(second, whole)
+
+
+def test_many_stops_and_accumulated_micro_batches_end_the_same(tmp_path):
+    options = {"accumulation_steps": 3, "max_grad_norm": 0.5, "track_grad_norm": True, "precision": "bf16"}
+    whole = make(**options)
+    whole.fit(*from_batches(), num_epochs=5)
+    assert whole.step == 20
+    # The run without a folder drew the same random numbers.
+    for stop in range(4, 20, 4):
+        each = make(tmp_path, **options)
+        stop_at(each, stop)
+        each.fit(*from_batches(), num_epochs=5, resume=True)
+        scramble()
+    last = make(tmp_path, **options)
+    last.fit(*from_batches(), num_epochs=5, resume=True)
+    assert_same_end(last, whole)
+
+
+class Ticks:
+    """A clock that moves on by a second each time that it is asked."""
+
+    now = 0.0
+
+    def perf_counter(self):
+        self.now += 1.0
+        return self.now
+
+
+def test_samples_per_second_count_from_the_resume(tmp_path, monkeypatch):
+    first = make(tmp_path)
+    first.model.register_forward_hook(lambda *_: first.stop() if first.step == 5 else None)
+    first.fit(batches(), num_epochs=2)
+    assert first.step == 6
+    monkeypatch.setattr(training, "time", Ticks())
+    history = make(tmp_path).fit(batches(), num_epochs=1, resume=True)
+    # The window of steps 5 to 8 was half done: 2 batches of 4 rows in the one second since the resume.
+    assert history.samples_per_second[1] == (8, 8.0)
+
+
+def test_a_longer_run_goes_on_where_the_shorter_one_ended(tmp_path):
+    whole = make()
+    whole.fit(*from_a_loader(), num_epochs=5)
+    make(tmp_path).fit(*from_a_loader(), num_epochs=2)
+    scramble()
+    longer = make(tmp_path)
+    longer.fit(*from_a_loader(), num_epochs=5, resume=True)
+    assert_same_end(longer, whole)
+
+
+@pytest.mark.parametrize("source", [from_a_loader, from_a_loader_with_its_own_generator])
+def test_a_stop_during_validation_is_made_up_for(tmp_path, source):
+    whole = make()
+    whole.fit(*source(), num_epochs=3)
+    first = make(tmp_path)
+
+    def stop_in_validation(module, args, output):
+        if not module.training and first.step == 20:
+            first.stop()
+
+    handle = first.model.register_forward_hook(stop_in_validation)
+    history = first.fit(*source(), num_epochs=3)
+    handle.remove()
+    assert (first.step, first.epoch, first.position) == (20, 1, 10)
+    assert [step for step, _ in history.valid_loss] == [10]
+    scramble()
+    second = make(tmp_path)
+    second.fit(*source(), num_epochs=3, resume=True)
+    assert_same_end(second, whole)
+
+
+def test_a_data_loader_of_several_processes_is_resumed(tmp_path):
+    def loader():
+        return DataLoader(TensorDataset(*rows()), batch_size=4, shuffle=True, num_workers=1)
+
+    whole = make()
+    whole.fit(loader(), num_epochs=2)
+    first = make(tmp_path)
+    stop_at(first, 12)
+    first.fit(loader(), num_epochs=2)
+    scramble()
+    second = make(tmp_path)
+    second.fit(loader(), num_epochs=2, resume=True)
+    assert_same_end(second, whole)
+
+
+def test_resume_begins_where_no_checkpoint_is_yet(tmp_path):
+    whole, resumed = make(), make(tmp_path / "new")
+    whole.fit(batches(), num_epochs=1)
+    torch.manual_seed(0)
+    resumed = make(tmp_path / "new")
+    resumed.fit(batches(), num_epochs=1, resume=True)
+    assert_same_end(resumed, whole)
+
+
+# What is refused.
+
+
+def test_a_run_that_has_its_epochs_is_complete(tmp_path):
+    make(tmp_path).fit(batches(), num_epochs=2)
+    for asked in (2, 1):
+        with pytest.raises(RunCompleteError, match=rf"has 2 epochs already, num_epochs={asked} asks for no more"):
+            make(tmp_path).fit(batches(), num_epochs=asked, resume=True)
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_the_keys(tmp_path):
+    make(tmp_path, width=8).fit(batches(), num_epochs=1)
+    with pytest.raises(
+        ValueError, match=r"of another model: 0\.weight has shape \(8, 6\) in the checkpoint, \(9, 6\) h"
+    ):
+        make(tmp_path, width=9).fit(batches(), num_epochs=2, resume=True)
+    other = make(tmp_path)
+    other.model.append(nn.Linear(3, 3))
+    other.model[0] = nn.Identity()
+    with pytest.raises(
+        ValueError, match=r"missing here 0\.weight; missing here 0\.bias; missing in the checkpoint 4\.w"
+    ):
+        other.fit(batches(), num_epochs=2, resume=True)
+
+
+def test_a_list_of_many_differing_keys_is_cut(tmp_path):
+    saved = {f"layer{index}": torch.zeros(1) for index in range(30)}
+    with pytest.raises(ValueError, match=r"missing here layer9 and 20 more$"):
+        checkpoint.check_same_model(saved, {})
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"optimizer": torch.optim.AdamW}, r"optimizer was 'Adam', is 'AdamW'"),
+        ({"lr": 0.1}, r"lr was 0\.05, is 0\.1"),
+        ({"scheduled": False}, r"scheduler was 'OneCycleLR', is None"),
+        ({"accumulation_steps": 2}, r"accumulation_steps was 1, is 2"),
+        ({"precision": "bf16"}, r"precision was 'fp32', is 'bf16'"),
+    ],
+)
+def test_other_settings_are_refused_with_their_names(tmp_path, changed, message):
+    make(tmp_path).fit(batches(), num_epochs=1)
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path, **changed).fit(batches(), num_epochs=2, resume=True)
+
+
+def other_values():
+    x, y = rows()
+    return TensorDataset(x.clone().index_put((torch.tensor(3), torch.tensor(2)), torch.tensor(9.0)), y)
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (lambda: batches(60), r"train_batches was 10, is 15; .*train_rows was 40, is 60"),
+        (lambda: batches(20), r"train_batches was 10, is 5; .*train_rows was 40, is 20"),
+        (lambda: Batches(*other_values().tensors, batch_size=4), r"data: train_checksum was \d+, is \d+"),
+        (lambda: batches(seed=1), r"order_seed was 0, is 1"),
+        (lambda: DataLoader(TensorDataset(*rows()), batch_size=4), r"order_seed was 0, is None"),
+    ],
+)
+def test_other_data_is_refused(tmp_path, loader, message):
+    make(tmp_path).fit(batches(), num_epochs=1)
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path).fit(loader(), num_epochs=2, resume=True)
+
+
+def test_lists_and_loaders_are_told_apart_by_their_values():
+    x, y = rows()
+    one = checkpoint.fingerprint([(x, y)])
+    assert one == checkpoint.fingerprint([(x.clone(), y.clone())])
+    assert one != checkpoint.fingerprint([(x + 1, y)])
+    loader = checkpoint.fingerprint(DataLoader(TensorDataset(x, y), batch_size=8))
+    assert loader["train_batches"] == 5
+    assert (
+        loader["train_checksum"] != checkpoint.fingerprint(DataLoader(other_values(), batch_size=8))["train_checksum"]
+    )
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path):
+    make(tmp_path).fit(batches(), num_epochs=1)
+    with pytest.raises(ValueError, match=r"holds another run: go on with it \(resume=True, --resume\)"):
+        make(tmp_path).fit(batches(), num_epochs=2)
+    for path in tmp_path.glob("checkpoint*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"holds another run"):
+        make(tmp_path).fit(batches(), num_epochs=2)
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(NotADirectoryError, match=r"file' is a file: give the name of a folder"):
+        make(file).fit(batches(), num_epochs=1)
+    with pytest.raises(OSError, match=r"file/run' can't be written in .*: choose another folder"):
+        make(file / "run").fit(batches(), num_epochs=1)
+    if sys.platform == "linux":
+        with pytest.raises(OSError, match=r"run_dir '/proc/.*' can't be written in"):
+            make("/proc/run").fit(batches(), num_epochs=1)
+    with pytest.raises(ValueError, match=r"resume=True needs run_dir"):
+        make().fit(batches(), num_epochs=1, resume=True)
+
+
+def test_a_state_that_no_checkpoint_can_hold_is_refused_before_the_first_step(tmp_path):
+    each = make(tmp_path, scheduled=False)
+    each.optimizer.param_groups[0]["hook"] = print
+    with pytest.raises(TypeError, match=r"\['param_groups'\]\['hook'\] is a builtin.*which no checkpoint can hold"):
+        each.fit(batches(), num_epochs=1)
+    assert each.step == 0
+
+
+# What is not finite is never saved.
+
+
+def test_the_last_good_checkpoint_stays_after_a_loss_that_is_not_finite(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PUT_OFF", 0)
+
+    def poison(step, num_steps, history):
+        if len(history.epoch_loss) == 2:
+            with torch.no_grad():
+                each.model[0].weight.fill_(float("nan"))
+
+    each = make(tmp_path, progress=poison)
+    with pytest.raises(NonFiniteError, match=r"loss of step 21 is nan"):
+        each.fit(batches(), num_epochs=5)
+    state = checkpoint.load(tmp_path)
+    assert (state["step"], state["epoch"]) == (20, 2)
+    assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "PUT_OFF", 0)
+
+    def explode(step, num_steps, history):
+        if step == 10:
+            each.optimizer.param_groups[0]["lr"] = float("inf")
+
+    # One batch an epoch: the step that breaks the weights is the epoch's last, and its loss was fine.
+    data = [rows(8)]
+    each = make(tmp_path, optimizer=torch.optim.SGD, scheduled=False, progress=explode)
+    with pytest.raises(NonFiniteError, match=r"weights are not finite after step 11 at lr inf, though its loss was"):
+        each.fit(data, num_epochs=20)
+    assert checkpoint.load(tmp_path)["step"] == 10
+
+
+def test_pickles_of_the_state_hold_plain_values_only(tmp_path):
+    make(tmp_path).fit(batches(), batches(), num_epochs=2)
+    state = checkpoint.load(tmp_path)
+    assert {"model", "optimizer", "scheduler", "scaler", "step", "epoch", "position", "random", "history"} <= set(state)
+    assert state["made_with"]["optimizer"] == "Adam"
+    assert pickle.loads(pickle.dumps(state["history"])) == state["history"]

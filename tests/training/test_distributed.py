@@ -1,0 +1,339 @@
+"""Two processes on one machine (gloo) against one process with the joined batch."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from torch import nn
+
+from course_utils.__main__ import main
+from course_utils.data import Batches
+from course_utils.training import checkpoint, distributed
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="torchrun on Windows comes without its store")
+
+ROOT = Path(__file__).resolve().parents[2]
+# Two processes add the same numbers in another order, in single precision: over a dozen steps that stays below this.
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def torchrun(*arguments, options=()):
+    """Start two processes as torchrun does, on a free port."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *options]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [*command, *arguments], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def finished(process, timeout=100):
+    """Wait for the processes' end and return what they printed."""
+    try:
+        shown, error = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None:
+            for each in psutil.Process(process.pid).children(recursive=True):
+                each.kill()
+            process.kill()
+    assert process.returncode == 0, error
+    return shown
+
+
+def rows(count=27):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(count, 6, generator=generator)
+    return x, torch.randint(3, (count,), generator=generator)
+
+
+# Alone, with the numbers of the processes made up.
+
+
+def as_one_of(monkeypatch, rank, size):
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    monkeypatch.setattr(distributed, "size", lambda: size)
+
+
+def test_the_parts_of_a_batch_make_the_batch(monkeypatch):
+    x, y = rows(27)
+    parts = []
+    for rank in range(3):
+        as_one_of(monkeypatch, rank, 3)
+        data = distributed.Shard(Batches(x, y, batch_size=10, transform=lambda x: 2 * x), repeat=True)
+        data.set_epoch(2)
+        assert len(data) == 3
+        parts.append(list(data))
+    whole = Batches(x, y, batch_size=10)
+    whole.set_epoch(2)
+    for index, (x_whole, y_whole) in enumerate(whole):
+        joined = torch.empty_like(x_whole), torch.empty_like(y_whole)
+        for rank in range(3):
+            joined[0][rank::3], joined[1][rank::3] = parts[rank][index]
+        assert torch.equal(joined[0], 2 * x_whole)
+        assert torch.equal(joined[1], y_whole)
+    # A new order each epoch, without being told.
+    assert not torch.equal(next(iter(data))[0], parts[2][0][0])
+
+
+def test_a_process_without_rows_repeats_one_in_training_and_none_in_validation(monkeypatch):
+    as_one_of(monkeypatch, 1, 2)
+    x, y = rows(9)
+    data = Batches(x, y, batch_size=4, shuffle=False)
+    assert [len(y) for _, y in distributed.Shard(data, repeat=True)] == [2, 2, 1]
+    assert [len(y) for _, y in distributed.Shard(data, repeat=False)] == [2, 2]
+
+
+def test_alone_nothing_is_wrapped_or_added():
+    model, device = nn.Linear(2, 2), torch.device("cpu")
+    assert (distributed.rank(), distributed.size()) == (0, 1)
+    assert distributed.wrap(model, device) is model
+    assert distributed.all_reduce_sum([[1.0, 2.0]], device) == [[1.0, 2.0]]
+    assert distributed.gather("a") == ["a"]
+    assert distributed.broadcast(True)
+    assert not distributed.any_process(False, device)
+    assert distributed.shard([1], None) == ([1], None)
+    assert distributed.own([{"of": "the first"}]) == {"of": "the first"}
+    with distributed.joined("cpu"):
+        assert distributed.size() == 1
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch):
+    as_one_of(monkeypatch, 1, 2)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(distributed, "resolve_device", lambda name: torch.device("cuda" if name == "auto" else name))
+    taken = []
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    assert distributed.local_device("auto") == torch.device("cuda:1")
+    assert distributed.local_device("cuda:0") == torch.device("cuda:0")
+    assert distributed.local_device("cpu") == torch.device("cpu")
+    assert taken == [torch.device("cuda:1")]
+
+
+def test_samplers_are_told_the_epoch():
+    class Told:
+        epochs = ()
+
+        def set_epoch(self, epoch):
+            self.epochs += (epoch,)
+
+    class Loader(Told):
+        sampler, batch_sampler = Told(), Told()
+
+    loader = Loader()
+    distributed.set_epoch(loader, 3)
+    assert loader.epochs == loader.sampler.epochs == loader.batch_sampler.epochs == (3,)
+
+
+# Two processes for real.
+
+WORKER = """
+import json, os, sys
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
+from course_utils.training import checkpoint, distributed
+from course_utils.data import Batches
+from course_utils.training import Trainer
+
+torch.set_num_threads(1)
+folder = sys.argv[1]
+sys.path.insert(0, sys.argv[2])
+from test_distributed import rows
+
+def make(run_dir=None, dropout=0.0, reduction="mean", lr=0.1, **options):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Dropout(dropout), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=0.9)
+    loss_fn = nn.CrossEntropyLoss(reduction=reduction)
+    torch.manual_seed(distributed.rank())
+    options = {"log_every": 2, "progress": False, "device": "cpu"} | options
+    return Trainer(model, optimizer, loss_fn, run_dir=run_dir, **options)
+
+def weights(trainer):
+    return torch.cat([each.detach().flatten() for each in trainer.model.parameters()]).tolist()
+
+def data(**options):
+    return Batches(*rows(27), batch_size=8, **options)
+
+def figures(history):
+    state = history.state_dict()
+    del state["samples_per_second"]
+    return state
+
+def result(trainer, history):
+    return {"weights": weights(trainer), "history": figures(history)}
+
+def cases():
+    found = {}
+    for name, options in {
+        "mean": {},
+        "sum": {"reduction": "sum", "lr": 0.01},
+        "accumulated": {"accumulation_steps": 3, "max_grad_norm": 0.5, "track_grad_norm": True},
+    }.items():
+        trainer = make(**options)
+        found[name] = result(trainer, trainer.fit(data(), data(shuffle=False), num_epochs=3))
+    return found
+
+def refusals():
+    found = {}
+    dataset = TensorDataset(*rows(27))
+    for name, loader in {
+        "same data": DataLoader(dataset, batch_size=8, shuffle=True),
+        "lengths": [rows(8)] * (2 + distributed.rank()),
+    }.items():
+        try:
+            make().fit(loader, num_epochs=1)
+        except ValueError as error:
+            found[name] = str(error)
+    return found
+
+def sampler():
+    dataset = TensorDataset(*rows(24))
+    sampler = DistributedSampler(dataset, shuffle=True, seed=4)
+    orders = []
+    inner = sampler.set_epoch
+    sampler.set_epoch = lambda epoch: (orders.append(epoch), inner(epoch))
+    trainer = make()
+    history = trainer.fit(DataLoader(dataset, batch_size=4, sampler=sampler), num_epochs=3)
+    return result(trainer, history) | {"epochs": orders}
+
+def resumed():
+    whole = make(dropout=0.5)
+    end = result(whole, whole.fit(data(), data(shuffle=False), num_epochs=4))
+    first = make(folder + "/run", dropout=0.5)
+    if distributed.rank() == 1:
+        # One process alone is asked to stop: both do, at the end of its window.
+        first.model.register_forward_hook(lambda *_: first.stop() if first.step == 5 else None)
+    first.fit(data(), data(shuffle=False), num_epochs=4)
+    torch.rand(distributed.rank() + 3)
+    second = make(folder + "/run", dropout=0.5)
+    history = second.fit(data(), data(shuffle=False), num_epochs=4, resume=True)
+    return {"stopped": first.step, "whole": end, "resumed": result(second, history)}
+
+if __name__ == "__main__":
+    with distributed.joined("cpu"):
+        found = {"cases": cases(), "refusals": refusals(), "sampler": sampler(), "resumed": resumed()}
+        found["all"] = distributed.gather([found["resumed"]["resumed"], found["cases"]])
+    if os.environ["RANK"] == "0":
+        print(json.dumps(found))
+    else:
+        assert not os.path.exists(folder + "/nothing of the second process")
+"""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What two processes found, all in one start."""
+    folder = tmp_path_factory.mktemp("two")
+    script = folder / "worker.py"
+    script.write_text(WORKER)
+    shown = finished(torchrun(str(script), str(folder), str(Path(__file__).parent)))
+    (folder / "found.json").write_text(shown.splitlines()[-1])
+    return json.loads(shown.splitlines()[-1]) | {"folder": folder}
+
+
+def alone(name):
+    """Run a part of the worker's script in this process, alone, with the same seeds."""
+    space = {"__name__": "alone"}
+    sys_argv, sys.argv = sys.argv, ["worker", "", str(Path(__file__).parent)]
+    try:
+        exec(WORKER, space)
+    finally:
+        sys.argv = sys_argv
+        sys.path.remove(str(Path(__file__).parent))
+    return space[name]
+
+
+@pytest.mark.parametrize("name", ["mean", "sum", "accumulated"])
+def test_two_processes_give_the_weights_and_figures_of_the_joined_batch(found, name):
+    # 27 rows in batches of 8: the last batch of 3 is cut into 2 and 1, so the parts weigh differently.
+    one, two = alone("cases")()[name], found["cases"][name]
+    torch.testing.assert_close(torch.tensor(two["weights"]), torch.tensor(one["weights"]), **TOLERANCE)
+    for figure, points in one["history"].items():
+        assert [step for step, _ in two["history"][figure]] == [step for step, _ in points], figure
+        assert [value for _, value in two["history"][figure]] == pytest.approx([v for _, v in points], rel=1e-4)
+    assert one["history"]["valid_accuracy"]
+
+
+def test_both_processes_end_with_the_same(found):
+    first, second = found["all"]
+    assert first == second
+
+
+def test_a_distributed_sampler_is_reshuffled_each_epoch_and_gives_the_joined_batch(found):
+    assert found["sampler"]["epochs"] == [0, 1, 2]
+    one = alone("make")()
+    x, y = rows(24)
+    for epoch in range(3):
+        order = torch.randperm(24, generator=torch.Generator().manual_seed(4 + epoch))
+        for index in order.split(8):
+            one.train_step([(x[index], y[index])], len(index))
+    weights = torch.cat([each.detach().flatten() for each in one.model.parameters()])
+    torch.testing.assert_close(torch.tensor(found["sampler"]["weights"]), weights, **TOLERANCE)
+
+
+def test_data_that_is_not_cut_is_refused(found):
+    assert re.search(
+        r"2 processes would each train on all .* sampler=DistributedSampler\(dataset, shuffle=True\)",
+        found["refusals"]["same data"],
+    )
+    assert "the processes have [2, 3] batches each: they must have the same number" in found["refusals"]["lengths"]
+
+
+def test_a_stop_that_one_process_hears_stops_both_and_resume_ends_bit_identical(found):
+    # Each process draws other random numbers (dropout); both come back.
+    assert found["resumed"]["stopped"] == 6
+    assert found["resumed"]["resumed"] == found["resumed"]["whole"]
+    state = checkpoint.load(found["folder"] / "run")
+    assert len(state["random"]) == 2
+    assert not torch.equal(state["random"][0]["now"]["torch"], state["random"][1]["now"]["torch"])
+
+
+def kill_one_worker(process, run_dir, known_workers=()):
+    """Kill the second worker with SIGKILL once the run has a checkpoint newer than the one at the start."""
+    path = Path(run_dir) / "checkpoint.pt"
+    before = path.stat().st_mtime_ns if path.exists() else 0
+    end = time.monotonic() + 60
+    while not path.exists() or path.stat().st_mtime_ns == before:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    workers = [each for each in psutil.Process(process.pid).children() if "course_utils" in " ".join(each.cmdline())]
+    assert len(workers) == 2
+    max(workers, key=lambda each: each.pid).kill()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)  # three starts of two processes each
+def test_a_killed_worker_ends_the_run_resume_goes_on_and_torchrun_restarts(tmp_path):
+    run_dir = tmp_path / "run"
+    options = ["train", "--device", "cpu", "--lr", "0.02", "--log-every", "10", "--epochs", "20"]
+    arguments = ["-m", "course_utils", *options, "--run-dir", str(run_dir)]
+
+    broken = torchrun(*arguments)
+    kill_one_worker(broken, run_dir)
+    _, error = broken.communicate(timeout=60)
+    assert broken.returncode != 0
+    assert re.search(r"Signal 9 \(SIGKILL\) received by PID", error)
+    assert "another process of this run has ended, or torchrun was told to stop: start all again with --resume" in error
+    done = checkpoint.load(run_dir)
+    assert 0 < done["epoch"] < 20
+
+    restarted = torchrun(*arguments, "--resume", options=["--max-restarts", "1"])
+    kill_one_worker(restarted, run_dir)
+    shown = finished(restarted)
+    assert "done: 460 steps" in shown
+    assert main([*options, "--quiet", "--run-dir", str(tmp_path / "alone")]) == 0
+    two, one = checkpoint.load(run_dir), checkpoint.load(tmp_path / "alone")
+    assert two["step"] == one["step"]
+    for name, value in one["model"].items():
+        # What rounding makes of 460 steps; a lost or repeated epoch moves the weights by a hundred times more.
+        torch.testing.assert_close(two["model"][name], value, rtol=0, atol=2e-3)
+    assert [step for step, _ in two["history"]["step_loss"]] == [step for step, _ in one["history"]["step_loss"]]
