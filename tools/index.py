@@ -1,12 +1,10 @@
-"""Write what README says about lessons, questions and launch links, from what the project itself says of them.
+"""Write README's lesson table and figures, and the question index in docs/questions.md.
 
-    python tools/index.py            write it
-    python tools/index.py --check    only look: is README up to date?
+    python tools/index.py            write them
+    python tools/index.py --check    only report whether they are up to date
 
-The lesson table and the question index come from the notebooks and docs/questions.toml. Each question must name a
-lesson and a heading of it, and each section in which the learner's notes are answered ("Your notes say") must be
-reached by a question. Badges, launch links and the lines that clone and install come from the repository's address,
-`[tool.course]` in pyproject.toml; without an address there are none.
+The lessons come from the notebooks, the figures from the documents in docs/ that a benchmark writes, the questions from
+docs/questions.toml. Each question must name a lesson and one of its headings.
 """
 
 import argparse
@@ -20,30 +18,35 @@ from urllib.parse import quote
 
 ROOT = Path(__file__).resolve().parent.parent
 HEADING = re.compile(r"^#{2,3} (.+)$", re.MULTILINE)
+# The words that open an answer to the learner's notes.
 ANSWERS = "**Your notes say"
-GITHUB = re.compile(r"https://github\.com/([\w.-]+/[\w.-]+)")
-WORKFLOW = "actions/workflows/test.yml"
-BADGES = {
-    "Binder": "https://mybinder.org/badge_logo.svg",
-    "Colab": "https://colab.research.google.com/assets/colab-badge.svg",
-}
 EXERCISE = re.compile(r"^### Exercise.*\((\d+) minutes\)", re.MULTILINE)
-# A reader's pace: words of prose and lines of code a minute. Each cell runs in a second or two beside that.
+# A reader's pace: words of prose and lines of code a minute. Each cell also runs for a second or two.
 WORDS, LINES = 180, 24
+# The documents with a headline: one sentence in bold, with the figure that matters most.
+MEASURED = ("trainer-benchmark", "finder-benchmark", "doctor-benchmark", "class")
+HEADLINE = re.compile(r"^\*\*([^*\n]+)\*\*$", re.MULTILINE)
+QUESTIONS = """\
+# Your question, and where it is answered
+
+The course began with one learner's notes of a talk with a chatbot: claims that are often half true, and eight
+questions. Each of them is answered in a lesson, by an experiment.
+"""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a notebook says of itself.
+    """What a notebook says about itself.
 
     Attributes:
-        name: the notebook's name without its ending.
+        name: the notebook's name without its suffix.
         question: its title.
         time: how long it takes, in its own words.
-        minutes: how long it takes to read, by the length of its text and code, and its exercises, by their headings.
-        abilities: what one can do afterwards.
+        minutes: how long reading takes, by the length of text and code, and how long the exercises take, by their
+            headings.
+        abilities: what a learner can do afterwards.
         sections: its headings, in order.
-        answering: those of them under which the notes are answered.
+        answering: the headings whose text answers the learner's notes.
     """
 
     name: str
@@ -54,12 +57,17 @@ class Lesson:
     sections: list[str]
     answering: set[str]
 
+    @property
+    def title(self) -> str:
+        """The lesson's number, which other lessons call it by, and its question."""
+        return f"{self.name[:2]} · {self.question}"
+
 
 def read_lesson(path: Path) -> Lesson:
     """Read a lesson.
 
     Raises:
-        ValueError: its first cell has no title, no time or nothing that one can do afterwards.
+        ValueError: its first cell lacks a title, a time or a list of what a learner can do afterwards.
     """
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
@@ -69,7 +77,9 @@ def read_lesson(path: Path) -> Lesson:
         " ".join(item.split()).rstrip(".;") for item in re.findall(r"^- ((?:.+\n?(?!- |\n))+)", texts[0], re.MULTILINE)
     ]
     if not (title and time and abilities):
-        raise ValueError(f"the first cell of {path.name} must have a title, **Time:** and a list of what one can do")
+        raise ValueError(
+            f"The first cell of {path.name} must have a title, **Time:** and a list of what one can do afterwards."
+        )
     minutes = (_reading_minutes(cells), sum(int(found) for text in texts for found in EXERCISE.findall(text)))
     sections, answering = [], set()
     for text in texts:
@@ -83,7 +93,7 @@ def read_lesson(path: Path) -> Lesson:
 
 
 def _reading_minutes(cells: list[dict]) -> int:
-    """The time for all that is not an exercise, to the nearest five minutes."""
+    """Return the minutes for everything but the exercises, to the nearest five."""
     words = lines = 0
     exercise = False
     for cell in cells:
@@ -99,168 +109,102 @@ def _reading_minutes(cells: list[dict]) -> int:
 
 
 def lessons() -> dict[str, Lesson]:
-    """All lessons by name, in order."""
+    """Return all lessons by name, in order."""
     return {path.stem: read_lesson(path) for path in sorted((ROOT / "notebooks").glob("*.ipynb"))}
 
 
 def questions() -> list[dict]:
-    """The questions of docs/questions.toml, each with `ask`, `lesson`, `section` and `claims`."""
+    """Return the questions of docs/questions.toml, each with `ask`, `lesson`, `section` and `claims`."""
     return tomllib.loads((ROOT / "docs" / "questions.toml").read_text(encoding="utf-8"))["question"]
 
 
-def link(lesson: str, section: str = "") -> str:
-    """The address of a lesson's section, as JupyterLab resolves it."""
-    anchor = "#" + quote(section.replace("`", "").replace(" ", "-"), safe="") if section else ""
-    return f"notebooks/{lesson}.ipynb{anchor}"
+def anchor(section: str) -> str:
+    """Return the fragment of an address that leads to a section, as JupyterLab resolves it."""
+    return quote(section.replace("`", "").replace(" ", "-"), safe="")
 
 
-def lesson_table(known: dict[str, Lesson], repository: str = "") -> str:
-    """One row a lesson: its question, its time, what one can do afterwards, and where it starts by a click."""
-    head = ["Lesson", "Question", "Minutes: lesson + exercises", "Afterwards you can"]
-    head += ["Open in"] if repository else []
-    rows = [head, ["---", "---", ":-:", "---", "---"][: len(head)]]
+def lesson_table(known: dict[str, Lesson]) -> str:
+    """Return a table with one row per lesson: its question, and its minutes."""
+    rows = ["| Lesson | Question | Minutes: lesson + exercises |", "| --- | --- | :-: |"]
     for lesson in known.values():
-        name = lesson.name.replace("_", " ")
-        row = [f"[{name}]({link(lesson.name)})", lesson.question, "{} + {}".format(*lesson.minutes)]
-        row.append("; ".join(lesson.abilities))
-        if repository:
-            row.append(" ".join(f"[{place}]({url})" for place, url in launches(repository, lesson.name).items()))
-        rows.append(row)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+        (reading, exercises), label = lesson.minutes, lesson.name.replace("_", " ")
+        rows.append(f"| [{label}](notebooks/{lesson.name}.ipynb) | {lesson.question} | {reading} + {exercises} |")
+    return "\n".join(rows)
 
 
-def launches(repository: str, lesson: str) -> dict[str, str]:
-    """The addresses at which a lesson starts in a browser, by the name of the service.
+def figures() -> str:
+    """Return the headline of each measured document as a list, each with a link to its document.
 
-    Binder takes any repository; Colab and the badge of the tests are made for GitHub.
+    Raises:
+        ValueError: a document has no headline.
     """
-    found = GITHUB.fullmatch(repository)
-    place = f"gh/{found[1]}" if found else f"git/{quote(repository, safe='')}"
-    path = f"notebooks/{lesson}.ipynb"
-    services = {"Binder": f"https://mybinder.org/v2/{place}/HEAD?urlpath=lab/tree/{path}"}
-    if found:
-        services["Colab"] = f"https://colab.research.google.com/github/{found[1]}/blob/HEAD/{path}"
-    return services
-
-
-def badges(known: dict[str, Lesson], repository: str) -> str:
-    """One line of badges: the tests, and the first lesson on Binder and Colab; nothing without an address."""
-    if not repository:
-        return ""
-    line = []
-    if GITHUB.fullmatch(repository):
-        line.append(f"[![The tests]({repository}/{WORKFLOW}/badge.svg)]({repository}/{WORKFLOW})")
-    for name, url in launches(repository, next(iter(known))).items():
-        line.append(f"[![Open the first lesson in {name}]({BADGES[name]})]({url})")
-    return "\n".join(line)
-
-
-def clone(repository: str) -> str:
-    """The lines that clone the repository; nothing without an address."""
-    if not repository:
-        return ""
-    folder = repository.rsplit("/", 1)[1].removesuffix(".git")
-    return f"```sh\ngit clone {repository}    # needs the network; not run by our tests\ncd {folder}\n```"
-
-
-def launch(known: dict[str, Lesson], repository: str) -> str:
-    """How to start on Binder and Colab: links and Colab's install line, or what is missing for them."""
-    if not repository:
-        return (
-            "Both start from the public address of the repository, and it has none yet. It is one line, `repository` "
-            "below `[tool.course]` in `pyproject.toml`; with it, `make notebooks` puts badges above, a link beside "
-            "each lesson, and Colab's line to install the course here."
-        )
-    first = launches(repository, next(iter(known)))
-    text = f"[Open the first lesson in Binder]({first['Binder']})."
-    if "Colab" in first:
-        text += (
-            f" [Open it in Colab]({first['Colab']}); the other lessons are linked in the table above. On Colab, run "
-            "this cell first (needs Colab; not run by our tests):\n\n"
-            f"```python\n%pip install --quiet git+{repository}\n```"
-        )
-    return text
+    lines = []
+    for name in MEASURED:
+        headline = HEADLINE.search((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8"))
+        if not headline:
+            raise ValueError(f"docs/{name}.md has no headline: write one sentence in bold, on a line of its own.")
+        lines.append(f"- {headline[1]} [More](docs/{name}.md)")
+    return "\n".join(lines)
 
 
 def question_index(known: dict[str, Lesson]) -> str:
-    """The questions by lesson, each with a link to the section that answers it.
+    """Return the page of the questions: under each lesson its questions, each with a link to the section that answers.
 
     Raises:
-        ValueError: a question names a lesson or a heading that is not there.
+        ValueError: a question names a lesson or a heading that does not exist.
     """
-    lines = []
-    for lesson in known.values():
-        asked = [question for question in questions() if question["lesson"] == lesson.name]
-        lines += [f"<details><summary>{lesson.name.replace('_', ' ')}: {len(asked)} questions</summary>", ""]
-        lines += ["| Your question | The answer |", "| --- | --- |"]
-        for question in asked:
-            if question["section"] not in lesson.sections:
-                raise ValueError(f"{question['section']!r} is no heading of {lesson.name}: see docs/questions.toml")
-            lines.append(f"| {question['ask']} | [{question['section']}]({link(lesson.name, question['section'])}) |")
-        lines += ["", "</details>", ""]
     unknown = {question["lesson"] for question in questions()} - known.keys()
     if unknown:
-        raise ValueError(f"docs/questions.toml names lessons that are not there: {', '.join(sorted(unknown))}")
-    return "\n".join(lines).rstrip()
+        raise ValueError(f"docs/questions.toml names lessons that do not exist: {', '.join(sorted(unknown))}.")
+    lines = [QUESTIONS]
+    for lesson in known.values():
+        lines += [f"## {lesson.title}", "", "| Your question | The answer |", "| --- | --- |"]
+        for question in questions():
+            if question["lesson"] != lesson.name:
+                continue
+            section = question["section"]
+            if section not in lesson.sections:
+                raise ValueError(f"{section!r} is not a heading of {lesson.name}: see docs/questions.toml.")
+            lines.append(f"| {question['ask']} | [{section}](../notebooks/{lesson.name}.ipynb#{anchor(section)}) |")
+        lines.append("")
+    return "\n".join(lines)
 
 
-def read_repository() -> str:
-    """The public address of the repository, or "" while it has none.
-
-    Raises:
-        ValueError: it is no address of a repository.
-    """
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    address = settings["tool"]["course"]["repository"]
-    if address and not re.fullmatch(r"https://[\w.-]+(/[\w.-]+){2,}", address):
-        raise ValueError(
-            f"repository in pyproject.toml must be like https://github.com/OWNER/NAME, or empty, got {address!r}"
-        )
-    return address
-
-
-def with_parts(readme: str) -> str:
-    """README with its generated parts made anew.
+def with_parts(readme: str, parts: dict[str, str]) -> str:
+    """Return README with each part written again between its two comments.
 
     Raises:
-        ValueError: a part has no place in README, or cannot be made.
+        ValueError: README lacks the comments of a part.
     """
-    known, repository = lessons(), read_repository()
-    parts = {
-        "badges": badges(known, repository),
-        "clone": clone(repository),
-        "lessons": lesson_table(known, repository),
-        "questions": question_index(known),
-        "launch": launch(known, repository),
-    }
     for name, part in parts.items():
         begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         if begin not in readme or end not in readme:
-            raise ValueError(f"README.md has no place for its {name}: put back the lines {begin} and {end}")
+            raise ValueError(f"README.md has no place for its {name}: put back the lines {begin} and {end}.")
         before, rest = readme.split(begin, 1)
-        readme = "\n".join(filter(None, [before + begin, part, end + rest.split(end, 1)[1]]))
+        readme = "\n".join([before + begin, part, end + rest.split(end, 1)[1]])
     return readme
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return 0, or 1 where README is out of date or a link leads nowhere."""
+    """Run the command; return 1 if a file is out of date under --check or a part cannot be made, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
     check = parser.parse_args(arguments).check
-    path = ROOT / "README.md"
-    before = path.read_text(encoding="utf-8")
+    readme, page = ROOT / "README.md", ROOT / "docs" / "questions.md"
     try:
-        after = with_parts(before)
+        known = lessons()
+        parts = {"lessons": lesson_table(known), "figures": figures()}
+        made = {readme: with_parts(readme.read_text(encoding="utf-8"), parts), page: question_index(known)}
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if before == after:
-        return 0
-    if check:
-        print("README.md is out of date: run `make notebooks`", file=sys.stderr)
-        return 1
-    path.write_text(after, encoding="utf-8")
-    return 0
+    outdated = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in outdated:
+        if check:
+            print(f"{path.relative_to(ROOT)} is out of date: run `python tools/index.py`.", file=sys.stderr)
+        else:
+            path.write_text(made[path], encoding="utf-8")
+    return int(check and bool(outdated))
 
 
 if __name__ == "__main__":

@@ -218,7 +218,7 @@ def crawled(browser, site):
 
 def test_every_page_can_be_reached_by_links(crawled, site):
     names = {address.removeprefix(site) for address in crawled.pages}
-    assert {f"notebooks/{name}.html" for name in index.lessons()} | {"index.html", "questions.html"} <= names
+    assert {f"notebooks/{name}.html" for name in index.lessons()} | {"index.html", "docs/questions.html"} <= names
 
 
 def test_no_page_has_a_broken_link_a_bare_picture_or_a_colour_that_cannot_be_read(crawled):
@@ -274,13 +274,13 @@ def test_one_reads_from_the_first_lesson_to_the_last_by_the_step_to_the_next(bro
     with opened(browser, f"{site}index.html") as (page, faults):
         for lesson in index.lessons().values():
             page.locator("a.right-next").click()
-            expect(page.get_by_role("heading", level=1)).to_contain_text(pages.title(lesson).replace("`", ""))
+            expect(page.get_by_role("heading", level=1)).to_contain_text(lesson.title.replace("`", ""))
         assert faults == []
 
 
 @pytest.mark.parametrize("width", [360, 1280])
 def test_no_page_is_wider_than_the_window(width, browser, site):
     with opened(browser, f"{site}index.html", viewport={"width": width, "height": 800}) as (page, _):
-        for name in ("index", "questions", *(f"notebooks/{lesson}" for lesson in index.lessons())):
+        for name in ("index", "docs/questions", *(f"notebooks/{lesson}" for lesson in index.lessons())):
             page.goto(f"{site}{name}.html")
             assert page.evaluate("document.documentElement.scrollWidth") <= width, name
