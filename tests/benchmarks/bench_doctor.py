@@ -386,13 +386,13 @@ def first_words(run: Callable) -> str:
 
 def limits(scores: dict[str, dict[str, Score]]) -> list[str]:
     """What the doctor is not built for."""
-    lines = ["Real mistakes that it does not see:", ""]
+    lines = ["Real mistakes that the doctor does not find:", ""]
     lines += [f"- {first_words(case.run)}" for case in gallery.LIMITS]
     lines += [
         "",
         "It watches the thread that opened the block, PyTorch's own optimizers and writer, and steps that run in "
-        "Python: a replayed CUDA graph has no events, tensorboardX's writer is named as not watched, and what is only "
-        "printed is not read. It knows mistakes of the loop; those of the data and of the architecture it does not.",
+        "Python. A replayed CUDA graph has no events, tensorboardX's writer is reported as not watched, and printed "
+        "numbers are not read. It knows mistakes in the loop, but not in the data or the architecture.",
     ]
     for group, score in scores["doctor"].items():
         lines += [f"- not found ({group}): {name}" for name in score.missed]
@@ -426,16 +426,16 @@ def aims(scores: dict[str, dict[str, Score]], measured: dict) -> list[tuple[str,
 
 
 HOW = (
-    "A mistake counts as found where it is named; anything said of a correct loop is a false alarm. torch-audit speaks "
-    "of other things (data ranges, dead units, weight decay): any rule of it near a mistake counts as found, and "
-    "warnings that have nothing to do with the loop are counted apart. The static rule looks for a loop that calls "
-    "backward() and step() and never zero_grad()."
+    "A mistake counts as found if its name is reported; anything reported about a correct loop is a false alarm. "
+    "torch-audit also checks other things (data ranges, dead units, weight decay): any of its rules that is close to a "
+    "mistake counts as found, and warnings that have nothing to do with the loop are counted separately. The static "
+    "rule looks for a loop that calls backward() and step() but never zero_grad()."
 )
 WHERE_FROM = (
     "Sick and healthy loops are in `tests/doctor/sick_loops.py` and `healthy_loops.py`, real ones in `gallery.py`, "
-    "random ones in `fuzz.py` and the libraries in `library_loops.py`. torch-audit is given each model with its "
-    "optimizer and audits each step. The static rule is ours, after gradient-clear-pytorch of dslinter, which needs a "
-    "pylint too old to stand beside today's packages. These rules of torch-audit count for a code: "
+    "random ones in `fuzz.py` and the libraries in `library_loops.py`. torch-audit gets each model with its optimizer "
+    "and audits each step. The static rule is ours, modeled on gradient-clear-pytorch from dslinter, which needs a "
+    "pylint too old to install with today's packages. These rules of torch-audit count for a code: "
     + "; ".join(f"{', '.join(sorted(rules))} for `{code}`" for code, rules in RELATED.items())
     + "."
 )

@@ -299,8 +299,8 @@ def headline(costs: Costs, worths: Worths) -> str:
     trains, nothing, fails = (came.count(what) for what in ("trains", "nothing", "fails"))
     cost = statistics.median(ratios(costs["ours"]["mlp"]))
     return (
-        f"**In {len(came)} searches, `find_lr` suggests a rate that trains well {trains} times, no rate {nothing} "
-        f"times and a rate that does not train {fails} times. It takes {cost:.2f} times the CPU time of a finder "
+        f"**Of {len(came)} searches with `find_lr`, {trains} suggest a rate that trains well, {nothing} suggest nothing "
+        f"and {fails} suggest a rate that does not train. A search takes {cost:.2f} times the CPU time of a finder "
         "written by hand.**"
     )
 
@@ -328,14 +328,14 @@ def markdown(costs: Costs, worths: Worths, missing: list[str], repeats: int) -> 
         for key, each in WORKLOADS.items()
     ]
     notes = [
-        f"CPU time of {NUM_STEPS} steps and all that is around them, as a ratio to a finder written by hand (1.00), "
-        f"which takes {' and '.join(hands)}: the median of {repeats} pairs [smallest, largest], on one core; in its "
-        "own row it stands on both sides. All search on the digits in batches of 64 from a DataLoader, with SGD and "
-        "momentum 0.9, and give the weights back to the last bit.",
-        f"The other columns: searches from {START:g} to {WORTH_END:g}, with each one's own defaults, on "
-        f"{'; '.join(HELD_OUT)}; SGD with momentum and Adam, {len(SEEDS)} seeds each. None of these had a part in "
-        f"choosing find_lr's rule. A rate trains well if the mean loss of epoch {NUM_EPOCHS} at it is at most half of "
-        "the first loss.",
+        f"CPU time of {NUM_STEPS} steps and everything around them, as a ratio to a finder written by hand (1.00), "
+        f"which takes {' and '.join(hands)}: the median of {repeats} pairs [smallest, largest], on one core. Its own "
+        "row compares it with itself. All finders search on the digits in batches of 64 from a DataLoader, with SGD "
+        "and momentum 0.9, and restore the weights to the last bit.",
+        f"The other columns: searches from {START:g} to {WORTH_END:g}, with each finder's own defaults, on "
+        f"{'; '.join(HELD_OUT)}; SGD with momentum and Adam, {len(SEEDS)} seeds each. None of these were used to "
+        f"choose find_lr's rule. A rate trains well if the mean loss of epoch {NUM_EPOCHS} is at most half of the "
+        "first loss.",
         f"Measured on one core of {processor()} with {versions()}.",
     ]
     if missing:

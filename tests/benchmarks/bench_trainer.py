@@ -532,14 +532,14 @@ def notes_on(table: Table, memory: list[tuple[int, float]], missing: list[str], 
     (first_step, first_size), (last_step, last_size) = memory[0], memory[-1]
     text = [
         "Time as a ratio to the hand-written loop with a DataLoader (1.00), the median of "
-        f"{repeats} pairs [smallest, largest]; µs a step: CPU time beyond that loop's, which takes "
+        f"{repeats} pairs [smallest, largest]. µs a step: CPU time beyond that loop's, which takes "
         + " and ".join(f"{value:.0f} µs ({title})" for title, value in loops.items())
         + ". All train on the digits in batches of 64, on one core, from the same weights and with the same batches; "
-        "their final weights are equal to the last bit. Libraries have everything off that can be, unless the title "
-        'says otherwise. "Everything on" is TensorBoard, checkpoints and the progress bar. In Trainer\'s runs '
+        "their final weights are equal to the last bit. Libraries run with everything switched off that can be, unless "
+        'the title differs. "Everything on" is TensorBoard, checkpoints and the progress bar. In Trainer\'s runs '
         + " and ".join(f"{value:.0f} ({title})" for title, value in saves.items())
-        + " checkpoints fell into the timed epochs; libraries that save do so at each epoch.",
-        "Not in the ratios is what begins and ends a run; it takes more than 5 ms of CPU time with "
+        + " checkpoints were saved in the timed epochs; libraries that save do so at each epoch.",
+        "The ratios leave out the start and the end of a run, which take more than 5 ms of CPU time with "
         f"{', '.join(long) or 'none'} (ms).",
         f"Memory with everything on: {first_size:.1f} MiB after {first_step:,} steps, {last_size:.1f} MiB after "
         f"{last_step:,} ({last_size - first_size:+.2f} MiB).",
