@@ -114,7 +114,7 @@ def test_outdated_files_are_reported_and_written_again(checkout, capsys):
 def test_a_measured_document_without_a_headline_is_an_error(checkout, capsys):
     (checkout / "docs" / "class.md").write_text("# A class\n\nNothing was **measured** here.\n")
     assert index.main([]) == 1
-    assert "docs/class.md has no headline: write one sentence in bold" in capsys.readouterr().err
+    assert "docs/class.md has no headline: write a line in bold" in capsys.readouterr().err
 
 
 def test_a_readme_without_a_place_for_a_part_is_an_error(checkout, capsys):

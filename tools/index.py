@@ -23,8 +23,13 @@ ANSWERS = "**Your notes say"
 EXERCISE = re.compile(r"^### Exercise.*\((\d+) minutes\)", re.MULTILINE)
 # A reader's pace: words of prose and lines of code a minute. Each cell also runs for a second or two.
 WORDS, LINES = 180, 24
-# The documents with a headline: one sentence in bold, with the figure that matters most.
-MEASURED = ("trainer-benchmark", "finder-benchmark", "doctor-benchmark", "class")
+# The documents with a headline, which is a line in bold with the figures that matter most, and what each is about.
+MEASURED = {
+    "trainer-benchmark": "The training loop",
+    "finder-benchmark": "The learning-rate finder",
+    "doctor-benchmark": "The loop doctor",
+    "class": "A class",
+}
 HEADLINE = re.compile(r"^\*\*([^*\n]+)\*\*$", re.MULTILINE)
 QUESTIONS = """\
 # Your question, and where it is answered
@@ -133,17 +138,17 @@ def lesson_table(known: dict[str, Lesson]) -> str:
 
 
 def figures() -> str:
-    """Return the headline of each measured document as a list, each with a link to its document.
+    """Return the headlines of the measured documents as a list, each with a link to its document.
 
     Raises:
         ValueError: a document has no headline.
     """
     lines = []
-    for name in MEASURED:
+    for name, subject in MEASURED.items():
         headline = HEADLINE.search((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8"))
         if not headline:
-            raise ValueError(f"docs/{name}.md has no headline: write one sentence in bold, on a line of its own.")
-        lines.append(f"- {headline[1]} [More](docs/{name}.md)")
+            raise ValueError(f"docs/{name}.md has no headline: write a line in bold.")
+        lines.append(f"- [{subject}](docs/{name}.md): {headline[1]}")
     return "\n".join(lines)
 
 

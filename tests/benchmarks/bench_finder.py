@@ -299,9 +299,9 @@ def headline(costs: Costs, worths: Worths) -> str:
     trains, nothing, fails = (came.count(what) for what in ("trains", "nothing", "fails"))
     cost = statistics.median(ratios(costs["ours"]["mlp"]))
     return (
-        f"**Of {len(came)} searches with `find_lr`, {trains} suggest a rate that trains well, {nothing} suggest nothing "
-        f"and {fails} suggest a rate that does not train. A search takes {cost:.2f} times the CPU time of a finder "
-        "written by hand.**"
+        f"**Of {len(came)} searches with `find_lr`, {trains} suggest a rate that trains well, {nothing} suggest "
+        f"nothing and {fails} suggest a rate that does not train. A search takes {cost:.2f} times the CPU time of a "
+        "finder written by hand.**"
     )
 
 
