@@ -25,10 +25,10 @@ EXERCISE = re.compile(r"^### Exercise.*\((\d+) minutes\)", re.MULTILINE)
 WORDS, LINES = 180, 24
 # The documents with a headline, which is a line in bold with the figures that matter most, and what each is about.
 MEASURED = {
-    "trainer-benchmark": "The training loop",
-    "finder-benchmark": "The learning-rate finder",
-    "doctor-benchmark": "The loop doctor",
-    "class": "A class",
+    "trainer-benchmark": "the loop",
+    "finder-benchmark": "the finder",
+    "doctor-benchmark": "the doctor",
+    "class": "a class",
 }
 HEADLINE = re.compile(r"^\*\*([^*\n]+)\*\*$", re.MULTILINE)
 QUESTIONS = """\
@@ -148,7 +148,7 @@ def figures() -> str:
         headline = HEADLINE.search((ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8"))
         if not headline:
             raise ValueError(f"docs/{name}.md has no headline: write a line in bold.")
-        lines.append(f"- [{subject}](docs/{name}.md): {headline[1]}")
+        lines.append(f"- {headline[1]} [How {subject} was measured](docs/{name}.md)")
     return "\n".join(lines)
 
 
