@@ -433,9 +433,9 @@ HOW = (
 )
 WHERE_FROM = (
     "Sick and healthy loops are in `tests/doctor/sick_loops.py` and `healthy_loops.py`, real ones in `gallery.py`, "
-    "random ones in `fuzz.py` and the libraries in `library_loops.py`. torch-audit gets each model with its optimizer "
-    "and audits each step. The static rule is ours, modeled on gradient-clear-pytorch from dslinter, which needs a "
-    "pylint too old to install with today's packages. These rules of torch-audit count for a code: "
+    "random ones in `fuzz.py` and the libraries in `library_loops.py`. torch-audit is given each model with its "
+    "optimizer and audits each step. The static rule is ours, after gradient-clear-pytorch of dslinter, which needs a "
+    "pylint too old to stand beside today's packages. These rules of torch-audit count for a code: "
     + "; ".join(f"{', '.join(sorted(rules))} for `{code}`" for code, rules in RELATED.items())
     + "."
 )
