@@ -328,8 +328,9 @@ def headline(loops: dict[str, list[Loop]], scores: dict[str, Score], measured: d
     found = sum(sum(score.found.values()) for score in scores.values())
     alarms = sum(len(score.alarms) for score in scores.values())
     return (
-        f"**The loop doctor names {found} of {mistakes} mistakes, with {alarms} false alarms in {correct} correct "
-        f"loops. Under it, the course's CNN takes {statistics.median(measured['cnn']):.2f} times the CPU time.**"
+        f"**The loop doctor names {found} of {mistakes} mistakes in the test loops, with {alarms} false alarms in "
+        f"{correct} correct ones. Under it, the course's CNN takes {statistics.median(measured['cnn']):.2f} times the "
+        "CPU time.**"
     )
 
 
