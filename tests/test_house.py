@@ -12,7 +12,9 @@ import sys
 import tomllib
 from graphlib import TopologicalSorter
 from pathlib import Path
+from urllib.parse import unquote
 
+import index
 import make_env
 import pin
 import pytest
@@ -27,6 +29,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/class.md"]
 
 
 def text(name: str) -> str:
@@ -397,6 +400,60 @@ def test_no_published_file_holds(what):
 )
 def test_what_must_not_be_published_would_be_found(what, example):
     assert re.search(UNWANTED[what], example)
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", text("Makefile"), re.MULTILINE))
+
+
+def commands(document: str) -> str:
+    """Give all that a document sets as code, in a line or in a block."""
+    return "\n".join(re.findall(r"```.*?```|`[^`\n]+`", text(document), re.DOTALL))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documents_name_only_targets_that_make_has(document):
+    named = set(re.findall(r"\bmake ([a-z]+)", commands(document)))
+    assert named <= targets()
+
+
+def test_readme_and_contributing_name_every_target():
+    named = set(re.findall(r"\bmake ([a-z]+)", commands("README.md") + commands("CONTRIBUTING.md")))
+    assert named == targets()
+
+
+def slug(heading: str) -> str:
+    """Give the anchor that a heading gets on the web."""
+    return re.sub(r"[^\w\- ]", "", heading.replace("`", "")).strip().lower().replace(" ", "-")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_of_documents_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)\s]+)\)|\bsrc=\"([^\"]+)\"", text(document)):
+        link = target[0] or target[1]
+        if re.match(r"https?://", link):
+            continue
+        name, _, anchor = link.partition("#")
+        path = (ROOT / document).parent / name if name else ROOT / document
+        assert path.exists(), f"{document} links to {link}"
+        if anchor:
+            if path.suffix == ".ipynb":  # tests/test_index.py follows these
+                continue
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert anchor in map(slug, headings), f"{document} links to {link}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_repository_has_one_address(document):
+    """Badges, clone commands and launch links carry the address in pyproject.toml; while it is empty there are none."""
+    address = PYPROJECT["tool"]["course"]["repository"]
+    assert address == "" or re.fullmatch(r"https://\S+[^/]", address)
+    path = re.sub(r"^https://[^/]+/", "", address)
+    services = r"https?://[^\s)]*(?:shields\.io|mybinder\.org|colab\.research|/actions/|/badge)[^\s)]*|git clone \S+"
+    for link in re.findall(services, text(document)):
+        assert path, f"{document} names {link}, but pyproject.toml has no repository yet"
+        found = path in unquote(link) or link in index.BADGES.values()
+        assert found, f"{document} names {link}, but the repository is {address}"
 
 
 def test_both_licences_are_there():
