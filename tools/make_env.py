@@ -1,20 +1,20 @@
-"""Make an environment as pyproject.toml and constraints.txt say; do nothing where it is so already.
+"""Make .venv as pyproject.toml and constraints.txt describe it; do nothing if it is already so.
 
     python tools/make_env.py lab          what a learner needs, in .venv
     python tools/make_env.py lab test     and what the tests need
     python tools/make_env.py bench        the libraries that the benchmarks compare with, in .venv-bench
 
-It may be interrupted at any moment: the next call goes on from what it finds. Only the standard
-library is used, because it runs before anything is installed.
+A stamp is written after pip has succeeded. A .venv without a stamp of this checkout and this Python is made again from
+nothing, so an interruption at any moment does no harm. Only the standard library is used: nothing is installed yet.
 """
 
-import csv
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 from venv import EnvBuilder
@@ -24,17 +24,17 @@ VENV = ROOT / ".venv"
 BENCH = ROOT / ".venv-bench"
 STAMP = "course-setup.json"
 EXTRAS = ("lab", "zh", "hub", "site", "test", "bench")
-# What pip says where an answer from the package index does not come. It says so several times, and ends with
-# "no matching distribution", which sounds like a mistake of the course.
-NO_ANSWER = "after connection broken by"
-
-
-class NoNetwork(Exception):
-    """pip got no answer from the package index."""
+BEFORE_DOWNLOAD = """\
+This takes minutes the first time: on Linux, PyTorch with its CUDA libraries is about 2.5 GB to download and 6 GB on
+disk. No NVIDIA card? Press Ctrl-C, set PIP_EXTRA_INDEX_URL to the CPU index shown on PyTorch's "Get Started" page, then
+run `make lab`."""
+PIP_FAILED = """\
+pip could not install the packages; its messages are above. If it reports that a connection failed, connect to the
+network or check the proxy settings, then run the same command again. Once all is installed, no network is needed."""
 
 
 def pip_arguments(extras: list[str]) -> list[str]:
-    """Give the arguments of `pip install` for these extras; environment.yml says the same for `lab`."""
+    """Return the arguments of `pip install` for these extras; environment.yml has the same ones for `lab`."""
     return ["--constraint", "constraints.txt", "--editable", "./loop-doctor", "--editable", f".[{','.join(extras)}]"]
 
 
@@ -46,172 +46,76 @@ def site_packages(venv: Path) -> list[Path]:
     return sorted(venv.glob("lib/python3*/site-packages"))
 
 
-def inputs() -> str:
-    """Give a digest of all that decides what is installed. The settings of ruff and pytest do not."""
-    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    decides = [pyproject["build-system"], pyproject["project"], pyproject["tool"]["setuptools"]]
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode())
-    digest.update((ROOT / "constraints.txt").read_bytes())
-    return digest.hexdigest()
+def projects() -> list[dict]:
+    """Return the settings of both distributions, without those of ruff, pytest and the like."""
+    texts = [(ROOT / folder / "pyproject.toml").read_text(encoding="utf-8") for folder in (".", "loop-doctor")]
+    return [{**project, "tool": project["tool"]["setuptools"]} for project in map(tomllib.loads, texts)]
 
 
-def this_python() -> list[str]:
-    return [f"{sys.version_info.major}.{sys.version_info.minor}", sys.base_prefix]
+def stamp_for(extras: list[str]) -> dict:
+    """Return the stamp of an environment: everything that decides whether it can stay as it is."""
+    text = json.dumps([projects(), (ROOT / "constraints.txt").read_text(encoding="utf-8")])
+    inputs, python = hashlib.sha256(text.encode()).hexdigest(), [*sys.version_info[:2], sys.base_prefix]
+    return {"root": str(ROOT), "python": python, "inputs": inputs, "extras": extras}
 
 
-def read_stamp(venv: Path) -> dict:
-    """Read what the last call left, or {} if there is nothing that can be read."""
+def read_stamp(venv: Path) -> dict | None:
+    """Return the stamp of an environment, or None if it has none, or belongs to another checkout or Python."""
     try:
         stamp = json.loads((venv / STAMP).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
-    return stamp if isinstance(stamp, dict) else {}
+        return None
+    expected = stamp_for([])
+    # Run by the environment's own Python, there is nothing to compare: that is the right one.
+    same_python = Path(sys.prefix).resolve() == venv or stamp["python"] == expected["python"]
+    return stamp if stamp["root"] == expected["root"] and same_python else None
 
 
-def write_stamp(venv: Path, stamp: dict) -> None:
-    """Write the stamp in one move, so that an interruption leaves the old one or the new one."""
-    scratch = venv / (STAMP + ".new")
-    scratch.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
-    os.replace(scratch, venv / STAMP)
-
-
-def runs(venv: Path) -> bool:
-    """Say whether the environment's Python starts; it does not once the Python it was made from has gone."""
-    try:
-        return subprocess.run([python_of(venv), "-c", ""], capture_output=True).returncode == 0
-    except OSError:
-        return False
-
-
-def is_whole(dist_info: Path) -> bool:
-    """Say whether all files of an installed package are there, in the size that pip noted.
-
-    pip writes RECORD last, but it counts a package as installed before that: a package whose
-    installation was cut off would stay broken for ever.
-    """
-    try:
-        rows = list(csv.reader((dist_info / "RECORD").read_text(encoding="utf-8").splitlines()))
-    except OSError:
-        return False
-    for name, _, size in rows:
-        try:
-            found = (dist_info.parent / name).stat().st_size
-        except OSError:
-            # pip compiles after it has copied, and Python compiles again whatever is missing.
-            if not name.endswith(".pyc"):
-                return False
-        else:
-            if size and found != int(size):
-                return False
-    return True
-
-
-def clear_half_installed(venv: Path) -> list[str]:
-    """Take away what an interrupted pip left, so that pip installs it again; give the packages' names."""
-    cleared = []
-    for site in site_packages(venv):
-        for leftover in site.glob("~*"):  # pip's own mark for a package that it was replacing
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        for dist_info in site.glob("*.dist-info"):
-            if not is_whole(dist_info):
-                cleared.append(dist_info.name.split("-")[0])
-                shutil.rmtree(dist_info)
-    return cleared
-
-
-def has_whole_pip(venv: Path) -> bool:
-    return any(is_whole(found) for site in site_packages(venv) for found in site.glob("pip-*.dist-info"))
-
-
-def make_venv(venv: Path, *, beside: Path | None) -> None:
-    """Make an empty environment; `beside` names one whose packages it shall see as installed.
-
-    Raises:
-        SystemExit: no environment can lie in such a folder.
-    """
+def install(python: Path, venv: Path, extras: list[str], arguments: list[str]) -> None:
+    """Run pip, then write the stamp. pip unpacks inside the environment: the system's temporary folder may be small."""
     (venv / STAMP).unlink(missing_ok=True)
-    # This Python may be the one of the environment that is cleared: it is loaded already, and the
-    # new one is made from the Python that the old one was made from.
-    try:
-        EnvBuilder(clear=True, symlinks=True, with_pip=beside is None).create(venv)
-    except ValueError as error:  # a colon in the path, which would cut PATH in two
-        sys.exit(f"{error} Rename the folder, and call it again.")
-    for site in site_packages(venv) if beside else []:
-        # pip runs from there too, leaves those packages alone and adds only what is missing. The path
-        # is relative because Python reads this file in the machine's own encoding.
-        shared = [os.path.relpath(path, site) for path in site_packages(beside)]
-        (site / "beside.pth").write_text("\n".join(shared) + "\n", encoding="utf-8")
-
-
-def install(venv: Path, extras: list[str]) -> None:
-    """Run pip, with its downloads kept inside the environment.
-
-    The machine's folder for temporary files is often too small for PyTorch, and whatever a killed
-    pip leaves there stays; here the next call finds and clears it.
-
-    Raises:
-        NoNetwork: pip failed, and the index had not answered.
-        subprocess.CalledProcessError: pip failed otherwise.
-    """
-    scratch = venv / "pip-scratch"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir()
-    command = [str(python_of(venv)), "-m", "pip", "install", *pip_arguments(extras)]
-    environment = {**os.environ, "TMPDIR": str(scratch)}
-    unanswered = False
-    # Only the warnings and errors are read on their way to the terminal: the progress bars need it to themselves.
-    with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE) as pip:
-        try:
-            for line in pip.stderr:
-                unanswered |= NO_ANSWER in line.decode(errors="replace")
-                sys.stderr.buffer.write(line)
-                sys.stderr.flush()
-        except BaseException:
-            pip.kill()
-            raise
-    if pip.returncode:
-        raise NoNetwork if unanswered else subprocess.CalledProcessError(pip.returncode, command)
-    shutil.rmtree(scratch, ignore_errors=True)
-
-
-def ensure(venv: Path, extras: list[str], *, beside: Path | None = None) -> None:
-    """Bring an environment to what the files say, or say that it is there already.
-
-    Raises:
-        NoNetwork, subprocess.CalledProcessError: venv or pip failed; what they said is on the terminal.
-        OSError: the folder of the environment cannot be written in.
-        SystemExit: no environment can lie in such a folder.
-    """
-    stamp = read_stamp(venv)
-    # Called with the environment's own Python there is nothing to compare: it is the right one.
-    same_python = Path(sys.prefix).resolve() == venv or stamp.get("python") == this_python()
-    moved = stamp.get("root", str(ROOT)) != str(ROOT)
-    usable = same_python and not moved and runs(venv)
-    if usable and stamp.get("inputs") == inputs() and set(extras) <= set(stamp["extras"]):
-        print(f"{venv.name} is up to date.", flush=True)
-        return
-
-    if not usable or not (beside or has_whole_pip(venv)):
-        if moved:
-            print(f"The checkout has moved from {stamp['root']}: making {venv.name} anew.", flush=True)
-        make_venv(venv, beside=beside)
-        stamp = {}
-    # Pins that changed must reach every extra that is there already.
-    extras = [name for name in EXTRAS if name in extras or name in stamp.get("extras", [])]
-    stamp = {"root": str(ROOT), "python": this_python(), "inputs": None, "extras": extras}
-    write_stamp(venv, stamp)
-    for name in clear_half_installed(venv):
-        print(f"{name} was installed only in part: installing it again.", flush=True)
-    print(f"Installing {' and '.join(extras)} into {venv.name}.", flush=True)
-    if not beside and not any((site / "torch").is_dir() for site in site_packages(venv)):
-        print(
-            "This takes minutes the first time: on Linux, PyTorch with its CUDA libraries is about 2.5 GB to download\n"
-            "and 6 GB on disk. You can interrupt it; the next call goes on from there.",
-            flush=True,
-        )
-    install(venv, extras)
-    write_stamp(venv, {**stamp, "inputs": inputs()})
+    print(f"Installing {', '.join(extras)} into {venv.name}.", flush=True)
+    with tempfile.TemporaryDirectory(dir=venv) as scratch:
+        command = [python, "-m", "pip", "install", *arguments]
+        subprocess.run(command, cwd=ROOT, env={**os.environ, "TMPDIR": scratch}, check=True)
+    (venv / STAMP).write_text(json.dumps(stamp_for(extras), indent=1), encoding="utf-8")
     print(f"{venv.name} is ready.", flush=True)
+
+
+def ensure(extras: list[str]) -> None:
+    """Make .venv, or install into it what the files newly ask for.
+
+    Raises:
+        subprocess.CalledProcessError: venv or pip failed; their messages are on the terminal.
+        OSError, ValueError: there cannot be an environment in this folder.
+        SystemExit: .venv is a link.
+    """
+    if VENV.is_symlink():
+        sys.exit(f"{VENV} is a link to {VENV.resolve()}, and setup might empty that folder. Remove the link first.")
+    stamp = read_stamp(VENV) if python_of(VENV).exists() else None
+    if stamp and stamp["inputs"] == stamp_for([])["inputs"] and set(extras) <= set(stamp["extras"]):
+        print(".venv is up to date.", flush=True)
+        return
+    if stamp is None:
+        print(f"Making .venv with Python {'.'.join(map(str, sys.version_info[:3]))}.", flush=True)
+        # This Python may be the one in .venv: it is loaded already, and the new one is made from the same base.
+        EnvBuilder(clear=True, symlinks=True, with_pip=True).create(VENV)
+        print(BEFORE_DOWNLOAD, flush=True)
+    # New pins must reach every extra that is already installed.
+    extras = [name for name in EXTRAS if name in extras or (stamp and name in stamp["extras"])]
+    install(python_of(VENV), VENV, extras, pip_arguments(extras))
+
+
+def ensure_bench() -> None:
+    """Install the benchmarks' libraries beside .venv: pip leaves out what .venv has, and .venv stays as it is."""
+    if read_stamp(BENCH) == stamp_for(["bench"]):
+        print(".venv-bench is up to date.", flush=True)
+        return
+    shutil.rmtree(BENCH, ignore_errors=True)
+    BENCH.mkdir()
+    requirements = projects()[0]["project"]["optional-dependencies"]["bench"]
+    arguments = ["--prefix", str(BENCH), "--constraint", "constraints.txt", *requirements]
+    install(python_of(VENV), BENCH, ["bench"], arguments)
 
 
 def main(extras: list[str]) -> int:
@@ -219,31 +123,15 @@ def main(extras: list[str]) -> int:
         print(f"usage: python tools/make_env.py EXTRA ...  with extras out of: {', '.join(EXTRAS)}", file=sys.stderr)
         return 2
     try:
-        if extras == ["bench"]:
-            ensure(BENCH, extras, beside=VENV)
-        else:
-            ensure(VENV, extras)
+        ensure_bench() if extras == ["bench"] else ensure(extras)
     except KeyboardInterrupt:
-        print("\nInterrupted. Call it again: it goes on from here.", file=sys.stderr)
+        print("\nInterrupted. Run the same command again: setup starts over with what pip has kept.", file=sys.stderr)
         return 130
-    except NoNetwork:
-        print(
-            "The package index did not answer, so the packages that the course needs could not be downloaded. Connect "
-            "to the network, or see to its proxy, and call it again: it goes on from here. Once all is installed, no "
-            "network is needed.",
-            file=sys.stderr,
-        )
+    except subprocess.CalledProcessError:
+        print(PIP_FAILED, file=sys.stderr)
         return 1
-    except OSError as error:
-        print(
-            f"{error.filename or ROOT}: {error.strerror}. The course needs a folder that you can write in, with 7 GB "
-            "of room: put it into one, and call it there.",
-            file=sys.stderr,
-        )
-        return 1
-    except subprocess.CalledProcessError as error:
-        what = "pip" if "install" in error.cmd else "making the empty environment"
-        print(f"{what} failed ({error}); call it again: it goes on from here.", file=sys.stderr)
+    except (OSError, ValueError) as error:
+        print(f"{error}\nSetup needs a writable folder with 7 GB of space and no colon in its path.", file=sys.stderr)
         return 1
     return 0
 
