@@ -4,24 +4,20 @@
 #   PORT=9000           the port of JupyterLab (else 8888 or the next free one), or of a class (else 8000)
 #   LOCALE=zh_CN        JupyterLab's own menus and dialogs in Chinese
 #   LEARNERS=20         how many learners a class has, or their names (else 8)
-#   TORCH=2.11          the PyTorch of `make try` (else the pinned one)
-#   TIMES=20            how often `make try` runs the tests (else once)
 #
 # Plain make and sh (GNU Make 3.81, as on macOS, is enough). Every path is relative, so the checkout
-# may lie anywhere. What needs thought is in tools/, in Python.
+# can be anywhere. Anything longer than a line is in tools/, in Python.
 
 PYTHON ?=
 PORT ?=
 LOCALE ?=
 LEARNERS ?=
-TORCH ?=
-TIMES ?=
 VENV_PYTHON = .venv/bin/python
 FIND_PYTHON = python=$$(sh tools/find_python.sh "$(PYTHON)")
 MAKE_ENV = $(FIND_PYTHON) && "$$python" tools/make_env.py
 
 .DEFAULT_GOAL := help
-.PHONY: help lab class test try setup check notebooks site pictures record rehearsal bench pins clean
+.PHONY: help lab class test setup check proof bench coverage notebooks site pictures record pins clean
 
 help: ## list these commands
 	@awk -F ' *:.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -34,17 +30,24 @@ class: ## install what is needed, then start JupyterHub for a class on this mach
 	@$(MAKE_ENV) lab hub
 	@$(VENV_PYTHON) tools/classroom.py $(if $(PORT),--port "$(PORT)") $(if $(LEARNERS),--learners "$(LEARNERS)")
 
-test: setup ## install what is needed, then prove everything
+test: setup ## install what is needed, then run all checks and tests
 	@$(VENV_PYTHON) tools/run.py test
 
-try: ## the same in a clone of what is committed, with PYTHON=python3.13, TORCH=2.11 or TIMES=20
-	@$(FIND_PYTHON) && "$$python" tools/try_versions.py --python "$(PYTHON)" --torch "$(TORCH)"$(if $(TIMES), --times "$(TIMES)")
-
-setup: ## install into .venv what lessons and tests need; nothing to do where it is there
+setup: ## install into .venv what lessons and tests need, unless it is there
 	@$(MAKE_ENV) lab zh hub site test
 
-check: setup ## the quick part of the tests: ruff, and the stored notebooks
+check: setup ## the part that takes seconds: ruff, types, imports, and the stored notebooks
 	@$(VENV_PYTHON) tools/run.py check
+
+proof: setup ## the tests' repetitions and exhaustive sweeps (takes up to half an hour)
+	@$(VENV_PYTHON) tools/run.py proof
+
+bench: setup ## measure: every tests/benchmarks/bench_*.py (takes hours)
+	@$(VENV_PYTHON) tools/make_env.py bench
+	@$(VENV_PYTHON) tools/run.py bench
+
+coverage: setup ## list the lines that no quick test runs
+	@$(VENV_PYTHON) tools/run.py coverage
 
 notebooks: setup ## run every lesson, store its outputs, and write README's index
 	@$(VENV_PYTHON) tools/notebooks.py notebooks
@@ -60,18 +63,11 @@ pictures: setup ## photograph the lab and the card that README shows (needs Chro
 record: setup ## train the recorded sweep of the small CNN again (takes minutes)
 	@$(VENV_PYTHON) tools/record_sweep.py
 
-rehearsal: ## start a class of simulated learners, measure it, and end it (takes minutes)
-	@$(MAKE_ENV) lab hub
-	@$(VENV_PYTHON) tools/rehearsal.py $(if $(LEARNERS),--learners "$(LEARNERS)")
-
-bench: setup ## measure: every tests/benchmarks/bench_*.py
-	@$(VENV_PYTHON) tools/make_env.py bench
-	@$(VENV_PYTHON) tools/run.py bench
-
-pins: setup ## write constraints.txt afresh, with the newest releases
+pins: setup ## write constraints.txt again, with the newest releases
 	@$(VENV_PYTHON) tools/pin.py
 
-clean: ## take away what these commands made; a learner's own files stay
-	rm -rf .venv .venv-bench build artifacts .pytest_cache .ruff_cache training_loop_course.egg-info
+clean: ## delete what these commands made; a learner's own files stay
+	rm -rf .venv .venv-bench build artifacts .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .coverage
+	rm -rf training_loop_course.egg-info loop-doctor/src/loop_doctor.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name .ipynb_checkpoints -prune -exec rm -rf {} +

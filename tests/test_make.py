@@ -238,7 +238,7 @@ def test_setup_survives_what_can_happen_to_it(tree):
     assert not (venv / make_env.STAMP).exists()
     (venv / "left over").touch()
 
-    # The next call starts from nothing, with the Python that is in .venv; before the download it says how to avoid most of it.
+    # The next call starts from nothing, with the Python of .venv; before the download it says how to avoid most of it.
     status, output, errors = tree.make("setup")
     assert (status, errors) == (0, [])
     assert output.startswith("Making .venv with Python ")
@@ -321,8 +321,7 @@ def test_an_environment_of_another_place_or_python_is_made_again(stamped, change
 def test_without_a_network_setup_says_what_to_do_and_leaves_no_stamp(stamped, monkeypatch, capsys):
     venv, _ = stamped
     failing = [sys.executable, "-m", "pip", "download", "--retries=0", "--index-url=http://127.0.0.1:9/simple", "no"]
-    run = subprocess.run
-    monkeypatch.setattr(make_env.subprocess, "run", lambda command, **options: run(failing, check=True))
+    monkeypatch.setattr(make_env.subprocess, "run", lambda command, **options: subprocess.check_call(failing))
     assert make_env.main(["test"]) == 1
     assert capsys.readouterr().err == make_env.PIP_FAILED + "\n"
     assert not (venv / make_env.STAMP).exists()

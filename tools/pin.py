@@ -1,4 +1,4 @@
-"""Write constraints.txt afresh: the newest release of each package that pyproject.toml allows.
+"""Write constraints.txt again: the newest release of each package that the two pyproject.toml allow.
 
     python tools/pin.py
 
@@ -11,34 +11,34 @@ import sys
 import tempfile
 from pathlib import Path
 
-from make_env import EXTRAS, ROOT
+from make_env import EXTRAS, ROOT, projects
 
 CONSTRAINTS = ROOT / "constraints.txt"
-PROJECT = "training-loop-course"
 
 
 def resolve() -> dict:
-    """Let pip find the newest releases that fit together; give its report."""
+    """Return pip's report on the newest releases that fit together."""
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.json"
-        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed"]
-        project = f".[{','.join(EXTRAS)}]"
-        subprocess.run([*command, "--report", str(report), "--editable", project], cwd=ROOT, check=True)
+        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--report", str(report)]
+        command += ["--editable", "./loop-doctor", "--editable", f".[{','.join(EXTRAS)}]"]
+        subprocess.run(command, cwd=ROOT, check=True)
         return json.loads(report.read_text(encoding="utf-8"))
 
 
 def pins(report: dict) -> list[str]:
-    """Read the pins out of pip's report, in the order of their names."""
+    """Return the pins from pip's report, in the order of their names."""
+    own = {project["project"]["name"] for project in projects()}
     found = [package["metadata"] for package in report["install"]]
-    lines = [f"{package['name']}=={package['version']}" for package in found if package["name"] != PROJECT]
+    lines = [f"{package['name']}=={package['version']}" for package in found if package["name"] not in own]
     return sorted(lines, key=str.lower)
 
 
 def rewrite(text: str, lines: list[str]) -> str:
-    """Put the pins into constraints.txt: they follow its last comment.
+    """Return the text of constraints.txt with these pins after its last comment.
 
     Raises:
-        ValueError: the file has no comment, so there is no place known.
+        ValueError: the file has no comment.
     """
     old = text.splitlines()
     comments = [number for number, line in enumerate(old) if line.startswith("#")]

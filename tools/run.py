@@ -1,11 +1,12 @@
-"""Run what proves the course; every step runs, and the last lines say which one failed.
+"""Run the project's checks, tests and benchmarks; every step runs, and the last lines report which ones failed.
 
-    python tools/run.py check    ruff, and whether the stored notebooks are fit to be committed
-    python tools/run.py test     the same, then all tests
-    python tools/run.py bench    every tests/benchmarks/bench_*.py
+    python tools/run.py check       ruff, types, the direction of imports, and the stored notebooks
+    python tools/run.py test        the same, then all tests
+    python tools/run.py proof       the tests' repetitions and exhaustive sweeps
+    python tools/run.py bench       every tests/benchmarks/bench_*.py
+    python tools/run.py coverage    the quick tests, and the lines that none of them runs
 
-`make`, pre-commit and CI call this, so that all three mean the same; without make (on Windows) it
-is called as it stands.
+`make`, pre-commit and CI call this, so that all three mean the same; without make (on Windows), call it directly.
 """
 
 import os
@@ -19,43 +20,52 @@ from make_env import BENCH, site_packages
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
-PYTEST = [PYTHON, "-m", "pytest"]
+PYTEST = [PYTHON, "-m", "pytest", "--durations=20", "--durations-min=1"]
+# A file stays with one of the two workers, so that what its tests share is made once.
+PYTEST_TWICE = [*PYTEST, "-n", "2", "--dist", "loadfile"]
 
 CHECK = {
     "ruff check": [PYTHON, "-m", "ruff", "check", "."],
     "ruff format": [PYTHON, "-m", "ruff", "format", "--check", "."],
+    "types": [PYTHON, "-m", "mypy"],
+    "imports": [PYTHON, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"],
     "stored notebooks": [PYTHON, "tools/notebooks.py", "--check", "notebooks"],
 }
 TEST = {
     **CHECK,
-    # Two workers; a file stays with one of them, so that what its tests share is made once.
-    "tests": [*PYTEST, "-n", "2", "--dist", "loadfile", "-m", "not browser"],
-    # After the others: a page that is slow to answer fails a test sooner than a function does.
-    "browser": [*PYTEST, "-n", "2", "--dist", "loadfile", "-m", "browser", "tests/browser"],
+    "tests": [*PYTEST_TWICE, "-m", "not browser and not proof"],
+    "browser": [*PYTEST_TWICE, "-m", "browser and not proof", "tests/browser"],
+}
+PROOF = {"proof": [*PYTEST_TWICE, "-m", "proof"]}
+COVERAGE = {
+    "coverage": [
+        *PYTEST_TWICE,
+        *("-m", "not slow and not browser and not proof"),
+        *("--cov", "--cov-report", "term-missing:skip-covered"),
+    ],
 }
 
 
 def benchmarks() -> dict[str, list[str]]:
-    """List the benchmarks: each is a script of its own."""
+    """Return the command of each benchmark: every one is a script of its own."""
     scripts = sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py"))
     return {path.stem: [PYTHON, str(path.relative_to(ROOT))] for path in scripts}
 
 
 def environment(task: str) -> dict[str, str]:
-    """Make the environment of the steps: this Python's programs first, one thread for each worker."""
+    """Return the environment of the steps: this Python's programs first, one thread for each worker."""
     changed = {
         "PATH": os.pathsep.join([str(Path(PYTHON).parent), os.environ.get("PATH", "")]),
         "OMP_NUM_THREADS": "1",
     }
     if task == "bench":
-        # This Python stays the one that runs, so JupyterLab finds its own files; the libraries
-        # that only the benchmarks need are added to what it can import.
+        # The libraries that only the benchmarks need are added to what this Python can import.
         changed["PYTHONPATH"] = os.pathsep.join(str(path) for path in site_packages(BENCH))
     return {**os.environ, **changed}
 
 
 def run(steps: dict[str, list[str]], env: dict[str, str]) -> Iterator[tuple[str, int, float]]:
-    """Run the steps in order; give each one's name, exit status and seconds."""
+    """Run the steps in order; yield each one's name, exit status and seconds."""
     for name, command in steps.items():
         print(f"\n--- {name}", flush=True)
         start = time.monotonic()
@@ -64,7 +74,7 @@ def run(steps: dict[str, list[str]], env: dict[str, str]) -> Iterator[tuple[str,
 
 
 def main(arguments: list[str]) -> int:
-    tasks = {"check": CHECK, "test": TEST, "bench": benchmarks()}
+    tasks = {"check": CHECK, "test": TEST, "proof": PROOF, "bench": benchmarks(), "coverage": COVERAGE}
     if len(arguments) != 1 or arguments[0] not in tasks:
         print(f"usage: python tools/run.py TASK  with a task out of: {', '.join(tasks)}", file=sys.stderr)
         return 2

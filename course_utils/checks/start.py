@@ -161,7 +161,7 @@ def _changes() -> list[str]:
     found = []
     for verb in VERBS:
         before, gradients = copy.deepcopy(model), _gradients(model)
-        exec(verb, names)
+        exec(verb, names)  # noqa: S102  one of the five verbs above
         same = all(torch.equal(a, b) for a, b in zip(gradients, _gradients(model), strict=True))
         found.append("weights" if not _alike(model, before) else "nothing" if same else "gradients")
     return found

@@ -145,7 +145,7 @@ def load_ipython_extension(shell: Any) -> None:
         code = compile(source, shell.compile.cache(source, shell.execution_count), "exec")
         try:
             with watching:
-                exec(code, shell.user_ns)
+                exec(code, shell.user_ns)  # noqa: S102  the cell under the magic
         except BaseException:
             display(watching)
             raise
