@@ -1,13 +1,13 @@
-"""What `make class` and `make rehearsal` say, refuse and write; tests/test_class_running.py runs a class."""
+"""`make class`: what it prints and refuses before it starts, how JupyterHub is configured, and one real class."""
 
-import asyncio
+import contextlib
 import importlib.util
 import json
 import os
 import re
+import runpy
 import shutil
 import socket
-import statistics
 import subprocess
 import sys
 import types
@@ -16,7 +16,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 
 if importlib.util.find_spec("jupyterhub") is None:
     pytest.skip("jupyterhub is not installed here: a class could not be started", allow_module_level=True)
@@ -25,9 +24,9 @@ if os.name == "nt":
 
 import classroom
 import proxy
-import rehearsal
-from simulated_learner import Kernel, Refused
-from tornado.httpclient import HTTPClientError
+import requests
+from class_client import Learner, running_class
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -79,22 +78,6 @@ def test_idle_minutes():
             classroom.read_minutes(text)
 
 
-@pytest.mark.parametrize("text", ["eight", "0", "1", "-2", "2.5"])
-def test_a_rehearsal_says_what_is_no_number(text, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["rehearsal.py", f"--learners={text}"])
-    # What is raised here is what the terminal shows.
-    with pytest.raises(SystemExit, match=rf"^A rehearsal needs a whole number of learners, 2 or more, got '{text}'\.$"):
-        rehearsal.main()
-
-
-def test_a_rehearsal_says_where_memory_is_too_small(monkeypatch):
-    free = psutil.virtual_memory()._replace(available=3 * rehearsal.NEEDED * rehearsal.MIB)
-    monkeypatch.setattr(rehearsal.psutil, "virtual_memory", lambda: free)
-    assert len(rehearsal.read_count("3")) == 3
-    with pytest.raises(ValueError, match=r"^4 learners need about [\d.]+ GiB of memory, and [\d.]+ GiB are free"):
-        rehearsal.read_count("4")
-
-
 def test_the_password_is_made_once_and_for_this_user_alone(tmp_path):
     password = classroom.password_in(tmp_path)
     assert re.fullmatch(r"[a-z2-9]{4}(-[a-z2-9]{4}){2}", password)
@@ -108,8 +91,18 @@ def test_the_password_is_made_once_and_for_this_user_alone(tmp_path):
     assert classroom.password_in(other) != password
 
 
+def free_port() -> int:
+    """Return a port that is free, and so are the two after it."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        with contextlib.suppress(ValueError):
+            return classroom.free_ports(str(port))
+
+
 def test_two_more_ports_must_be_free():
-    first = rehearsal.free_port()
+    first = free_port()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", first + 2))
         taken.listen()
@@ -139,6 +132,31 @@ def test_files_of_a_class_that_is_gone_harm_nobody(tmp_path):
         innocent.communicate(timeout=60)
 
 
+def test_the_proxy_of_a_killed_class_is_ended_because_it_holds_the_port(tmp_path, capsys):
+    code = "import sys; sys.stdin.read()"
+    orphan = subprocess.Popen([sys.executable, "-c", code, "configurable-http-proxy"], stdin=subprocess.PIPE)
+    try:
+        (tmp_path / "proxy.pid").write_text(str(orphan.pid))
+        classroom.clear_away(tmp_path)
+        assert orphan.wait(timeout=10) != 0
+        assert f"Its proxy, process {orphan.pid}, ends now." in capsys.readouterr().out
+    finally:
+        orphan.kill()
+        orphan.communicate()
+
+
+def test_a_class_that_runs_is_not_started_twice(tmp_path):
+    code = "import sys; sys.stdin.read()"
+    hub = subprocess.Popen([sys.executable, "-c", code, str(classroom.CONFIG)], stdin=subprocess.PIPE)
+    try:
+        (tmp_path / "hub.pid").write_text(str(hub.pid))
+        with pytest.raises(ValueError, match=f"is running already, as process {hub.pid}: end it with Ctrl-C"):
+            classroom.clear_away(tmp_path)
+        assert hub.poll() is None
+    finally:
+        hub.communicate(timeout=10)
+
+
 def test_handout_link():
     link = urllib.parse.urlsplit(classroom.handout_link("https://hub.example", "https://host.example/a/course.git"))
     assert (link.netloc, link.path) == ("hub.example", "/hub/user-redirect/git-pull")
@@ -162,144 +180,6 @@ def test_the_teacher_is_told_what_is_needed(monkeypatch, tmp_path):
     assert "learner1 … learner30 (30)" in words
     assert "You are root" not in words
     assert classroom.handout_link("http://127.0.0.1:9000", "https://host.example/a/course") in words
-
-
-# Whether a rehearsal would notice that something is shared.
-
-
-class Neighbour:
-    """A learner at a class of two, in which one thing is shared that should not be; it answers as a server would."""
-
-    def __init__(self, name: str, flaw: str, shared: dict):
-        self.name, self.flaw, self.shared, self.own = name, flaw, shared, {"kernels": [f"kernel of {name}"]}
-        self.id = f"kernel of {name}"
-
-    def at_server(self, path: str, owner: str = "") -> str:
-        return f"{owner or self.name}:{path}"
-
-    def _check(self, owner: str, doing: str) -> None:
-        if owner not in ("", self.name) and self.flaw != doing:
-            status = 404 if self.flaw == f"{doing}: another status" else 403
-            raise Refused("GET", owner, types.SimpleNamespace(code=status, reason="", body=b""))
-
-    def _things(self, what: str) -> dict:
-        return self.shared if self.flaw == f"shared: {what}" else self.own
-
-    async def read(self, path: str, owner: str = ""):
-        self._check(owner, "reading")
-        return self._things("lesson" if path == rehearsal.LESSON else path).get(path)
-
-    async def write(self, path: str, text: str, owner: str = "") -> None:
-        self._check(owner, "writing")
-        self._things(path)[path] = text
-
-    async def ask(self, method: str, path: str, content=None):
-        owner, _, what = path.partition(":")
-        if what == "kernels":
-            self._check(owner, "kernels")
-            return [{"id": number} for number in self._things("kernels").setdefault("kernels", [self.id, "another"])]
-        self._things("lesson")[rehearsal.LESSON] = content["content"]
-        return None
-
-    async def connect(self, kernel: str, owner: str) -> None:
-        if self.flaw != "websocket":
-            raise HTTPClientError(403)
-
-    async def run(self, code: str) -> str:
-        entries = self._things("record").setdefault("record", set())
-        entries.add(f"rehearsal-{self.name}")
-        home = "ada" if self.flaw == "shared: folder" else self.name
-        return json.dumps([f"/class/homes/{home}/learner", sorted(entries)])
-
-
-def look_for_what_is_shared(monkeypatch, flaw: str) -> list[str]:
-    shared: dict = {}
-    learners = [Neighbour(name, flaw, shared) for name in ("ada", "grace")]
-    servers = {
-        name: (types.SimpleNamespace(pid=0 if flaw == "shared: server" else number), [])
-        for number, name in enumerate(("ada", "grace"))
-    }
-    monkeypatch.setattr(rehearsal, "processes_of", lambda running: servers)
-    place = types.SimpleNamespace(ip="0.0.0.0" if flaw == "open to other machines" else "127.0.0.1")
-    connection = types.SimpleNamespace(laddr=place, status=psutil.CONN_LISTEN)
-    process = types.SimpleNamespace(net_connections=lambda kind: [connection])
-    running = types.SimpleNamespace(folder=Path("/class"), everything=lambda: [process])
-    return asyncio.run(rehearsal.check_nothing_is_shared(running, learners, learners))
-
-
-def test_a_class_in_which_nothing_is_shared_passes(monkeypatch):
-    assert len(look_for_what_is_shared(monkeypatch, "none")) == 3
-
-
-@pytest.mark.parametrize(
-    ("flaw", "words"),
-    [
-        ("reading", "ada's reading of grace's lesson was allowed"),
-        ("reading: another status", "ada's reading of grace's lesson was answered with 404, not with 403"),
-        ("writing", "ada's writing there was allowed"),
-        ("kernels", "ada's look at grace's kernels was allowed"),
-        ("websocket", "ada's way to grace's kernel was allowed"),
-        ("shared: kernels", r"ada's server shows the kernels \['kernel of ada', 'another'\], not kernel of ada alone"),
-        ("shared: mine.txt", "ada's file holds another one's words"),
-        ("shared: lesson", "ada's copy of the lesson is another one's"),
-        ("shared: folder", "grace's progress goes to /class/homes/ada/learner"),
-        ("shared: record", r"ada's record holds \['rehearsal-ada', 'rehearsal-grace'\]"),
-        ("shared: server", "2 learners have 2 servers, and 1 processes"),
-        ("open to other machines", r"something listens at \['0\.0\.0\.0'\], where other machines can reach it"),
-    ],
-)
-def test_what_is_shared_ends_a_rehearsal(flaw, words, monkeypatch):
-    with pytest.raises(rehearsal.Shared, match=words):
-        look_for_what_is_shared(monkeypatch, flaw)
-
-
-class Wire:
-    """A websocket that gives these messages, and is closed when something has been sent."""
-
-    def __init__(self, *messages: dict):
-        self._messages, self._sent = list(messages), asyncio.Event()
-
-    async def read_message(self) -> str | None:
-        if self._messages:
-            return json.dumps(self._messages.pop(0))
-        await self._sent.wait()
-        return None
-
-    async def write_message(self, text: str) -> None:
-        self._sent.set()
-
-
-def test_a_websocket_that_is_closed_ends_what_waits_for_it():
-    async def wait(what):
-        kernel = Kernel("1", "session", Wire())
-        await (kernel.run("1 + 1") if what == "cell" else kernel.move("slider", 0.1, lambda update: False))
-
-    with pytest.raises(ConnectionError, match="closed while a cell ran"):
-        asyncio.run(wait("cell"))
-    with pytest.raises(ConnectionError, match="closed while the slider moved"):
-        asyncio.run(wait("slider"))
-
-
-def test_a_widget_is_found_by_its_kind_its_style_and_its_place():
-    def opened(number, model, **state):
-        data = {"state": {"_model_name": model, **state}}
-        content = {"comm_id": number, "target_name": "jupyter.widget", "data": data}
-        return {"msg_type": "comm_open", "content": content, "parent_header": {}}
-
-    async def look(*wanted, **where):
-        lab = opened("lab", "VBoxModel", children=["IPY_MODEL_row"])
-        row = opened("row", "HBoxModel", children=["IPY_MODEL_inner"])
-        inner = opened("inner", "HTMLModel", _dom_classes=["lab-front"])
-        kernel = Kernel("1", "session", Wire(lab, row, inner, opened("outer", "HTMLModel", _dom_classes=["lab-back"])))
-        await asyncio.sleep(0.01)
-        return kernel.find(*wanted, **where)
-
-    assert asyncio.run(look("HTMLModel", inside="lab")) == "inner"
-    assert asyncio.run(look("HTMLModel", "lab-back")) == "outer"
-    with pytest.raises(LookupError, match="2 widgets of the kind HTMLModel '' among 4"):
-        asyncio.run(look("HTMLModel"))
-    with pytest.raises(LookupError, match="0 widgets of the kind HTMLModel 'lab-back' among 3"):
-        asyncio.run(look("HTMLModel", "lab-back", inside="lab"))
 
 
 # The proxy, and what it is fetched with.
@@ -327,12 +207,17 @@ def test_missing_or_old_node_is_told_in_one_line(monkeypatch, tmp_path):
         proxy.ensure()
 
 
-def test_make_class_says_that_node_is_missing(tmp_path):
-    command = [sys.executable, ROOT / "tools" / "classroom.py"]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": str(tmp_path)})
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("A class needs Node.js 20 or newer, for JupyterHub's proxy, and there is no node")
-    assert len(done.stderr.splitlines()) == 1
+def test_make_class_says_in_one_line_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["classroom.py", "--folder", str(tmp_path / "file" / "class")])
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(
+        SystemExit, match=r"^A class needs Node\.js 20 or newer, for JupyterHub's proxy, and there is no node.*$"
+    ):
+        classroom.main()
+    monkeypatch.setattr(proxy, "ensure", list)
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit, match=r"^The class's folder .*/file/class cannot be used \(Not a directory\).*$"):
+        classroom.main()
 
 
 def test_a_proxy_that_cannot_be_fetched_leaves_nothing_behind(monkeypatch, tmp_path, capfd):
@@ -373,71 +258,113 @@ def test_every_package_of_the_proxy_is_pinned_with_its_checksum_and_no_address()
         assert not {"resolved", "funding", "hasInstallScript"} & entry.keys(), name
 
 
-# What a rehearsal writes.
+# How JupyterHub is configured.
+
+LESSONS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
-def made_up_figures() -> rehearsal.Figures:
-    memory = [rehearsal.Memory(100, 400, 60, 300, 500), rehearsal.Memory(120, 440, 62, 310, 580)]
-    moves = [[0.010, 0.020], [0.030, 0.100]]
-    return rehearsal.Figures([0.1, 0.3], [2.0, 4.0], [30.0, 31.0], moves, memory, 90, 50, 41, 0.27, "2 cores, Linux")
+@pytest.fixture
+def configured(tmp_path, monkeypatch):
+    """The names and the settings of hub/jupyterhub_config.py for a class of ada and grace."""
+    folder = tmp_path / "课程 {x} %41"
+    folder.mkdir()
+    classroom.password_in(folder)
+    monkeypatch.chdir(folder)
+    settings = {"port": 8000, "learners": ["ada", "grace"], "idle_seconds": 3600, "proxy": ["node", "proxy"]}
+    monkeypatch.setenv("COURSE_CLASS", json.dumps(settings))
+    config = Config()
+    names = runpy.run_path(str(classroom.CONFIG), init_globals={"get_config": lambda: config})
+    return types.SimpleNamespace(**names), config
 
 
-def test_figures_are_written_as_they_were_measured():
-    text = rehearsal.markdown(made_up_figures())
-    for row in (
-        "| 2 learners at the same time | median | largest |",
-        "| start of the server, until it answers | 3.0 s | 4.0 s |",
-        "| lesson 02 run whole, 41 cells, with the start of its kernel | 30.5 s | 31.0 s |",
-        "| memory of the kernel (RSS) | 420 MiB | 440 MiB |",
-        "| both, shared pages divided (PSS) | 366 MiB | 372 MiB |",
-        "| both, at the highest moment of the lesson (RSS) | 540 MiB | 580 MiB |",
-    ):
-        assert row in text.splitlines()
-    assert "over 4 moves while all 2 play at once: median 25 ms, 95 % below 90 ms, longest 100 ms." in text
-    assert text.endswith("Other programs took 27 % of the cores meanwhile.\n")
-    assert "All together: 872 MiB, of which the hub 90 and its proxy 50." in text
+def test_only_this_machine_and_the_learners_on_the_list_get_in(configured):
+    _, config = configured
+    hub, proxied = config.JupyterHub, config.ConfigurableHTTPProxy
+    for address in (hub.bind_url, hub.hub_bind_url, proxied.api_url, f"http://{config.Spawner.ip}:0"):
+        assert urllib.parse.urlsplit(address).hostname == "127.0.0.1"
+    assert config.Authenticator.allowed_users == {"ada", "grace"}
+    assert config.Authenticator.allow_existing_users is False
+    password = Path("password").read_text(encoding="utf-8").strip()
+    assert config.SharedPasswordAuthenticator.user_password == password
 
 
-def test_what_other_programs_take_is_told_apart(monkeypatch):
-    def at(now, user, own):
-        monkeypatch.setattr(rehearsal.time, "monotonic", lambda: now)
-        times = types.SimpleNamespace(user=user, system=10.0, nice=5.0)
-        monkeypatch.setattr(rehearsal.psutil, "cpu_times", lambda: times)
-        process.cpu_times = lambda: types.SimpleNamespace(user=own, system=1.0)
-
-    process = types.SimpleNamespace()
-    monkeypatch.setattr(rehearsal.psutil, "Process", lambda: process)
-    monkeypatch.setattr(rehearsal.os, "cpu_count", lambda: 2)
-    at(now=100.0, user=50.0, own=3.0)
-    others = rehearsal.OtherPrograms(types.SimpleNamespace(everything=lambda: [process]))
-    # Ten seconds of two cores are 20; 12 were busy, 4 and 4 of them with the class and the learners.
-    at(now=110.0, user=62.0, own=7.0)
-    assert others.share() == pytest.approx(0.2)
-    at(now=110.0, user=50.0, own=7.0)
-    assert others.share() == 0.0
+def test_each_learner_has_a_home_a_record_and_a_share_of_the_cores(configured):
+    _, config = configured
+    home = config.SimpleLocalProcessSpawner.home_dir_template.format(username="ada")
+    assert Path(home) == Path.cwd() / "homes" / "ada"
+    environment = config.Spawner.environment
+    assert environment["COURSE_LEARNER_DIR"](types.SimpleNamespace(home_dir=home)) == f"{home}/learner"
+    assert environment["OMP_NUM_THREADS"] == str(max(1, os.cpu_count() // 2))
+    assert "--MappingKernelManager.cull_idle_timeout=3600" in config.Spawner.args
+    assert "--LabApp.news_url=None" in config.Spawner.args
 
 
-def test_percentile_is_that_of_the_library():
-    values = [float(value * value) for value in range(1, 402)]
-    assert rehearsal.percentile(values, 95) == pytest.approx(statistics.quantiles(values, n=20, method="inclusive")[-1])
+def test_lessons_are_handed_out_once_and_work_is_never_overwritten(configured, tmp_path):
+    hub, _ = configured
+    begun = tmp_path / "home" / "notebooks" / LESSONS[0].name
+    begun.parent.mkdir(parents=True)
+    begun.write_text("the learner's work")
+    hub.hand_out(ROOT / "notebooks", tmp_path / "home")
+    assert (tmp_path / "home").stat().st_mode & 0o077 == 0
+    assert sorted(path.name for path in begun.parent.iterdir()) == [path.name for path in LESSONS]
+    assert begun.read_text() == "the learner's work"
+    assert (begun.parent / LESSONS[1].name).read_bytes() == LESSONS[1].read_bytes()
 
 
-def test_values_for_kubernetes_follow_from_the_memory():
-    values = yaml.safe_load(rehearsal.values_yaml(made_up_figures()))["singleuser"]
-    # 580 MiB and a quarter: 725, in steps of 128. Server 120 and three kernels of 460, and a quarter: 1,875.
-    assert values["memory"] == {"guarantee": "768M", "limit": "1920M"}
-    assert values["extraEnv"] == {"OMP_NUM_THREADS": "1"}
-    opened = values["defaultUrl"].removeprefix("/lab/tree/course/")
-    assert (ROOT / opened).is_file()
+@pytest.mark.parametrize(("name", "taken_up"), [("ada", True), ("grace", False)])
+def test_a_server_that_outlived_the_hub_is_taken_up_only_by_its_learner(configured, name, taken_up):
+    hub, _ = configured
+    # It is ada's server; grace's number belongs to another program by now.
+    code, env = "import sys; sys.stdin.read()", {**os.environ, "JUPYTERHUB_USER": "ada"}
+    server = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, env=env)
+    try:
+        spawner = hub.LearnerSpawner(user=types.SimpleNamespace(name=name, url="/"))
+        spawner.load_state({"pid": server.pid})
+        assert spawner.pid == (server.pid if taken_up else 0)
+    finally:
+        server.communicate(timeout=10)
 
 
-def test_the_document_has_places_for_the_figures():
-    document = rehearsal.DOCUMENT.read_text(encoding="utf-8")
-    for name in ("class-figures", "class-values"):
-        changed = rehearsal.put(document, name, "new\n")
-        assert f"<!-- {name}: begin -->\nnew\n<!-- {name}: end -->\n" in changed
-        assert rehearsal.put(changed, name, "new\n") == changed
-    with pytest.raises(ValueError, match=r"class\.md has no marks <!-- nothing: begin --> and"):
-        rehearsal.put(document, "nothing", "new\n")
-    fragment = re.search(r"<!-- class-values: begin -->\n```yaml\n(.*?)```", document, re.DOTALL)[1]
-    assert yaml.safe_load(fragment)["singleuser"]["memory"].keys() == {"guarantee", "limit"}
+# A real class.
+
+
+def needs_proxy() -> None:
+    """Fetch the proxy; skip if that cannot be done here, and fail if it could be done and was not."""
+    try:
+        proxy.ensure()
+    except proxy.NodeMissing as error:
+        pytest.skip(str(error))
+    except proxy.NpmFailed as error:
+        if subprocess.run([shutil.which("npm"), "ping"], capture_output=True).returncode != 0:
+            pytest.skip(f"no registry answers npm from here: {error}")
+        raise
+
+
+@pytest.mark.timeout(300)
+def test_a_learner_logs_in_and_gets_a_lab_of_their_own_and_ctrl_c_ends_it_all(tmp_path):
+    needs_proxy()
+    folder = tmp_path / "课程 {x} %41"
+    with running_class(folder, ["ada", "grace"]) as (process, url):
+        password = (folder / "password").read_text(encoding="utf-8").strip()
+        for name, word in (("mallory", password), ("ada", "another password")):
+            with pytest.raises(requests.HTTPError, match="403"):
+                Learner(url, name, word).log_in()
+        ada, grace = (Learner(url, name, password) for name in ("ada", "grace"))
+        ada.log_in()
+        ada.start_server()
+        page = ada.ask("GET", "/user/ada/lab")
+        config = json.loads(re.search(r'id="jupyter-config-data"[^>]*>(.*?)</script>', page.text, re.DOTALL)[1])
+        assert config["news"] == {"disabled": True}
+        lessons = ada.ask("GET", "/user/ada/api/contents/notebooks").json()["content"]
+        assert sorted(entry["name"] for entry in lessons) == [path.name for path in LESSONS]
+        log = (folder / "logs" / "ada.log").read_text()
+        assert "not recognized" not in log, "an option has another name now"
+        assert "Traceback" not in log
+        # Grace is refused at ada's server, and other machines at everything.
+        grace.log_in()
+        assert grace.ask("GET", "/user/ada/api/contents/notebooks").status_code == 403
+        hub = psutil.Process(process.pid)
+        for each in (hub, *hub.children(recursive=True)):
+            listening = [c.laddr.ip for c in each.net_connections(kind="tcp") if c.status == psutil.CONN_LISTEN]
+            assert set(listening) <= {"127.0.0.1"}
+    assert not (folder / "hub.pid").exists()
