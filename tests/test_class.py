@@ -138,7 +138,7 @@ def test_the_proxy_of_a_killed_class_is_ended_because_it_holds_the_port(tmp_path
     try:
         (tmp_path / "proxy.pid").write_text(str(orphan.pid))
         classroom.clear_away(tmp_path)
-        assert orphan.wait(timeout=10) != 0
+        assert not psutil.pid_exists(orphan.pid)
         assert f"Its proxy, process {orphan.pid}, ends now." in capsys.readouterr().out
     finally:
         orphan.kill()
@@ -211,7 +211,7 @@ def test_make_class_says_in_one_line_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["classroom.py", "--folder", str(tmp_path / "file" / "class")])
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        SystemExit, match=r"^A class needs Node\.js 20 or newer, for JupyterHub's proxy, and there is no node.*$"
+        SystemExit, match=r"^A class needs Node\.js 20 or newer, for JupyterHub's proxy, and there is .*$"
     ):
         classroom.main()
     monkeypatch.setattr(proxy, "ensure", list)
