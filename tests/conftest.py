@@ -1,21 +1,22 @@
-"""What every test of the project stands under."""
+"""What holds for every test of the project."""
 
 import logging
 import os
 import shutil
 import signal
 import tempfile
+from collections import Counter
 
 import pytest
 import torch
 
 
 def pytest_configure(config):
-    """Keep the tests out of the learner's own folder, and one test out of the other's core."""
+    """Keep the tests out of the learner's own folder, and each worker on one core."""
     config.learner = tempfile.mkdtemp(prefix="learner-")
     os.environ["COURSE_LEARNER_DIR"] = config.learner
     # What `make test` was called with, such as PYTHON=python3.13, would reach each make that a test calls.
-    for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PYTHON", "PORT", "LOCALE", "LEARNERS", "TORCH", "TIMES"):
+    for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PYTHON", "PORT", "LOCALE", "LEARNERS"):
         os.environ.pop(name, None)
     torch.set_num_threads(1)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -25,6 +26,13 @@ def pytest_configure(config):
 
 def pytest_unconfigure(config):
     shutil.rmtree(config.learner, ignore_errors=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Begin with the files that have the most slow tests: begun last, one would keep a single worker busy at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 class _Keeper(logging.Handler):

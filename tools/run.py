@@ -21,8 +21,8 @@ from make_env import BENCH, site_packages
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = sys.executable
 PYTEST = [PYTHON, "-m", "pytest", "--durations=20", "--durations-min=1"]
-# A file stays with one of the two workers, so that what its tests share is made once.
-PYTEST_TWICE = [*PYTEST, "-n", "2", "--dist", "loadfile"]
+# Each of the two workers takes a whole file, so that what its tests share is made once; tests/conftest.py sorts them.
+PYTEST_TWICE = [*PYTEST, "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]
 
 CHECK = {
     "ruff check": [PYTHON, "-m", "ruff", "check", "."],
