@@ -30,7 +30,7 @@ def pytest_unconfigure(config):
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Begin with the files that have the most slow tests: begun last, one would keep a single worker busy at the end."""
+    """Begin with the files that have the most slow tests: at the end, one would keep a single worker busy."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
 
