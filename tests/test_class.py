@@ -56,12 +56,12 @@ def test_a_number_that_is_none_is_quoted(text):
 
 @pytest.mark.parametrize(("text", "quoted"), [("Ada", "Ada"), ("ada ../b", "../b"), ("", ""), ("2 ada", "2")])
 def test_a_name_that_is_none_is_quoted(text, quoted):
-    with pytest.raises(ValueError, match=rf"LEARNERS is a number, or names of small letters.*got '{quoted}'\."):
+    with pytest.raises(ValueError, match=rf"LEARNERS is a number, or names of lower-case letters.*got '{quoted}'\."):
         classroom.read_learners(text)
 
 
 def test_a_name_that_stands_there_twice_is_told():
-    with pytest.raises(ValueError, match="a name of their own; ada stands there twice"):
+    with pytest.raises(ValueError, match="a name of their own; the list repeats ada"):
         classroom.read_learners("ada grace ada")
 
 
@@ -84,7 +84,7 @@ def test_the_password_is_made_once_and_for_this_user_alone(tmp_path):
     assert classroom.password_in(tmp_path) == password
     assert (tmp_path / "password").stat().st_mode & 0o777 == 0o600
     (tmp_path / "password").write_text("short\n")
-    with pytest.raises(ValueError, match="has 5 characters: write one of 8 or more"):
+    with pytest.raises(ValueError, match=r"has 5 characters\. Write one of 8 or more"):
         classroom.password_in(tmp_path)
     other = tmp_path / "other"
     other.mkdir()
@@ -107,12 +107,12 @@ def test_two_more_ports_must_be_free():
         taken.bind(("127.0.0.1", first + 2))
         taken.listen()
         words = (
-            rf"port {first} needs ports {first + 1} and {first + 2}, too\. Port {first + 2} is taken.* make class PORT="
+            rf"port {first} also needs ports {first + 1} and {first + 2}\. Port {first + 2} is taken.* make class PORT="
         )
         with pytest.raises(ValueError, match=words):
             classroom.free_ports(str(first))
     assert classroom.free_ports(str(first)) == first
-    with pytest.raises(ValueError, match="needs ports 65535 and 65536, too"):
+    with pytest.raises(ValueError, match="also needs ports 65535 and 65536"):
         classroom.free_ports("65534")
 
 
@@ -139,7 +139,7 @@ def test_the_proxy_of_a_killed_class_is_ended_because_it_holds_the_port(tmp_path
         (tmp_path / "proxy.pid").write_text(str(orphan.pid))
         classroom.clear_away(tmp_path)
         assert not psutil.pid_exists(orphan.pid)
-        assert f"Its proxy, process {orphan.pid}, ends now." in capsys.readouterr().out
+        assert f"its proxy, process {orphan.pid}, is running: ending it." in capsys.readouterr().out
     finally:
         orphan.kill()
         orphan.communicate()
@@ -150,7 +150,7 @@ def test_a_class_that_runs_is_not_started_twice(tmp_path):
     hub = subprocess.Popen([sys.executable, "-c", code, str(classroom.CONFIG)], stdin=subprocess.PIPE)
     try:
         (tmp_path / "hub.pid").write_text(str(hub.pid))
-        with pytest.raises(ValueError, match=f"is running already, as process {hub.pid}: end it with Ctrl-C"):
+        with pytest.raises(ValueError, match=rf"is already running, as process {hub.pid}\. End it with Ctrl-C"):
             classroom.clear_away(tmp_path)
         assert hub.poll() is None
     finally:
@@ -169,14 +169,14 @@ def test_handout_link():
 
 def test_the_teacher_is_told_what_is_needed(monkeypatch, tmp_path):
     monkeypatch.setattr(classroom.os, "geteuid", lambda: 0)
-    words = classroom.told(9000, ["ada", "grace"], "a password", tmp_path)
+    words = classroom.announcement(9000, ["ada", "grace"], "a password", tmp_path)
     for needed in ("http://127.0.0.1:9000 ", "ada, grace", "a password", str(tmp_path / "homes"), "trust each other"):
         assert needed in words
     assert "You are root, so every learner will be root on this machine" in words
     assert ("git-pull" in words) == bool(classroom.repository())
     monkeypatch.setattr(classroom, "repository", lambda: "https://host.example/a/course")
     monkeypatch.setattr(classroom.os, "geteuid", lambda: 1000)
-    words = classroom.told(9000, [f"learner{number}" for number in range(1, 31)], "a password", tmp_path)
+    words = classroom.announcement(9000, [f"learner{number}" for number in range(1, 31)], "a password", tmp_path)
     assert "learner1 … learner30 (30)" in words
     assert "You are root" not in words
     assert classroom.handout_link("http://127.0.0.1:9000", "https://host.example/a/course") in words
@@ -192,18 +192,18 @@ def program(folder: Path, name: str, script: str) -> None:
 
 def test_missing_or_old_node_is_told_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(proxy.NodeMissing, match=r"needs Node\.js 20 or newer.*no node on PATH: install it from"):
+    with pytest.raises(proxy.NodeMissing, match=r"needs Node\.js 20 or newer.*no node on PATH\. Install it from"):
         proxy.find_node()
     program(tmp_path, "node", "echo v18.20.1")
-    with pytest.raises(proxy.NodeMissing, match=r"node says 'v18\.20\.1': install it from"):
+    with pytest.raises(proxy.NodeMissing, match=r"node reports 'v18\.20\.1'\. Install it from"):
         proxy.find_node()
     program(tmp_path, "node", "exit 1")
-    with pytest.raises(proxy.NodeMissing, match="node says '': install it from"):
+    with pytest.raises(proxy.NodeMissing, match=r"node reports ''\. Install it from"):
         proxy.find_node()
     program(tmp_path, "node", "echo v20.0.0")
     assert proxy.find_node() == str(tmp_path / "node")
     monkeypatch.setattr(proxy, "INSTALLED", tmp_path / "nowhere")
-    with pytest.raises(proxy.NodeMissing, match="needs npm, and there is none on PATH beside"):
+    with pytest.raises(proxy.NodeMissing, match="needs npm, but there is none on PATH, only"):
         proxy.ensure()
 
 
@@ -211,7 +211,7 @@ def test_make_class_says_in_one_line_what_is_missing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["classroom.py", "--folder", str(tmp_path / "file" / "class")])
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        SystemExit, match=r"^A class needs Node\.js 20 or newer, for JupyterHub's proxy, and there is .*$"
+        SystemExit, match=r"^A class needs Node\.js 20 or newer for JupyterHub's proxy, but there is .*$"
     ):
         classroom.main()
     monkeypatch.setattr(proxy, "ensure", list)
@@ -237,7 +237,7 @@ def test_a_proxy_that_cannot_be_fetched_leaves_nothing_behind(monkeypatch, tmp_p
     (installed / "package-lock.json").write_text("{}")
     (tmp_path / "build" / "class-proxy.new" / "half").mkdir(parents=True)
     with pytest.raises(
-        proxy.NpmFailed, match=r"could not fetch JupyterHub's proxy \(exit status \d+\).*call this again"
+        proxy.NpmFailed, match=r"could not fetch JupyterHub's proxy \(exit status \d+\).*run this again"
     ):
         proxy.ensure()
     assert not proxy.is_there()

@@ -279,7 +279,7 @@ def test_a_home_that_cannot_be_written_in_is_told_in_one_sentence_and_replaced(r
     home = running.log.parent / "a file" / "home"
     assert lines[:2] == [
         f"{home / '.jupyter'} cannot be written in: JupyterLab keeps its settings in {running.home} instead.",
-        "JupyterLab starts; Ctrl-C stops it.",
+        "JupyterLab is starting; Ctrl-C stops it.",
     ]
     assert kernel["ipython"] == str(running.home / "ipythondir")
     assert kernel["matplotlib"] == str(running.home / "mplconfigdir")
@@ -341,13 +341,13 @@ def homeless(tmp_path, monkeypatch):
 
 def test_where_the_home_can_be_written_in_nothing_moves(homeless, monkeypatch):
     monkeypatch.setenv("HOME", str(homeless / "home"))
-    assert lab.elsewhere() == ({}, "")
+    assert lab.replacement_folders() == ({}, "")
 
 
 def test_only_what_cannot_be_written_moves(homeless, monkeypatch):
     monkeypatch.setenv("HOME", str(homeless / "home"))
     monkeypatch.setenv("IPYTHONDIR", str(homeless / "a file" / "ipython"))
-    variables, sentence = lab.elsewhere()
+    variables, sentence = lab.replacement_folders()
     assert variables == {"IPYTHONDIR": str(homeless / "environment" / "jupyter-home" / "ipythondir")}
     assert sentence.startswith(f"{homeless / 'a file' / 'ipython'} cannot be written in: ")
 
@@ -359,18 +359,18 @@ def test_a_user_without_any_home_gets_one(homeless, monkeypatch):
     pwd = pytest.importorskip("pwd")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    variables, sentence = lab.elsewhere()
+    variables, sentence = lab.replacement_folders()
     home = homeless / "environment" / "jupyter-home"
     assert variables == {"HOME": str(home)}
     assert sentence == f"This user has no home folder: JupyterLab keeps its settings in {home} instead."
     monkeypatch.setenv("HOME", variables["HOME"])
-    assert lab.elsewhere() == ({}, "")
+    assert lab.replacement_folders() == ({}, "")
     assert all(home in (folder, *folder.parents) for folder in lab.places().values())
 
 
 def test_where_the_environment_cannot_be_written_in_either_a_temporary_folder_serves(homeless, monkeypatch):
     monkeypatch.setattr(sys, "prefix", str(homeless / "a file" / "environment"))
-    variables, sentence = lab.elsewhere()
+    variables, sentence = lab.replacement_folders()
     folders = {Path(folder).parent for folder in variables.values()}
     assert len(folders) == 1
     (own,) = folders
@@ -399,14 +399,14 @@ def test_a_course_that_cannot_be_written_in_starts_and_says_what_that_means(home
     became, said = started(monkeypatch, capsys, "--no-browser")
     assert said == (
         f"{lab.ROOT} cannot be written in: lessons run, but neither they nor your answers can be saved.\n"
-        "JupyterLab starts; Ctrl-C stops it.\n"
+        "JupyterLab is starting; Ctrl-C stops it.\n"
     )
     assert f"--ServerApp.root_dir={lab.ROOT}" in became
 
 
 def test_a_python_without_jupyterlab_is_told(monkeypatch, capsys):
     monkeypatch.setattr(lab.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"has no JupyterLab: start it with  make lab  which installs what is missing"):
+    with pytest.raises(SystemExit, match=r"has no JupyterLab\. Start with `make lab`, which installs what is missing"):
         started(monkeypatch, capsys)
 
 

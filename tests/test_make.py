@@ -410,7 +410,7 @@ def test_taken_port_is_told_in_one_line(tree, listener):
     assert output.splitlines()[-1] == f'.venv/bin/python tools/lab.py --port "{listener}"'
     done = lab("--port", str(listener))
     assert done.returncode == 1
-    assert done.stderr == f"Port {listener} is taken: name another one, as in  make lab PORT={listener % 65535 + 1}\n"
+    assert done.stderr == f"Port {listener} is taken. Name another one, as in: make lab PORT={listener % 65535 + 1}\n"
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "65536", "-1", "8888.5"])
@@ -433,21 +433,21 @@ def test_a_language_is_installed_and_passed_on(tree):
 def test_a_language_that_is_not_here_is_told_in_one_line():
     done = lab("--locale=fr")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "JupyterLab's menus come in en or zh_CN, got 'fr': try  make lab LOCALE=zh_CN\n"
+    assert done.stderr == "JupyterLab's menus come in en or zh_CN, got 'fr'. Try: make lab LOCALE=zh_CN\n"
 
 
 def test_a_language_whose_words_are_missing_is_told(monkeypatch):
     monkeypatch.setattr(lab_tool.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"has no words for 'zh_CN':  make lab LOCALE=zh_CN  installs them"):
-        lab_tool.speaking("zh_CN")
+    with pytest.raises(ValueError, match=r"has no translation for 'zh_CN'\. Install it: make lab LOCALE=zh_CN"):
+        lab_tool.locale_variables("zh_CN")
 
 
 def test_the_settings_of_a_language_come_before_those_that_are_named_already(monkeypatch):
     monkeypatch.setenv("JUPYTER_CONFIG_PATH", "/a/folder")
     folder = ROOT / "tools" / "locales" / "en"
-    assert lab_tool.speaking("en") == {"JUPYTER_CONFIG_PATH": f"{folder}{os.pathsep}/a/folder"}
+    assert lab_tool.locale_variables("en") == {"JUPYTER_CONFIG_PATH": f"{folder}{os.pathsep}/a/folder"}
     monkeypatch.delenv("JUPYTER_CONFIG_PATH")
-    assert lab_tool.speaking("en") == {"JUPYTER_CONFIG_PATH": str(folder)}
+    assert lab_tool.locale_variables("en") == {"JUPYTER_CONFIG_PATH": str(folder)}
 
 
 @needs_make

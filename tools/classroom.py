@@ -5,7 +5,7 @@
     python tools/classroom.py --learners "ada grace alan"      these
     python tools/classroom.py --port 9000                      on this port and the two after it
 
-Ctrl-C in the terminal ends it, with all servers and kernels. What the learners wrote stays in the class's folder.
+Ctrl-C in the terminal ends it, with all servers and kernels. The learners' work stays in the class's folder.
 """
 
 import argparse
@@ -28,27 +28,23 @@ PORT = 8000
 LEARNERS = "8"
 IDLE_MINUTES = 60
 MOST_LEARNERS = 1000
-# JupyterHub accepts no shorter one.
+# JupyterHub refuses shorter ones.
 SHORTEST_PASSWORD = 8
 # Without those that look alike.
 LETTERS = "abcdefghjkmnpqrstuvwxyz23456789"
 
 
 def refuse_windows() -> None:
-    """Say that there is no class on Windows, because JupyterHub does not run there.
-
-    Raises:
-        ValueError: this is Windows.
-    """
+    """Raise ValueError on Windows, where JupyterHub does not run."""
     if os.name == "nt":
         raise ValueError("JupyterHub does not run on Windows: start the class in WSL, or on another machine.")
 
 
 def read_learners(text: str) -> list[str]:
-    """Read how many learners there are, or their names, separated by spaces or commas.
+    """Return the learners' names from their number, or from a list separated by spaces or commas.
 
     Raises:
-        ValueError: it is neither; the message quotes it.
+        ValueError: the text is neither; the message quotes it.
     """
     if re.fullmatch(r"[+-]?[\d.]+", text):
         if not text.isdecimal() or not 1 <= int(text) <= MOST_LEARNERS:
@@ -56,23 +52,23 @@ def read_learners(text: str) -> list[str]:
         return [f"learner{number}" for number in range(1, int(text) + 1)]
     names = re.split(r"[\s,]+", text.strip(" \t\n,"))
     for name in names:
-        # The name is a folder's and a part of an address; JupyterHub makes capitals small.
+        # The name is also a folder and part of an address; JupyterHub writes capitals in lower case.
         if not re.fullmatch(r"[a-z][a-z0-9_-]*", name):
             raise ValueError(
-                "LEARNERS is a number, or names of small letters, digits, - and _ that begin with a letter, as in  "
-                f'make class LEARNERS="ada grace alan" , got {name!r}.'
+                "LEARNERS is a number, or names of lower-case letters, digits, - and _ that begin with a letter, as in "
+                f'make class LEARNERS="ada grace alan", got {name!r}.'
             )
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"Each learner needs a name of their own; {', '.join(twice)} stands there twice.")
+        raise ValueError(f"Each learner needs a name of their own; the list repeats {', '.join(twice)}.")
     return names
 
 
 def read_minutes(text: str) -> int:
-    """Read the minutes after which an idle kernel ends; give seconds.
+    """Return the seconds after which an idle kernel ends, from minutes.
 
     Raises:
-        ValueError: it is no number above 0; the message quotes it.
+        ValueError: the text is not a number above 0; the message quotes it.
     """
     if not re.fullmatch(r"\d+(\.\d+)?", text) or float(text) * 60 < 1:
         raise ValueError(f"The idle time is a number of minutes above 0, got {text!r}.")
@@ -80,10 +76,10 @@ def read_minutes(text: str) -> int:
 
 
 def password_in(folder: Path) -> str:
-    """Read the class's password, or make one at the first start.
+    """Return the class's password; the first start makes one.
 
     Raises:
-        ValueError: the file holds one that is too short.
+        ValueError: the password in the file is too short.
     """
     path = folder / "password"
     if not path.exists():
@@ -94,19 +90,19 @@ def password_in(folder: Path) -> str:
     password = path.read_text(encoding="utf-8").strip()
     if len(password) < SHORTEST_PASSWORD:
         raise ValueError(
-            f"The password in {path} has {len(password)} characters: write one of {SHORTEST_PASSWORD} or more there, "
-            "or take the file away, and a new one is made."
+            f"The password in {path} has {len(password)} characters. Write one of {SHORTEST_PASSWORD} or more there, "
+            "or delete the file to get a new one."
         )
     return password
 
 
 def left_over(folder: Path, name: str, mark: str) -> psutil.Process | None:
-    """Find the process whose number a file of the class holds, if it is still the one that wrote it there.
+    """Return the process whose ID is in a file of the class, or None if that process has ended.
 
     Args:
         folder: the class's folder.
         name: the file.
-        mark: what its command line holds; the number may belong to another program by now.
+        mark: a part of the process's command line, because the ID may belong to another program by now.
     """
     try:
         process = psutil.Process(int((folder / name).read_text(encoding="utf-8")))
@@ -116,51 +112,51 @@ def left_over(folder: Path, name: str, mark: str) -> psutil.Process | None:
 
 
 def clear_away(folder: Path) -> None:
-    """End the proxy of a class whose hub was killed, because it holds the port; the new hub takes up the servers.
+    """End the proxy of a class whose hub was killed, because it holds the port. The new hub reconnects to the servers.
 
     Raises:
-        ValueError: the class is running; the message says where.
+        ValueError: the class is running; the message names its process.
     """
     running = left_over(folder, "hub.pid", CONFIG.name)
     if running:
         raise ValueError(
-            f"The class in {folder} is running already, as process {running.pid}: "
-            f"end it with Ctrl-C in its terminal, or with  kill {running.pid} ."
+            f"The class in {folder} is already running, as process {running.pid}. "
+            f"End it with Ctrl-C in its terminal, or with: kill {running.pid}"
         )
     orphan = left_over(folder, "proxy.pid", "configurable-http-proxy")
     if orphan:
-        print(f"The last class was killed. Its proxy, process {orphan.pid}, ends now.", flush=True)
+        print(f"The last class was killed, but its proxy, process {orphan.pid}, is running: ending it.", flush=True)
         orphan.terminate()
         _, alive = psutil.wait_procs([orphan], timeout=10)
         for process in alive:
             process.kill()
     for name in ("hub.pid", "proxy.pid"):
-        # JupyterHub would end whatever has the number in this file by now.
+        # JupyterHub would end whatever process has this ID by now.
         (folder / name).unlink(missing_ok=True)
 
 
 def free_ports(text: str) -> int:
-    """Read the port of the class and make sure that it is free, and the two after it.
+    """Return the port of the class after checking that it and the next two are free.
 
     Raises:
-        ValueError: it is no port, or one of the three is taken.
+        ValueError: the text is not a port, or one of the three is taken.
     """
     port = free_port(text, "class")
     for other in (port + 1, port + 2):
         try:
             free_port(str(other), "class")
         except ValueError as error:
-            raise ValueError(f"A class on port {port} needs ports {port + 1} and {port + 2}, too. {error}") from error
+            raise ValueError(f"A class on port {port} also needs ports {port + 1} and {port + 2}. {error}") from error
     return port
 
 
 def repository() -> str:
-    """Give the public address of the course's repository, or "" while it has none."""
+    """Return the public address of the course's repository, or "" while it has none."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["course"]["repository"]
 
 
 def handout_link(hub: str, address: str) -> str:
-    """Make the link that brings a learner's copy of the course to its newest state and opens it, with nbgitpuller.
+    """Return the nbgitpuller link that updates a learner's copy of the course and opens it.
 
     Args:
         hub: the address of the JupyterHub, without a slash at the end.
@@ -171,22 +167,24 @@ def handout_link(hub: str, address: str) -> str:
     return f"{hub}/hub/user-redirect/git-pull?{urlencode(query, quote_via=quote)}"
 
 
-def told(port: int, learners: list[str], password: str, folder: Path) -> str:
-    """Say what the teacher needs to know."""
+def announcement(port: int, learners: list[str], password: str, folder: Path) -> str:
+    """Return what the teacher needs to know."""
     hub = f"http://{ADDRESS}:{port}"
     names = ", ".join(learners) if len(learners) <= 12 else f"{learners[0]} … {learners[-1]} ({len(learners)})"
     lines = [
         f"The class opens at {hub} in a few seconds; Ctrl-C ends it.",
         f"  learners   {names}",
-        f"  password   {password}   (for all; it stands in {folder / 'password'})",
+        f"  password   {password}   (the same for everyone; in {folder / 'password'})",
         f"  their work {folder / 'homes'}",
     ]
     if repository():
         lines.append(f"  hand out   {handout_link(hub, repository())}")
-    lines.append("Only this machine can reach it. All servers run as one user of the system, so it is for a rehearsal")
-    lines.append("or for learners who trust each other: docs/class.md says what a class of strangers needs.")
+    lines.append(
+        "Only this machine can reach it. All servers run as one user of the system, so it is for trying things"
+    )
+    lines.append("out, or for learners who trust each other. docs/class.md describes what a class of strangers needs.")
     if os.geteuid() == 0:
-        lines.append("You are root, so every learner will be root on this machine: better start it as another user.")
+        lines.append("You are root, so every learner will be root on this machine. Better start it as another user.")
     return "\n".join(lines)
 
 
@@ -210,8 +208,8 @@ def main() -> None:
     except (ValueError, proxy.NodeMissing, proxy.NpmFailed) as error:
         sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"The class's folder {folder} cannot be used ({error.strerror}): name another one with  --folder .")
-    print(told(port, learners, password, folder), flush=True)
+        sys.exit(f"The class's folder {folder} cannot be used ({error.strerror}). Name another one with --folder.")
+    print(announcement(port, learners, password, folder), flush=True)
     settings = {"port": port, "learners": learners, "idle_seconds": idle_seconds, "proxy": command}
     os.environ["COURSE_CLASS"] = json.dumps(settings)
     # Notebooks start `tensorboard` and `python` by name, so the environment's own must come first.

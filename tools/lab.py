@@ -24,38 +24,38 @@ FIRST = ("notebooks/00_start_here.ipynb", "notebooks/02_learning_rate.ipynb")
 
 
 def free_port(text: str, target: str = "lab") -> int:
-    """Read a port's number, and make sure that no other program listens there; `target` is what make was asked for.
+    """Return a port's number after checking that it is free; `target` is the make target that the message names.
 
     Raises:
-        ValueError: it is no port, or it is taken; the message quotes it.
+        ValueError: the text is not a port, or the port is taken; the message quotes it.
     """
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         raise ValueError(f"A port is a whole number from 1 to 65535, got {text!r}.")
     port = int(text)
     with socket.socket() as probe:
-        # A server that has just stopped leaves its port waiting for a minute: that is not taken.
+        # A server that has just stopped leaves its port waiting for a minute: that does not count as taken.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((ADDRESS, port))
         except OSError as error:
             raise ValueError(
-                f"Port {port} is taken: name another one, as in  make {target} PORT={port % 65535 + 1}"
+                f"Port {port} is taken. Name another one, as in: make {target} PORT={port % 65535 + 1}"
             ) from error
     return port
 
 
 def first_page() -> str:
-    """Give the page to open: the start of the course, or the first lesson that is there."""
+    """Return the page to open: the start of the course, or the first lesson that exists."""
     return next((f"/lab/tree/{name}" for name in FIRST if (ROOT / name).exists()), "/lab")
 
 
 def command(port: int | None, *, browser: bool = True) -> list[str]:
-    """Give the command that starts JupyterLab; its token stays on."""
+    """Return the command that starts JupyterLab; its token stays on."""
     options = [
         f"--ServerApp.ip={ADDRESS}",
         f"--ServerApp.root_dir={ROOT}",
         f"--LabApp.default_url={first_page()}",
-        # No request leaves the machine: neither for news nor for newer versions.
+        # No request leaves the machine, neither for news nor for newer versions.
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         # The address is still printed, and so is whatever goes wrong.
@@ -67,30 +67,30 @@ def command(port: int | None, *, browser: bool = True) -> list[str]:
     if not browser:
         options.append("--no-browser")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        # In a container everybody is root, and nobody outside this machine can reach the server.
+        # In a container everyone is root, and nobody outside this machine can reach the server.
         options.append("--allow-root")
     return [sys.executable, "-m", "jupyterlab", *options]
 
 
-def speaking(locale: str) -> dict[str, str]:
-    """Give the variable that puts JupyterLab's own menus and dialogs into a language, "zh_CN" or "en".
+def locale_variables(locale: str) -> dict[str, str]:
+    """Return the variable that puts JupyterLab's own menus and dialogs into a language, "zh_CN" or "en".
 
-    The learner's settings are not touched, and a language that is chosen there, under Settings > Language, wins.
+    The learner's settings stay as they are, and a language chosen there, under Settings > Language, wins.
 
     Raises:
-        ValueError: it is another language, or its words are not installed; the message quotes it.
+        ValueError: it is another language, or its translation is not installed; the message quotes it.
     """
     known = sorted(folder.name for folder in LOCALES.iterdir())
     if locale not in known:
-        raise ValueError(f"JupyterLab's menus come in {' or '.join(known)}, got {locale!r}: try  make lab LOCALE=zh_CN")
+        raise ValueError(f"JupyterLab's menus come in {' or '.join(known)}, got {locale!r}. Try: make lab LOCALE=zh_CN")
     if locale != "en" and importlib.util.find_spec(f"jupyterlab_language_pack_{locale}") is None:
-        raise ValueError(f"{sys.executable} has no words for {locale!r}:  make lab LOCALE={locale}  installs them")
+        raise ValueError(f"{sys.executable} has no translation for {locale!r}. Install it: make lab LOCALE={locale}")
     paths = [str(LOCALES / locale), os.environ.get("JUPYTER_CONFIG_PATH", "")]
     return {"JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, paths))}
 
 
 def can_write(folder: Path) -> bool:
-    """Say whether files can be made in a folder; it is made itself where it is missing, for this user alone."""
+    """Return whether files can be created in a folder, which is created first if missing, for this user only."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -100,46 +100,46 @@ def can_write(folder: Path) -> bool:
 
 
 def places() -> dict[str, Path]:
-    """Give the folders in which JupyterLab and its kernels keep what is theirs, by the variables that move them."""
+    """Return the folders in which JupyterLab and its kernels keep their files, by the variables that move them."""
     from jupyter_core import paths
 
     home = Path.home()
     return {
         "JUPYTER_CONFIG_DIR": Path(paths.jupyter_config_dir()),  # settings, and the layout of the page
         "JUPYTER_DATA_DIR": Path(paths.jupyter_data_dir()),
-        "JUPYTER_RUNTIME_DIR": Path(paths.jupyter_runtime_dir()),  # the secrets of servers and kernels that run
+        "JUPYTER_RUNTIME_DIR": Path(paths.jupyter_runtime_dir()),  # the secrets of running servers and kernels
         "IPYTHONDIR": Path(os.environ.get("IPYTHONDIR") or home / ".ipython"),
         "MPLCONFIGDIR": Path(os.environ.get("MPLCONFIGDIR") or home),
     }
 
 
-def refuge() -> Path:
-    """Give a folder in which something can be written: in the environment, or else a temporary one."""
+def writable_folder() -> Path:
+    """Return a folder that can be written in: in the environment, or else a temporary one."""
     own = Path(sys.prefix) / "jupyter-home"
     return own if can_write(own) else Path(tempfile.mkdtemp(prefix="jupyter-home-"))
 
 
-def elsewhere() -> tuple[dict[str, str], str]:
-    """Find other folders for all that would go into a home folder in which nothing can be written.
+def replacement_folders() -> tuple[dict[str, str], str]:
+    """Return variables that move everything out of a home folder that cannot be written in, and a sentence about it.
 
-    They lie in the environment, where the next start finds them again, or else in a temporary folder. A user of whom
-    the machine knows no home folder at all (a container's often has none) gets one there.
+    The new folders are in the environment, where the next start finds them again, or else in a temporary folder. A user
+    without any home folder (as often in a container) gets one there.
 
     Returns:
-        The variables to set, and one sentence that says so; {} and "" where all is well.
+        The variables to set and the sentence to print; {} and "" if the home folder can be written in.
 
     Raises:
-        OSError: there is no folder at all in which something can be written.
+        OSError: no folder at all can be written in.
     """
     try:
         Path.home()
     except RuntimeError:
-        own = refuge()
+        own = writable_folder()
         return {"HOME": str(own)}, f"This user has no home folder: JupyterLab keeps its settings in {own} instead."
     closed = {name: folder for name, folder in places().items() if not can_write(folder)}
     if not closed:
         return {}, ""
-    own = refuge()
+    own = writable_folder()
     for name in closed:
         (own / name.lower()).mkdir(mode=0o700, exist_ok=True)
     first = next(iter(closed.values()))
@@ -151,15 +151,15 @@ def main() -> None:
     """Check what JupyterLab needs, then become JupyterLab."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", help="the port to listen on")
-    parser.add_argument("--no-browser", action="store_true", help="open no browser")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.add_argument("--locale", help="the language of JupyterLab's own menus: en or zh_CN")
     chosen = parser.parse_args()
     if importlib.util.find_spec("jupyterlab") is None:
-        sys.exit(f"{sys.executable} has no JupyterLab: start it with  make lab  which installs what is missing")
+        sys.exit(f"{sys.executable} has no JupyterLab. Start with `make lab`, which installs what is missing.")
     try:
         port = None if chosen.port is None else free_port(chosen.port)
-        language = {} if chosen.locale is None else speaking(chosen.locale)
-        variables, sentence = elsewhere()
+        language = {} if chosen.locale is None else locale_variables(chosen.locale)
+        variables, sentence = replacement_folders()
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     os.environ.update(variables | language)
@@ -169,7 +169,7 @@ def main() -> None:
         print(f"{ROOT} cannot be written in: lessons run, but neither they nor your answers can be saved.", flush=True)
     # Notebooks start `tensorboard` and `python` by name, so the environment's own must come first.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    print("JupyterLab starts; Ctrl-C stops it.", flush=True)
+    print("JupyterLab is starting; Ctrl-C stops it.", flush=True)
     os.chdir(ROOT)
     os.execv(sys.executable, command(port, browser=not chosen.no_browser))
 

@@ -170,6 +170,7 @@ def markdown(figures: dict[str, list]) -> str:
     rows += [(title, "MiB", ",.0f", both[key]) for key, title in MEMORY.items()]
     table = [f"| {t} | {statistics.median(v):{form}} {unit} | {max(v):{form}} {unit} |" for t, unit, form, v in rows]
     shared = sum(each["pss"] for each in figures["shared"])
+    most = statistics.quantiles(moves, n=20, method="inclusive")[-1]
     software = ", ".join(f"{name} {version(name)}" for name in ("torch", "jupyterlab", "jupyterhub"))
     return f"""\
 | {count} learners at the same time | median | largest |
@@ -177,12 +178,12 @@ def markdown(figures: dict[str, list]) -> str:
 {chr(10).join(table)}
 
 **While {count} learners move the slider at once, the picture follows within {statistics.median(moves):.0f} ms in the \
-median, {statistics.quantiles(moves, n=20)[-1]:.0f} ms in 95 % of {len(moves)} moves, and {max(moves):.0f} ms at most.**
+median, {most:.0f} ms in 95 % of {len(moves)} moves, and {max(moves):.0f} ms at most.**
 
 All together: {sum(both["pss"]) + shared:,.0f} MiB, of which the hub and its proxy {shared:,.0f}.
 
 Measured on {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {software}; the simulated \
-learners ran on the same cores. The load before the class was {figures["load"][0]:.1f}.
+learners ran on the same cores. The load average before the class was {figures["load"][0]:.1f}.
 """
 
 

@@ -34,7 +34,7 @@ def test_menus_are_english_where_nothing_is_asked_for(browser, server):
 
 def test_menus_are_chinese_where_that_is_asked_for(browser, tmp_path):
     pytest.importorskip("jupyterlab_language_pack_zh_CN", reason="the words are not here: make setup installs them")
-    with running_server(tmp_path, lab.speaking("zh_CN")) as server:
+    with running_server(tmp_path, lab.locale_variables("zh_CN")) as server:
         words, settings, own = menus(browser, server)
     assert words[:3] == ["文件", "编辑", "查看"]
     assert words[6] == "设置"
