@@ -90,7 +90,7 @@ def pages(folder: Path) -> dict[str, str]:
     """All of it, by what made it.
 
     $COURSE_LEARNER_DIR must name a folder, with harm for a name, below `folder / "a file"`: there nothing can be
-    written, and the learner is told the folder's name.
+    written, and the learner sees the folder's name.
     """
     (folder / "a file").touch()
     progress().solve("02-descend", True)

@@ -49,18 +49,18 @@ def test_learners_are_counted_or_named(text, names):
 
 
 @pytest.mark.parametrize("text", ["0", "-3", "2.5", "1001", "+4"])
-def test_a_number_that_is_none_is_quoted(text):
+def test_a_number_that_is_invalid_is_quoted(text):
     with pytest.raises(ValueError, match=rf"whole number from 1 to 1000, got '{re.escape(text)}'\.$"):
         classroom.read_learners(text)
 
 
 @pytest.mark.parametrize(("text", "quoted"), [("Ada", "Ada"), ("ada ../b", "../b"), ("", ""), ("2 ada", "2")])
-def test_a_name_that_is_none_is_quoted(text, quoted):
+def test_a_name_that_is_invalid_is_quoted(text, quoted):
     with pytest.raises(ValueError, match=rf"LEARNERS is a number, or names of lower-case letters.*got '{quoted}'\."):
         classroom.read_learners(text)
 
 
-def test_a_name_that_stands_there_twice_is_told():
+def test_a_repeated_name_is_reported():
     with pytest.raises(ValueError, match="a name of their own; the list repeats ada"):
         classroom.read_learners("ada grace ada")
 
@@ -167,7 +167,7 @@ def test_handout_link():
     }
 
 
-def test_the_teacher_is_told_what_is_needed(monkeypatch, tmp_path):
+def test_the_announcement_holds_what_the_teacher_needs(monkeypatch, tmp_path):
     monkeypatch.setattr(classroom.os, "geteuid", lambda: 0)
     words = classroom.announcement(9000, ["ada", "grace"], "a password", tmp_path)
     for needed in ("http://127.0.0.1:9000 ", "ada, grace", "a password", str(tmp_path / "homes"), "trust each other"):
@@ -190,7 +190,7 @@ def program(folder: Path, name: str, script: str) -> None:
     (folder / name).chmod(0o755)
 
 
-def test_missing_or_old_node_is_told_in_one_line(monkeypatch, tmp_path):
+def test_missing_or_old_node_is_reported_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(proxy.NodeMissing, match=r"needs Node\.js 20 or newer.*no node on PATH\. Install it from"):
         proxy.find_node()

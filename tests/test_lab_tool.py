@@ -75,7 +75,7 @@ class Running:
 
     @property
     def home(self) -> Path:
-        """What stands in for the home folder."""
+        """The folder that replaces the home folder."""
         return self.checkout / ".venv" / "jupyter-home"
 
     def fetch(self, path: str, *, token: str | None = None, host: str | None = None, body: dict | None = None):
@@ -157,7 +157,7 @@ def end(server: subprocess.Popen) -> None:
     server.send_signal(signal.SIGTERM)
     try:
         server.wait(timeout=20)
-    except subprocess.TimeoutExpired:  # a server that is told to end while it reads a file waits for that reader
+    except subprocess.TimeoutExpired:  # a server that reads a file when it should end waits for that reader
         server.kill()
         server.wait()
     assert psutil.wait_procs(family, timeout=15)[1] == []
@@ -229,7 +229,7 @@ def test_no_other_address_of_this_machine_answers(running):
             assert probe.connect_ex((address, running.port)) != 0, f"{address} answers"
 
 
-def test_nothing_is_told_or_done_without_the_token(running):
+def test_nothing_is_shown_or_done_without_the_token(running):
     assert len(running.token) >= 32
     body = {"path": LESSON, "name": "", "type": "notebook", "kernel": {"name": "python3"}}
     for wrong in (None, running.token[:-1], running.token + "0", running.token.upper()):
@@ -274,7 +274,7 @@ def test_a_cell_runs_in_a_folder_with_blanks_and_chinese_characters(running, ker
     assert kernel["prefix"] == str(running.checkout / ".venv")
 
 
-def test_a_home_that_cannot_be_written_in_is_told_in_one_sentence_and_replaced(running, kernel):
+def test_a_home_that_cannot_be_written_in_is_reported_in_one_sentence_and_replaced(running, kernel):
     lines = running.log.read_text(encoding="utf-8").splitlines()
     home = running.log.parent / "a file" / "home"
     assert lines[:2] == [
@@ -404,7 +404,7 @@ def test_a_course_that_cannot_be_written_in_starts_and_says_what_that_means(home
     assert f"--ServerApp.root_dir={lab.ROOT}" in became
 
 
-def test_a_python_without_jupyterlab_is_told(monkeypatch, capsys):
+def test_a_python_without_jupyterlab_is_reported(monkeypatch, capsys):
     monkeypatch.setattr(lab.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"has no JupyterLab\. Start with `make lab`, which installs what is missing"):
         started(monkeypatch, capsys)

@@ -164,7 +164,7 @@ def path_without_python(tree: Tree, *keep: str) -> str:
 
 
 @needs_make
-def test_old_python_that_was_named_is_told_in_one_line(tree):
+def test_old_python_that_was_named_is_reported_in_one_line(tree):
     old = python_that(tree, "python3.9", OLD)
     status, output, errors = tree.make("setup", f"PYTHON={old}")
     assert status != 0
@@ -176,7 +176,7 @@ def test_old_python_that_was_named_is_told_in_one_line(tree):
 
 
 @needs_make
-def test_old_python_on_path_is_told_in_one_line(tree):
+def test_old_python_on_path_is_reported_in_one_line(tree):
     python_that(tree, "python3", OLD)
     status, _, errors = tree.make("lab", path=path_without_python(tree, "python3"))
     assert status != 0
@@ -187,7 +187,7 @@ def test_old_python_on_path_is_told_in_one_line(tree):
 
 
 @needs_make
-def test_missing_python_is_told_in_one_line(tree):
+def test_missing_python_is_reported_in_one_line(tree):
     status, _, errors = tree.make("test", path=path_without_python(tree))
     assert status != 0
     assert errors == [
@@ -202,7 +202,7 @@ def test_missing_python_is_told_in_one_line(tree):
 
 
 @needs_make
-def test_python_without_venv_is_told_in_one_line(tree):
+def test_python_without_venv_is_reported_in_one_line(tree):
     bare = python_that(tree, "python3", 'sys.modules["ensurepip"] = None')
     status, _, errors = tree.make("setup", f"PYTHON={bare}")
     assert status != 0
@@ -404,7 +404,7 @@ def lab(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @needs_make
-def test_taken_port_is_told_in_one_line(tree, listener):
+def test_taken_port_is_reported_in_one_line(tree, listener):
     # What `make lab` passes on, shown by make itself; the message comes from the program that it calls.
     _, output, _ = tree.make("--dry-run", "lab", f"PORT={listener}")
     assert output.splitlines()[-1] == f'.venv/bin/python tools/lab.py --port "{listener}"'
@@ -414,7 +414,7 @@ def test_taken_port_is_told_in_one_line(tree, listener):
 
 
 @pytest.mark.parametrize("port", ["abc", "0", "65536", "-1", "8888.5"])
-def test_what_is_no_port_is_told_in_one_line(port):
+def test_what_is_not_a_port_is_reported_in_one_line(port):
     done = lab(f"--port={port}")
     assert done.returncode == 1
     assert done.stderr == f"A port is a whole number from 1 to 65535, got {port!r}.\n"
@@ -430,13 +430,13 @@ def test_a_language_is_installed_and_passed_on(tree):
     assert "--locale" not in output
 
 
-def test_a_language_that_is_not_here_is_told_in_one_line():
+def test_a_language_that_is_missing_is_reported_in_one_line():
     done = lab("--locale=fr")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "JupyterLab's menus come in en or zh_CN, got 'fr'. Try: make lab LOCALE=zh_CN\n"
 
 
-def test_a_language_whose_words_are_missing_is_told(monkeypatch):
+def test_a_language_whose_translation_is_missing_is_reported(monkeypatch):
     monkeypatch.setattr(lab_tool.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"has no translation for 'zh_CN'\. Install it: make lab LOCALE=zh_CN"):
         lab_tool.locale_variables("zh_CN")

@@ -1,16 +1,16 @@
 #!/bin/sh
-# Print the Python to use, or say in one line what is missing.
+# Print the Python to use, or one line about what is missing.
 #
 #   sh tools/find_python.sh          the Python of .venv, else the first new enough one on PATH
-#   sh tools/find_python.sh PYTHON   this one, or say why not
+#   sh tools/find_python.sh PYTHON   this one, or why it cannot be used
 #
-# The least version is read from pyproject.toml. A name on PATH proves nothing (version managers
-# put up names that only print an error), so each candidate is run.
+# The minimum version comes from pyproject.toml. A name on PATH proves nothing (version managers
+# provide names that only print an error), so each candidate is run.
 
 cd "$(dirname "$0")/.." || exit 1
 least=$(sed -n 's/^requires-python = ">=\([0-9.]*\)"$/\1/p' pyproject.toml)
 
-# Written so that any Python since 2.7 can run it: an old one must be able to say how old it is.
+# Written so that any Python since 2.7 can run it: an old one must be able to report its version.
 objection='
 import sys
 found = ".".join(str(number) for number in sys.version_info[:3])
