@@ -119,7 +119,7 @@ def measure(setting: Setting, stale: Callable[[], bool], follow: Callable[[Run],
     names.update(torch=torch, model=net, loss_fn=loss_fn, optimizer=optimizer, batches=watched())
     with kept:
         try:
-            exec(program(loop, keep, no_grad), names)  # noqa: S102  made from the lab's own controls
+            exec(program(loop, keep, no_grad), names)
         except RuntimeError as error:
             if not (no_grad and loop == "training"):
                 raise
