@@ -72,10 +72,10 @@ def test_a_hostile_newest_checkpoint_gives_way_to_the_good_one_before(tmp_path, 
 def test_the_command_refuses_a_hostile_checkpoint_in_one_line(tmp_path, harm, capsys):
     torch.save({"format": 1, "model": Harm(harm)}, tmp_path / "checkpoint.pt")
     assert cli.main(["train", "--lr", "0.1", "--epochs", "1", "--run-dir", str(tmp_path), "--resume", "--quiet"]) == 2
-    printed = capsys.readouterr().err
-    assert printed.startswith("error: ")
-    assert len(printed.splitlines()) == 1
-    assert "nothing of it was run" in printed
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert len(told.splitlines()) == 1
+    assert "nothing of it was run" in told
 
 
 def test_a_hostile_sweep_is_no_sweep(tmp_path, harm):
@@ -122,8 +122,8 @@ def test_the_doctor_says_that_it_runs_the_script(tmp_path, capsys):
     assert captured.out.startswith("the script ran\n")
     with pytest.raises(SystemExit):
         cli.main(["doctor", "--help"])
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "The script really runs, with all that it does" in printed
+    told = " ".join(capsys.readouterr().out.split())
+    assert "The script really runs, with all that it does" in told
 
 
 # What happens with strings that mean harm.
