@@ -340,6 +340,7 @@ def needs_proxy() -> None:
         raise
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_learner_logs_in_and_gets_a_lab_of_their_own_and_ctrl_c_ends_it_all(tmp_path):
     needs_proxy()

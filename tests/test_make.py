@@ -228,6 +228,7 @@ UP_TO_DATE = (0, ".venv is up to date.\n", [])
 
 
 @needs_make
+@pytest.mark.slow
 @pytest.mark.timeout(300)  # two environments are made, each by a fresh Python
 def test_setup_survives_what_can_happen_to_it(tree):
     venv = tree.folder / ".venv"
