@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from case_parts import BATCH, BATCHES, ROWS, Classifier, batches, loader, network, rows, sgd
 from loop_doctor import LoopDoctor
+from loop_doctor.meanings import UNKNOWN
 from torch.utils.tensorboard import SummaryWriter
 
 from course_utils.data import Batches
@@ -28,8 +29,8 @@ MEANINGS = {
     "epoch sum": "the sum of the batch losses of this epoch",
     "epoch sum / samples": "the sum of the batch losses of this epoch, divided by the number of samples in one epoch "
     "(88): up to 14.7 times too small",
-    "epoch weighted / batches": "the sum of the batch losses times their batch sizes of this epoch, divided by the "
-    "number of batches: up to 14.7 times too large",
+    "epoch weighted / batches": "the sum of the batch losses of this epoch, each times its batch size, divided by "
+    "the number of batches: up to 14.7 times too large",
     "sum so far": "the sum of every batch loss since training began",
     "sum so far / batches": "the sum of every batch loss since training began, divided by the number of batches in "
     "one epoch (6): up to 4 times too large",
@@ -41,10 +42,10 @@ MEANINGS = {
     "valid / samples": "the sum of the validation losses of this validation, divided by the number of samples in one "
     "epoch (40): up to 13.3 times too small",
     "valid, last batch": "the validation loss of the last batch",
-    "accuracy": "no loss that was seen; left alone",
-    "lr": "no loss that was seen; left alone",
-    "constant": "no loss that was seen; left alone",
-    "norm": "no loss that was seen; left alone",
+    "accuracy": UNKNOWN,
+    "lr": UNKNOWN,
+    "constant": UNKNOWN,
+    "norm": UNKNOWN,
 }
 FOUND = {"loss-never-reset", "loss-not-averaged", "wrong-divisor"}
 
@@ -208,7 +209,7 @@ def test_the_parts_of_add_scalars_have_the_names_that_the_board_shows(tmp_path):
             loss.backward()
             optimizer.step()
             writer.add_scalars("loss", {"train": loss, "noise": torch.rand(())}, step)
-    assert doctor.curves == {"loss/train": "this batch's loss", "loss/noise": "no loss that was seen; left alone"}
+    assert doctor.curves == {"loss/train": "this batch's loss", "loss/noise": UNKNOWN}
 
 
 @pytest.mark.parametrize(

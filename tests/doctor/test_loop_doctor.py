@@ -10,15 +10,15 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 from loop_doctor import Finding, LoopDoctor, has_problems, load_ipython_extension, run_script
-from loop_doctor.explain import TEXTS
-from loop_doctor.rules import JUDGES
+from loop_doctor.messages import MESSAGES
+from loop_doctor.rules import RULES
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.tensorboard import SummaryWriter
 
 from course_utils.__main__ import main
 
-SICK = """\
+FAULTY = """\
 import torch
 from torch import nn
 
@@ -30,7 +30,7 @@ for i in range(12):
     loss.backward()
     optimizer.step()
 """
-CURED = SICK.replace("    loss.backward()", "    optimizer.zero_grad()\n    loss.backward()")
+FIXED = FAULTY.replace("    loss.backward()", "    optimizer.zero_grad()\n    loss.backward()")
 
 
 def train(num_steps=12, *, clear=True, at=None):
@@ -73,7 +73,7 @@ def test_a_finding_says_what_where_why_and_how_to_cure_it():
     assert isinstance(finding, Finding)
     assert (finding.code, finding.level, finding.lesson) == ("missing-zero-grad", "problem", "04_zero_grad")
     assert "11 of 12 steps" in finding.evidence
-    assert "`weight` still held step 1's gradient" in finding.evidence
+    assert "`weight` still contained step 1's gradient" in finding.evidence
     line = train.__code__.co_firstlineno + 10
     assert finding.where.endswith(f"test_loop_doctor.py, line {line} in train(): loss.backward()")
     assert "optimizer.zero_grad()" in finding.fix
@@ -83,8 +83,8 @@ def test_a_finding_says_what_where_why_and_how_to_cure_it():
     assert repr(finding) == f"missing-zero-grad (problem): {finding.evidence}"
 
 
-def test_every_judge_has_its_words():
-    assert JUDGES.keys() == TEXTS.keys()
+def test_every_rule_has_its_message():
+    assert RULES.keys() == MESSAGES.keys()
 
 
 def test_everything_is_put_back_also_after_an_error():
@@ -149,13 +149,13 @@ def test_a_loop_in_another_thread_is_not_mixed_in_and_said():
 
 def test_misuse_is_named():
     doctor = LoopDoctor()
-    with pytest.raises(RuntimeError, match="nothing was watched yet"):
+    with pytest.raises(RuntimeError, match="has not watched a block yet"):
         _ = doctor.findings
-    assert repr(doctor) == "LoopDoctor that has watched nothing yet"
+    assert repr(doctor) == "LoopDoctor that has not watched a block yet"
     assert doctor._repr_html_() is None
     with doctor, pytest.raises(RuntimeError, match="the block is still open"):
         _ = doctor.findings
-    with pytest.raises(RuntimeError, match="has watched already"), doctor:
+    with pytest.raises(RuntimeError, match="has already watched a block"), doctor:
         pass
 
 
@@ -175,7 +175,7 @@ def test_harmless_habits_are_told_on_request_alone():
     assert quiet.findings == []
     (finding,) = talking.findings
     assert (finding.code, finding.level) == ("harmless-here", "hint")
-    assert "zero_grad() after step()" in finding.evidence
+    assert "zero_grad() comes after step()" in finding.evidence
     assert not has_problems(talking)
 
 
@@ -209,19 +209,19 @@ def shell():
 
 
 def test_the_cell_magic_runs_the_cell_and_gives_the_card(shell):
-    result = shell.run_cell(f"%%doctor\nnumbers = !echo 7\n{SICK}")
+    result = shell.run_cell(f"%%doctor\nnumbers = !echo 7\n{FAULTY}")
     result.raise_error()
     assert [finding.code for finding in result.result.findings] == ["missing-zero-grad"]
     assert shell.user_ns["numbers"] == ["7"]
     assert "line 11" in result.result.findings[0].where
     assert result.result.findings[0].where.endswith(": loss.backward()")
     assert isinstance(shell.user_ns["model"], nn.Linear)
-    cured = shell.run_cell(f"%%doctor\n{CURED}")
+    cured = shell.run_cell(f"%%doctor\n{FIXED}")
     assert cured.result.findings == []
 
 
 def test_the_cell_magic_shows_the_card_and_then_the_cells_own_error(shell, capsys):
-    result = shell.run_cell(f"%%doctor\n{SICK}\nraise ValueError('stop here')")
+    result = shell.run_cell(f"%%doctor\n{FAULTY}\nraise ValueError('stop here')")
     assert isinstance(result.error_in_exec, ValueError)
     output = capsys.readouterr().out
     assert "missing-zero-grad" in output
@@ -252,7 +252,7 @@ def script(tmp_path, monkeypatch):
 
 
 def test_a_script_runs_as_it_would_alone_and_is_judged(script, tmp_path):
-    script(SICK)
+    script(FAULTY)
     command = [sys.executable, "-m", "course_utils", "doctor", "train.py", "--epochs", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
@@ -265,11 +265,11 @@ def test_a_script_runs_as_it_would_alone_and_is_judged(script, tmp_path):
 @pytest.mark.parametrize(
     ("code", "returncode", "said"),
     [
-        (CURED, 0, "nothing wrong was seen"),
-        (SICK + "raise ValueError('own error')", 1, "ValueError: own error"),
-        (SICK + "sys.exit(7)", 7, "missing-zero-grad"),
-        (SICK + "sys.exit('own words')", 1, "error: own words"),
-        ("raise KeyboardInterrupt", 130, "no loop to judge"),
+        (FIXED, 0, "nothing wrong was seen"),
+        (FAULTY + "raise ValueError('own error')", 1, "ValueError: own error"),
+        (FAULTY + "sys.exit(7)", 7, "missing-zero-grad"),
+        (FAULTY + "sys.exit('own words')", 1, "error: own words"),
+        ("raise KeyboardInterrupt", 130, "no loop to examine"),
     ],
 )
 def test_a_script_ends_with_its_own_number(script, code, returncode, said, capsys):
@@ -281,7 +281,7 @@ def test_a_script_ends_with_its_own_number(script, code, returncode, said, capsy
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("nothing.py", "there is no script 'nothing.py'"), ("train.sh", "got 'train.sh'")]
+    ("name", "said"), [("nothing.py", "the script 'nothing.py' does not exist"), ("train.sh", "got 'train.sh'")]
 )
 def test_a_script_that_cannot_be_run_is_named(name, said, capsys):
     assert main(["doctor", name]) == 2
@@ -289,7 +289,7 @@ def test_a_script_that_cannot_be_run_is_named(name, said, capsys):
 
 
 def test_running_a_script_leaves_the_programs_own_arguments_alone(script):
-    path = script(SICK)
+    path = script(FAULTY)
     before = sys.argv, sys.path[:]
     doctor, ended = run_script(str(path), ["a"])
     assert ended is None

@@ -11,7 +11,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from case_parts import BATCHES, Classifier, adam, batches, loader, network, rows, sgd
-from loop_doctor import LoopDoctor, watch
+from loop_doctor import LoopDoctor
+from loop_doctor.watchers import scope
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -42,7 +43,7 @@ def test_a_block_without_a_loop_says_what_it_saw():
         network()(rows()[0])
     assert doctor.findings == []
     assert "Seen: no optimizer, 0 backward calls, the model Sequential." in str(doctor)
-    assert "there was no loop to judge" in str(doctor)
+    assert "there was no loop to examine" in str(doctor)
 
 
 def test_an_interrupted_cell_keeps_the_findings_up_to_there():
@@ -196,7 +197,7 @@ def test_the_writer_of_tensorboardx_is_named_as_not_watched(monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", ModuleType("tensorboardX"))
     with LoopDoctor() as doctor:
         train()
-    assert "tensorboardX's writer is not watched" in str(doctor)
+    assert "The writer of tensorboardX is not watched" in str(doctor)
     assert "tensorboardX" in doctor._repr_html_()
 
 
@@ -247,7 +248,7 @@ from torch import nn
 rank, folder, tests = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 sys.path.insert(0, tests)
 from case_parts import batches, network, sgd
-from loop_doctor import LoopDoctor, watch
+from loop_doctor import LoopDoctor
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo", store=dist.FileStore(folder + "/store", 2), rank=rank, world_size=2)
@@ -273,10 +274,10 @@ def train(clear=True):
 plain = train()
 with LoopDoctor() as doctor:
     watched = train()
-with LoopDoctor() as sick:
+with LoopDoctor() as faulty:
     train(clear=False)
 dist.destroy_process_group()
-codes = [[f.code for f in each.findings] for each in (doctor, sick)]
+codes = [[f.code for f in each.findings] for each in (doctor, faulty)]
 print(json.dumps({"same": plain == watched, "codes": codes, "weights": watched}))
 """
 
@@ -326,11 +327,11 @@ def test_a_default_device_lets_pytorch_call_backward_twice_and_it_counts_once():
 
 def test_steps_that_only_go_into_a_cuda_graph_are_not_seen(monkeypatch):
     capturing = False
-    monkeypatch.setattr(watch, "_capturing", lambda: capturing)
+    monkeypatch.setattr(scope, "capturing", lambda: capturing)
     model = network()
     optimizer = sgd(model)
     with LoopDoctor() as doctor:
-        doctor._watch._has_card = True
+        doctor._watch.scope.has_cuda = True
         for x, y in batches():
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
