@@ -839,7 +839,9 @@ def validation_divided_by_samples(folder):
 # The writer.
 
 
-@faulty("writer-closed-early", style="closed in the loop over epochs", evidence=("2 times after close()", "3 times in all"))
+@faulty(
+    "writer-closed-early", style="closed in the loop over epochs", evidence=("2 times after close()", "3 times in all")
+)
 def closed_each_epoch(folder):
     model = network()
     optimizer = sgd(model)

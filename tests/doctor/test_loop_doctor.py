@@ -83,6 +83,17 @@ def test_a_finding_says_what_where_why_and_how_to_cure_it():
     assert repr(finding) == f"missing-zero-grad (problem): {finding.evidence}"
 
 
+def test_a_lesson_is_linked_only_if_its_notebook_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with LoopDoctor() as doctor:
+        train(clear=False)
+    assert "<a " not in doctor._repr_html_()
+    assert "04_zero_grad of “The Training Loop, Line by Line”" in doctor._repr_html_()
+    assert "Lesson: 04_zero_grad of “The Training Loop, Line by Line”" in str(doctor)
+    (tmp_path / "04_zero_grad.ipynb").touch()
+    assert '<a href="04_zero_grad.ipynb">04_zero_grad</a>' in doctor._repr_html_()
+
+
 def test_every_rule_has_its_message():
     assert RULES.keys() == MESSAGES.keys()
 
@@ -157,6 +168,8 @@ def test_misuse_is_named():
         _ = doctor.findings
     with pytest.raises(RuntimeError, match="has already watched a block"), doctor:
         pass
+    with pytest.raises(RuntimeError, match="is not watching: enter its block"):
+        doctor.__exit__(None, None, None)
 
 
 def test_harmless_habits_are_told_on_request_alone():
