@@ -1,7 +1,6 @@
 """The doctor as it is used: a block, a cell, a script, one at a time, and its card."""
 
 import functools
-import subprocess
 import sys
 import textwrap
 import threading
@@ -264,15 +263,15 @@ def script(tmp_path, monkeypatch):
     return write
 
 
-def test_a_script_runs_as_it_would_alone_and_is_judged(script, tmp_path):
+def test_a_script_runs_as_it_would_alone_and_is_examined(script, tmp_path, monkeypatch, capsys):
     script(FAULTY)
-    command = [sys.executable, "-m", "course_utils", "doctor", "train.py", "--epochs", "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert "given ['--epochs', '1']" in done.stdout
-    assert "missing-zero-grad" in done.stdout
-    assert "train.py, line 12: loss.backward()" in done.stdout
-    assert "running train.py under the loop doctor" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "train.py", "--epochs", "1"]) == 1
+    shown = capsys.readouterr()
+    assert "given ['--epochs', '1']" in shown.out
+    assert "missing-zero-grad" in shown.out
+    assert "train.py, line 12: loss.backward()" in shown.out
+    assert "running train.py under the loop doctor" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,13 @@
-"""Loops that end early, never begin, or run where little can be seen."""
+"""Loops that end early, never begin, or run in ways of which little can be seen."""
 
-import json
 import os
-import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
 import torch.nn.functional as F
 from case_parts import BATCHES, Classifier, adam, batches, loader, network, rows, sgd
 from loop_doctor import LoopDoctor
@@ -239,77 +238,58 @@ def test_workers_and_threads_of_a_data_loader_change_nothing():
     assert all(torch.equal(a, b) for a, b in zip(plain, watched, strict=True))
 
 
-WORKER = """
-import json, sys
-import torch, torch.distributed as dist
-import torch.nn.functional as F
-from torch import nn
+def train_in_parallel(rank, world_size, folder):
+    """Train with DistributedDataParallel without the doctor, with it, and with a mistake; return what was found."""
+    store = dist.FileStore(f"{folder}/store", world_size)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
 
-rank, folder, tests = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-sys.path.insert(0, tests)
-from case_parts import batches, network, sgd
-from loop_doctor import LoopDoctor
-
-torch.set_num_threads(1)
-dist.init_process_group("gloo", store=dist.FileStore(folder + "/store", 2), rank=rank, world_size=2)
-
-def train(clear=True):
-    torch.manual_seed(0)
-    model = network(nn.Dropout(0.1))
-    parallel = nn.parallel.DistributedDataParallel(model)
-    optimizer = sgd(parallel)
-    for i, (x, y) in enumerate(batches() * 3, 1):
-        x, y = x[rank::2], y[rank::2]
-        loss = F.cross_entropy(parallel(x), y) / 2
-        if i % 2:
-            with parallel.no_sync():
+    def train_parallel(clear=True):
+        torch.manual_seed(0)
+        model = network(nn.Dropout(0.1))
+        parallel = nn.parallel.DistributedDataParallel(model)
+        optimizer = sgd(parallel)
+        for i, (x, y) in enumerate(batches() * 3, 1):
+            loss = F.cross_entropy(parallel(x[rank::world_size]), y[rank::world_size]) / 2
+            if i % 2:
+                with parallel.no_sync():
+                    loss.backward()
+            else:
                 loss.backward()
-        else:
-            loss.backward()
-            optimizer.step()
-            if clear:
-                optimizer.zero_grad()
-    return torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+                optimizer.step()
+                if clear:
+                    optimizer.zero_grad()
+        return torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
 
-plain = train()
-with LoopDoctor() as doctor:
-    watched = train()
-with LoopDoctor() as faulty:
-    train(clear=False)
-dist.destroy_process_group()
-codes = [[f.code for f in each.findings] for each in (doctor, faulty)]
-print(json.dumps({"same": plain == watched, "codes": codes, "weights": watched}))
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="gloo's file store of this test is not on Windows")
-def test_two_processes_that_train_together_are_each_left_in_peace(tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    here = Path(__file__).resolve().parent
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parents[1])}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(tmp_path), str(here)],
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
     try:
-        ended = [process.communicate(timeout=100) for process in processes]
+        plain = train_parallel()
+        with LoopDoctor() as doctor:
+            watched = train_parallel()
+        with LoopDoctor() as faulty:
+            train_parallel(clear=False)
     finally:
-        for process in processes:
-            process.kill()
-    results = []
-    for process, (shown, error) in zip(processes, ended, strict=True):
-        assert process.returncode == 0, error
-        results.append(json.loads(shown.splitlines()[-1]))
-    assert [result["same"] for result in results] == [True, True]
-    assert [result["codes"] for result in results] == 2 * [[[], ["missing-zero-grad"]]]
-    assert results[0]["weights"] == results[1]["weights"]
+        dist.destroy_process_group()
+    return {"same": plain == watched, "codes": [codes(doctor), codes(faulty)], "weights": watched}
+
+
+def put_result(rank, world_size, folder, results):
+    torch.set_num_threads(1)
+    results.put(train_in_parallel(rank, world_size, folder))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the file store of gloo that this test uses is not available on Windows")
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.proof)])
+def test_nothing_is_reported_on_distributed_training(world_size, tmp_path):
+    if world_size == 1:
+        results = [train_in_parallel(0, 1, tmp_path)]
+    else:
+        context = torch.multiprocessing.get_context("spawn")
+        queue = context.SimpleQueue()
+        torch.multiprocessing.spawn(put_result, (world_size, str(tmp_path), queue), nprocs=world_size)
+        results = [queue.get() for _ in range(world_size)]
+    for result in results:
+        assert result["same"]
+        assert result["codes"] == [[], ["missing-zero-grad"]]
+        assert result["weights"] == results[0]["weights"]
 
 
 def test_a_default_device_lets_pytorch_call_backward_twice_and_it_counts_once():
