@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from loop_doctor.rules import RULES
+from loop_doctor.rules import JUDGES
 
 from course_utils import data
 from course_utils.__main__ import main
@@ -305,7 +305,7 @@ def test_every_picture_is_there_and_is_described():
 
 def test_the_numbers_in_the_prose_are_those_of_the_project():
     readme = " ".join(text("README.md").split())
-    assert f"names {len([code for code in RULES if code != 'harmless-here'])} mistakes" in readme
+    assert f"names {len([code for code in JUDGES if code != 'harmless-here'])} mistakes" in readme
     assert "Nine lessons" in readme
     assert len(list((ROOT / "notebooks").glob("*.ipynb"))) == 9
     digits = data.load("digits")
