@@ -78,7 +78,7 @@ def correct(*like: str, style: str, raises: Any = None, waits: bool = False, **o
 
 
 def rows(count: int = ROWS) -> tuple[Tensor, Tensor]:
-    """Inputs, shape (count, 8), and labels 0, 1, 2; always the same, and where new tensors are made."""
+    """Return inputs of shape (count, 8), and labels 0, 1, 2: always the same, on the default device."""
     drawn = {"generator": torch.Generator().manual_seed(1), "device": "cpu"}
     y = torch.randint(CLASSES, (count,), **drawn)
     centres = 1.5 * torch.randn(CLASSES, SIZE, **drawn)
@@ -96,7 +96,7 @@ def batches(count: int = ROWS, batch_size: int = BATCH) -> list[tuple[Tensor, Te
 
 
 def stream(count: int = ROWS, batch_size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without an end, as a generator."""
+    """Yield batches without end."""
     while True:
         yield from batches(count, batch_size)
 

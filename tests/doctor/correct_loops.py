@@ -432,7 +432,7 @@ def sums_accumulated(folder):
     return model, optimizer
 
 
-@correct("accumulation-not-scaled", "missing-zero-grad", style="the share is given to backward(gradient=…)")
+@correct("accumulation-not-scaled", "missing-zero-grad", style="the scale is passed to backward(gradient=…)")
 def share_given_to_backward(folder):
     model = Classifier()
     optimizer = sgd(model)
@@ -894,7 +894,7 @@ def best_loss_kept(folder):
     return model, optimizer, last.item()
 
 
-@correct("graph-kept-alive", style="the losses of one epoch kept for its mean, then let go")
+@correct("graph-kept-alive", style="the losses of one epoch kept for its mean, then released")
 def losses_of_an_epoch_kept(folder):
     model = network()
     optimizer = sgd(model)
@@ -912,7 +912,7 @@ def losses_of_an_epoch_kept(folder):
     return model, optimizer, means
 
 
-# Half precision, clipping, gradients that do not come.
+# Half precision, clipping, gradients that are missing.
 
 
 @correct(
@@ -1126,7 +1126,9 @@ def validation_in_the_middle(folder):
     return model, optimizer
 
 
-@correct("eval-mode-while-training", "validation-builds-graph", style="trained in eval mode where no layer cares")
+@correct(
+    "eval-mode-while-training", "validation-builds-graph", style="trained in eval mode, and no layer depends on it"
+)
 def eval_mode_without_effect(folder):
     model = network()
     model.eval()
@@ -1371,7 +1373,9 @@ def many_means(folder):
     return model, optimizer
 
 
-@correct("loss-never-reset", "loss-not-averaged", style="counters that only grow, and other numbers that are no losses")
+@correct(
+    "loss-never-reset", "loss-not-averaged", style="counters that only grow, and other numbers that are not losses"
+)
 def counters(folder):
     model = network()
     optimizer = sgd(model)
@@ -1509,7 +1513,7 @@ def test_loss_by_samples(folder):
 @correct(
     "writer-closed-early",
     "writer-left-open",
-    style="a writer of its own for each epoch, used as a context manager",
+    style="one writer for each epoch, used as a context manager",
 )
 def writer_each_epoch(folder):
     model = network()
@@ -1586,7 +1590,7 @@ def read_once_an_epoch(folder):
     return model, optimizer
 
 
-@correct("waits-every-step", style="GradScaler reads for itself; the learner's own lines do not", waits=True)
+@correct("waits-every-step", style="GradScaler reads for itself; the user's own lines do not", waits=True)
 def scaler_reads_for_itself(folder):
     model = network()
     optimizer, scaler = adam(model), torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -1601,7 +1605,7 @@ def scaler_reads_for_itself(folder):
     return model, optimizer
 
 
-# Habits that harm nothing, where harm is asked for.
+# Loops without harmless habits, when those are to be reported.
 
 
 @correct("harmless-here", style="nothing unusual", harmless=True)

@@ -1,4 +1,4 @@
-"""Loops with one mistake each (now and then two), written as people write them."""
+"""Loops with one mistake each (sometimes two), written as people write them."""
 
 import copy
 import warnings
@@ -332,7 +332,7 @@ def backward_without_parentheses(folder):
     return model, optimizer
 
 
-@faulty("missing-backward", style="a loss made anew to silence an error", evidence="12 times")
+@faulty("missing-backward", style="a loss created again to silence an error", evidence="12 times")
 def loss_cut_from_its_graph(folder):
     model = network()
     optimizer = adam(model)
@@ -430,7 +430,7 @@ def one_optimizer_for_two_models(folder):
 
 @faulty(
     "optimizer-of-another-model",
-    style="the model is made anew after the optimizer",
+    style="the model is created again after the optimizer",
     evidence=("18 of 18", "`0.weight`"),
 )
 def model_made_anew(folder):
@@ -463,7 +463,7 @@ def copy_is_trained(folder):
     return trainer.model, trainer.optimizer
 
 
-@faulty("optimizer-of-another-model", style="cross-validation that makes the optimizer once")
+@faulty("optimizer-of-another-model", style="cross-validation that creates the optimizer once")
 def folds_share_the_optimizer(folder):
     optimizer = adam(network())
     models = []
@@ -1428,7 +1428,7 @@ def tail_lost_at_the_end(folder):
 
 
 def _quietly(run):
-    """PyTorch warns of this one too."""
+    """PyTorch warns about this one too."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return run()
@@ -1568,7 +1568,7 @@ def predictions_to_the_host(folder):
     return model, optimizer
 
 
-# harmless-here: told only when it is asked for.
+# harmless-here: reported only on request.
 
 
 @faulty("harmless-here", style="zero_grad after step", evidence="zero_grad() comes after step()", harmless=True)

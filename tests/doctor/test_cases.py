@@ -49,7 +49,7 @@ GLOBAL_HOOKS = (
 
 
 def attributes():
-    """Everything that is patched if it is another object than before."""
+    """Return the identity of every attribute that a patch could replace."""
     return [{name: id(value) for name, value in vars(place).items()} for place in PLACES]
 
 
@@ -101,7 +101,7 @@ def bits(tensor):
 
 
 def outcome(case, folder, doctor=None):
-    """Run a case from the same seeds; return what it left behind, random numbers included."""
+    """Run a case from the same seeds, and return what it left behind, random numbers included."""
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
@@ -114,7 +114,7 @@ def outcome(case, folder, doctor=None):
 
 
 def examine(case, tmp_path, monkeypatch):
-    """Run a case without and with the doctor, hold that both ended alike, and return the doctor."""
+    """Run a case without and with the doctor, compare how both ended, and return the doctor."""
     if case.waits:
         monkeypatch.setattr(device_reads, "DEVICES_THAT_WAIT", ("cpu",))
     plain = outcome(case, tmp_path / "plain")
@@ -127,7 +127,7 @@ def examine(case, tmp_path, monkeypatch):
     return doctor
 
 
-# Loops that cannot run as they are written where new tensors are made on the card, and what refuses it.
+# Loops that cannot run as written when new tensors are created on the card, and the reason.
 ONLY_ON_THE_CPU = {
     "autograd_backward_never_cleared": "a DataLoader that shuffles draws from a CPU generator",
     "sum_returned_by_a_function": "a DataLoader that shuffles draws from a CPU generator",
@@ -135,8 +135,8 @@ ONLY_ON_THE_CPU = {
     "summed_loss_by_samples": "a DataLoader that shuffles draws from a CPU generator",
     "vae": "a DataLoader that shuffles draws from a CPU generator",
     "course_trainer": "Batches draw from a CPU generator",
-    "numpy_as_image": "NumPy cannot look into a tensor on the card",
-    "recurrent_dropout_in_eval": "cuDNN goes back through a recurrent layer in training mode alone",
+    "numpy_as_image": "NumPy cannot read a tensor on the card",
+    "recurrent_dropout_in_eval": "cuDNN differentiates a recurrent layer only in training mode",
 }
 
 

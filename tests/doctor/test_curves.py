@@ -1,4 +1,4 @@
-"""What the doctor says of logged numbers: every meaning, as Python numbers and 32-bit tensors, over any data."""
+"""What the doctor reports about logged values: every meaning, as Python numbers and 32-bit tensors, on any data."""
 
 from collections import deque
 
@@ -15,7 +15,7 @@ from course_utils.data import Batches
 NUM_EPOCHS, VALID = 4, 40
 BY_BATCHES, BY_SAMPLES = "(each batch counts the same)", "(each sample counts the same)"
 
-# Tag: what the doctor says of it. The loop that logs them all stands below.
+# Each tag and what the doctor reports about it. The loop below logs them all.
 MEANINGS = {
     "step": "this batch's loss",
     "last 5": f"the mean batch loss of the last 5 batches {BY_BATCHES}",
@@ -55,12 +55,12 @@ DATA = {
     "list": batches,
     "generator": lambda: (batch for batch in batches()),
 }
-# What a learner adds up: Python numbers, or tensors of 32 bits.
+# What people add up: Python numbers, or tensors of 32 bits.
 KINDS = {"number": lambda loss: loss.item(), "tensor": lambda loss: loss.detach().clone()}
 
 
 def train(writer, make_data, value):
-    """A loop that logs under each tag of the table what the table says."""
+    """Train, and log under each tag what the table above describes."""
     model = Classifier(0.1)
     optimizer = sgd(model)
     zero = value(torch.zeros(()))
@@ -121,7 +121,7 @@ def train(writer, make_data, value):
 
 @pytest.fixture(scope="module")
 def curves(tmp_path_factory):
-    """For each kind of data and of number: what the doctor said."""
+    """Return what the doctor reported, for each kind of data and of number."""
     said = {}
 
     def look(data, kind):
@@ -137,7 +137,7 @@ def curves(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("data", DATA)
-def test_each_number_is_told_for_what_it_is(curves, data, kind):
+def test_each_number_is_reported_for_what_it_is(curves, data, kind):
     said, codes = curves(data, kind)
     assert {tag: said[tag] for tag in MEANINGS} == MEANINGS
     assert said.keys() == MEANINGS.keys()

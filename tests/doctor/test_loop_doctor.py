@@ -47,7 +47,7 @@ def train(num_steps=12, *, clear=True, at=None):
 
 
 def patched():
-    """Everything that a watch changes in PyTorch."""
+    """Return everything that a watch changes in PyTorch."""
     return (
         torch.autograd.backward,
         torch.autograd.grad,
@@ -65,7 +65,7 @@ def patched():
     )
 
 
-def test_a_finding_says_what_where_why_and_how_to_cure_it():
+def test_a_finding_says_what_where_why_and_how_to_fix_it():
     with LoopDoctor() as doctor:
         train(clear=False)
     (finding,) = doctor.findings
@@ -97,7 +97,7 @@ def test_every_rule_has_its_message():
     assert RULES.keys() == MESSAGES.keys()
 
 
-def test_everything_is_put_back_also_after_an_error():
+def test_everything_is_restored_also_after_an_error():
     before = patched()
     doctor = LoopDoctor()
     with doctor as entered:
@@ -146,7 +146,7 @@ def test_one_doctor_at_a_time_in_all_threads():
     assert later.findings == []
 
 
-def test_a_loop_in_another_thread_is_not_mixed_in_and_said():
+def test_a_loop_in_another_thread_is_left_out_and_mentioned():
     with LoopDoctor() as doctor:
         thread = threading.Thread(target=functools.partial(train, clear=False))
         thread.start()
@@ -171,7 +171,7 @@ def test_misuse_is_named():
         doctor.__exit__(None, None, None)
 
 
-def test_harmless_habits_are_told_on_request_alone():
+def test_harmless_habits_are_reported_only_on_request():
     def zero_after_step():
         model = nn.Linear(4, 2)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -191,7 +191,7 @@ def test_harmless_habits_are_told_on_request_alone():
     assert not has_problems(talking)
 
 
-def test_the_learners_strings_are_escaped_in_the_card(tmp_path):
+def test_the_users_strings_are_escaped_in_the_card(tmp_path):
     hostile = "<img src=x onerror=alert(1)>`"
     with LoopDoctor() as doctor:
         writer = SummaryWriter(tmp_path)
@@ -220,7 +220,7 @@ def shell():
     InteractiveShell.clear_instance()
 
 
-def test_the_cell_magic_runs_the_cell_and_gives_the_card(shell):
+def test_the_cell_magic_runs_the_cell_and_returns_the_doctor(shell):
     result = shell.run_cell(f"%%doctor\nnumbers = !echo 7\n{FAULTY}")
     result.raise_error()
     assert [finding.code for finding in result.result.findings] == ["missing-zero-grad"]
@@ -289,7 +289,7 @@ def test_a_script_ends_with_its_own_number(script, code, returncode, said, capsy
     shown = capsys.readouterr()
     assert said in shown.out + shown.err
     assert "Loop doctor:" in shown.out
-    assert "run_script" not in shown.err  # the traceback begins with the learner's own file
+    assert "run_script" not in shown.err  # the traceback begins with the user's own file
 
 
 @pytest.mark.parametrize(

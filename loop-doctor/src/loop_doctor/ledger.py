@@ -52,7 +52,7 @@ class Series:
         self.knows_epochs = False
         self.first: list[float] = []
         self.last: deque[float] = deque(maxlen=20)
-        self.largest, self.largest_at = -math.inf, 0
+        self.largest = -math.inf
         self.nonfinite_at: int | None = None
         self.num_nonfinite = 0
         self.location: Location | None = None
@@ -93,7 +93,7 @@ class Series:
             self.num_nonfinite += 1
             self.nonfinite_at = self.nonfinite_at or count
         elif loss > self.largest:
-            self.largest, self.largest_at = loss, count
+            self.largest = loss
         if len(self.first) < 10:
             self.first.append(loss)
         self.last.append(loss)

@@ -48,6 +48,10 @@ _DIVIDE = {
     "writer.add_scalar({tag!r}, running_loss / num_batches, step)",
 }
 
+_WRITTEN_AFTER_CLOSE = Plural(
+    "count", "Something was written once after close().", "Something was written {count:,} times after close()."
+)
+
 # The sentence about other tags with the same mistake.
 SAME_MISTAKE = Plural("others", "One more tag is like it.", "{others:,} more tags are like it.")
 # A consequence, reported with its cause.
@@ -266,15 +270,12 @@ MESSAGES: dict[str, Message] = {
         "The writer is closed inside the loop. This raises no error: every later value opens a new event file, "
         "TensorBoard may show only some of them, and it takes time.",
         {
-            "": (
-                Plural(
-                    "count",
-                    "Something was written once after close().",
-                    "Something was written {count:,} times after close().",
-                ),
+            "inside": (
+                _WRITTEN_AFTER_CLOSE,
                 Plural("closes", "The writer was closed once.", "The writer was closed {closes:,} times in all."),
                 "Every write after a close() started a new event file.",
-            )
+            ),
+            "before": (_WRITTEN_AFTER_CLOSE, "The writer was closed before the block that was watched."),
         },
         {"": "with SummaryWriter(…) as writer:  # closes once, at the end\n    train(writer)"},
         "07_summary_writer",

@@ -21,5 +21,5 @@ def validation_builds_graph(record: Record) -> Diagnosis | None:
     for model in record.models:
         calls = model.calls_without_backward
         if calls.count >= FEW and is_trained(model):
-            return Diagnosis.of("validation-builds-graph", calls, calls=model.calls_in_eval)
+            return Diagnosis.of("validation-builds-graph", calls)
     return None

@@ -22,7 +22,7 @@ def zero_grad_before_step(record: Record) -> Diagnosis | None:
     """Gradients were computed, and were gone when the step was taken."""
     found = most_often(record.optimizers, lambda optimizer: optimizer.cleared)
     if found is not None and found[1].count >= max(FEW, found[0].num_steps / 2):
-        return Diagnosis.of("zero-grad-before-step", found[1], "all", steps=found[0].num_steps)
+        return Diagnosis.of("zero-grad-before-step", found[1], "all")
     for optimizer in record.optimizers:
         # Before each step others came by the same path and were cleared: whole micro-batches are lost. Code that works
         # on gradients one by one (projecting, collecting) writes what the step is meant to use.
@@ -67,9 +67,8 @@ def missing_backward(record: Record) -> Diagnosis | None:
     found = most_often(record.optimizers, lambda optimizer: optimizer.empty)
     if found is None or found[1].count < max(FEW, found[0].num_steps):
         return None
-    backwards = record.num_backwards
-    variant = "useless" if backwards else "none"
-    return Diagnosis.of("missing-backward", found[1], variant, steps=found[0].num_steps, backwards=backwards)
+    variant = "useless" if record.num_backwards else "none"
+    return Diagnosis.of("missing-backward", found[1], variant, backwards=record.num_backwards)
 
 
 @rule("repeated-step")
@@ -78,7 +77,7 @@ def repeated_step(record: Record) -> Diagnosis | None:
     found = most_often(record.optimizers, lambda optimizer: optimizer.repeated)
     if found is None or found[1].count < FEW:
         return None
-    return Diagnosis.of("repeated-step", found[1], steps=found[0].num_steps)
+    return Diagnosis.of("repeated-step", found[1])
 
 
 @rule("optimizer-of-another-model")

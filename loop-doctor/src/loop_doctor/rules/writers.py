@@ -9,9 +9,10 @@ def writer_closed_early(record: Record) -> Diagnosis | None:
     """Something was written after close(): each time costs a new event file."""
     for writer in record.writers:
         if writer.written_after_close.count:
-            facts = {"closes": writer.num_closes, "folder": writer.folder}
-            location = writer.written_after_close.facts.get("closed_at") or writer.written_after_close.location
-            return Diagnosis("writer-closed-early", writer.written_after_close.count, location, facts)
+            written = writer.written_after_close
+            location = written.facts.get("closed_at") or written.location
+            variant = "inside" if writer.num_closes else "before"
+            return Diagnosis("writer-closed-early", written.count, location, {"closes": writer.num_closes}, variant)
     return None
 
 
