@@ -17,7 +17,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
-from loop_doctor import explain
+from loop_doctor import card
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
@@ -534,7 +534,7 @@ def test_the_writers_points_can_be_read_by_everyone():
 
 def test_the_doctors_card_can_be_read_by_everyone():
     """The border of a finding says again what stands beside it in words: "problem" or "hint"."""
-    borders = re.findall(r"border-left(?:-color)?:[^;]*?(#[0-9a-f]{6})", explain.STYLE)
+    borders = re.findall(r"border-left(?:-color)?:[^;]*?(#[0-9a-f]{6})", card.STYLE)
     assert len(borders) == 3
     for theme in ("light", "dark"):
         for border in borders:

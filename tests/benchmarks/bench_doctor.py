@@ -3,9 +3,9 @@
     python tests/benchmarks/bench_doctor.py             everything; writes docs/doctor-benchmark.md
     python tests/benchmarks/bench_doctor.py --quick     every fifth case, few repeats, 20,000 steps; writes nothing
 
-The cases are those of tests/doctor: sick loops and their healthy neighbours, real mistakes and real styles from public
-repositories, random correct loops, and the training of whole libraries. A case counts as found where its mistake is
-named by its code. Anything said of a correct loop is a false alarm; so is a second code at a sick one.
+The cases are those of tests/doctor: faulty loops and correct ones that look like them, real mistakes and real styles
+from public repositories, random correct loops, and the training of whole libraries. A case counts as found if its
+mistake is named by its code. Anything reported on a correct loop is a false alarm; so is a second code on a faulty one.
 
 torch-audit is given, by its own `autopatch`, each model at its first call and the optimizer that holds its weights, and
 audits each step. Its rules speak of other things too, so it is counted generously: a mistake counts as found where any
@@ -44,8 +44,9 @@ from unittest import mock
 import numpy as np
 import torch
 from bench_trainer import WORKLOADS, middle, processor, stay_on_one_core
-from loop_doctor import LoopDoctor, watch
-from loop_doctor.explain import TEXTS
+from loop_doctor import LoopDoctor
+from loop_doctor.messages import MESSAGES
+from loop_doctor.watchers import device_reads
 from peers import hand_written, loss_fn, make_optimizer
 from torch import nn
 
@@ -116,9 +117,9 @@ def groups() -> dict[str, list[Loop]]:
 
     libraries = [Loop(name, (), library_loops.LIBRARIES[name], None) for name in library_loops.installed()]
     return {
-        "sick loops": loops(cases.SICK),
+        "faulty loops": loops(cases.FAULTY),
         "real mistakes": loops(gallery.BUGS),
-        "healthy loops": loops(cases.HEALTHY),
+        "correct loops": loops(cases.CORRECT),
         "real styles": loops(gallery.STYLES),
         "random correct loops": [drawn(seed) for seed in range(test_fuzz.SEEDS)],
         "libraries": libraries,
@@ -130,10 +131,10 @@ def run_loop(loop: Loop, around: contextlib.AbstractContextManager) -> None:
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
-    devices = ("cpu",) if loop.waits else watch.DEVICES_THAT_WAIT
+    devices = ("cpu",) if loop.waits else device_reads.DEVICES_THAT_WAIT
     with (
         tempfile.TemporaryDirectory() as folder,
-        mock.patch.object(watch, "DEVICES_THAT_WAIT", devices),
+        mock.patch.object(device_reads, "DEVICES_THAT_WAIT", devices),
         warnings.catch_warnings(),
         contextlib.suppress(*[loop.raises] if loop.raises else []),
         contextlib.redirect_stdout(io.StringIO()),
@@ -230,7 +231,7 @@ def check(loops: list[Loop], checker: Callable[[Loop], tuple[set[str], int]], *,
     """Let one checker see all loops of a group.
 
     Args:
-        exact: whether a second code at a sick loop counts as a false alarm.
+        exact: whether a second code at a faulty loop counts as a false alarm.
     """
     score = Score()
     for loop in loops:
@@ -360,7 +361,7 @@ def by_code(loops: dict[str, list[Loop]], scores: dict[str, dict[str, Score]]) -
     """The long table: a row a code."""
     every = Counter(code for group in loops.values() for loop in group for code in loop.codes)
     lines = [f"| code | mistakes | {' | '.join(scores)} |", f"| --- | ---: |{' ---: |' * len(scores)}"]
-    for code in TEXTS:
+    for code in MESSAGES:
         found = [sum(score.found[code] for score in each.values()) for each in scores.values()]
         lines.append(f"| `{code}` | {every[code]} | {' | '.join(map(str, found))} |")
     return lines
@@ -433,7 +434,7 @@ HOW = (
     "rule looks for a loop that calls backward() and step() but never zero_grad()."
 )
 WHERE_FROM = (
-    "Sick and healthy loops are in `tests/doctor/sick_loops.py` and `healthy_loops.py`, real ones in `gallery.py`, "
+    "Faulty and correct loops are in `tests/doctor/faulty_loops.py` and `correct_loops.py`, real ones in `gallery.py`, "
     "random ones in `fuzz.py` and the libraries in `library_loops.py`. torch-audit is given each model with its "
     "optimizer and audits each step. The static rule is ours, after gradient-clear-pytorch of dslinter, which needs a "
     "pylint too old to stand beside today's packages. These rules of torch-audit count for a code: "

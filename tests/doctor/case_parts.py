@@ -1,4 +1,4 @@
-"""What every case is made of: its register, and tiny data and models."""
+"""What every case is made of: a registry, and tiny data and models."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Case:
         name: the function's name.
         codes: what the doctor must find, and nothing else.
         style: how the loop is written.
-        run: the loop; it is given an empty folder and returns what shall be compared.
-        evidence: texts that must stand in the evidence.
-        like: for a healthy loop, the codes that a hasty reader would call.
+        run: the loop; it receives an empty folder and returns what is to be compared.
+        evidence: texts that must be part of the evidence.
+        like: for a correct loop, the codes that a hasty reader would name.
         options: for `LoopDoctor`.
         raises: the error that the loop ends with, if it does.
         waits: whether the CPU plays an accelerator here, so that readings from it are waits.
@@ -41,11 +41,11 @@ class Case:
     waits: bool = False
 
 
-SICK: list[Case] = []
-HEALTHY: list[Case] = []
+FAULTY: list[Case] = []
+CORRECT: list[Case] = []
 
 
-def sick(
+def faulty(
     *codes: str,
     style: str,
     evidence: tuple[str, ...] | str = (),
@@ -53,22 +53,22 @@ def sick(
     waits: bool = False,
     **options: Any,
 ) -> Callable:
-    """Register a loop with mistakes; the lines are marked with `# <- code` where the doctor shall point."""
+    """Register a loop with mistakes; the lines that the doctor must name are marked with `# <- code`."""
     texts = (evidence,) if isinstance(evidence, str) else evidence
 
     def register(run: Callable) -> Callable:
         case = Case(run.__name__, codes, style, run, texts, (), tuple(options.items()), raises, waits)
-        SICK.append(case)
+        FAULTY.append(case)
         return run
 
     return register
 
 
-def healthy(*like: str, style: str, raises: Any = None, waits: bool = False, **options: Any) -> Callable:
+def correct(*like: str, style: str, raises: Any = None, waits: bool = False, **options: Any) -> Callable:
     """Register a correct loop that looks like one with these mistakes."""
 
     def register(run: Callable) -> Callable:
-        HEALTHY.append(Case(run.__name__, (), style, run, (), like, tuple(options.items()), raises, waits))
+        CORRECT.append(Case(run.__name__, (), style, run, (), like, tuple(options.items()), raises, waits))
         return run
 
     return register
@@ -78,7 +78,7 @@ def healthy(*like: str, style: str, raises: Any = None, waits: bool = False, **o
 
 
 def rows(count: int = ROWS) -> tuple[Tensor, Tensor]:
-    """Inputs, shape (count, 8), and labels 0, 1, 2; always the same, and where new tensors are made."""
+    """Return inputs of shape (count, 8), and labels 0, 1, 2: always the same, on the default device."""
     drawn = {"generator": torch.Generator().manual_seed(1), "device": "cpu"}
     y = torch.randint(CLASSES, (count,), **drawn)
     centres = 1.5 * torch.randn(CLASSES, SIZE, **drawn)
@@ -96,7 +96,7 @@ def batches(count: int = ROWS, batch_size: int = BATCH) -> list[tuple[Tensor, Te
 
 
 def stream(count: int = ROWS, batch_size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches without an end, as a generator."""
+    """Yield batches without end."""
     while True:
         yield from batches(count, batch_size)
 

@@ -1,7 +1,7 @@
-"""All cases: small training loops, sick and healthy, in many styles. A benchmark counts over `SICK` and `HEALTHY`."""
+"""All cases: small training loops, faulty and correct, in many styles; the benchmark counts over them too."""
 
-import healthy_loops  # noqa: F401
-import sick_loops  # noqa: F401
-from case_parts import HEALTHY, SICK, Case
+import correct_loops  # noqa: F401
+import faulty_loops  # noqa: F401
+from case_parts import CORRECT, FAULTY, Case
 
-__all__ = ["HEALTHY", "SICK", "Case"]
+__all__ = ["CORRECT", "FAULTY", "Case"]

@@ -1,4 +1,4 @@
-"""Correct training loops, put together at random from the habits that people have."""
+"""Correct training loops, combined at random from the habits that people have."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -147,7 +147,7 @@ def _loss(style: Style, output: Tensor, y: Tensor) -> Tensor:
 
 
 def run(style: Style, folder: Path, num_epochs: int = 3) -> dict[str, Any]:
-    """Train in this style; return everything that a watcher might have changed."""
+    """Train in this style, and return everything that a watcher might have changed."""
     torch.manual_seed(style.seed)
     x, y = torch.randn(ROWS, 16), torch.randint(0, 4, (ROWS,))
     model = _model(style)

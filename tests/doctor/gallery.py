@@ -1,4 +1,4 @@
-"""Real mistakes and real styles from public repositories, made again in lines of our own on tiny data.
+"""Real mistakes and real styles from public repositories, rewritten in our own lines on tiny data.
 
 `BUGS` were reported in those repositories, and all but two (bytetriper/RAE, lanpa/tensorboardX) admitted or repaired
 there; each docstring begins with the repository and the number of the issue or pull request in which that can be read.
@@ -44,7 +44,7 @@ LIMITS: list[Case] = []
 
 
 def bug(*codes: str) -> Callable:
-    """Register a real mistake; the line is marked with `# <- code` where the doctor shall point."""
+    """Register a real mistake; the line that the doctor must name is marked with `# <- code`."""
 
     def register(run: Callable) -> Callable:
         BUGS.append(Case(run.__name__, codes, run.__doc__.splitlines()[0], run))
@@ -135,7 +135,7 @@ def inversion_discriminator(folder):
 
 @bug("zero-grad-before-step")
 def cleared_per_micro_batch(folder):
-    """bytetriper/RAE#67: zero_grad() stands inside the loop over micro-batches, so only the last of them counts."""
+    """bytetriper/RAE#67: zero_grad() is inside the loop over micro-batches, so only the last of them counts."""
     model, k = network(), 3
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(3):
@@ -204,7 +204,7 @@ def season_invariant_localization(folder):
 
 @bug("optimizer-of-another-model")
 def names_by_characters(folder):
-    """spro/practical-pytorch#9: the model is made a second time, after the optimizer."""
+    """spro/practical-pytorch#9: the model is created a second time, after the optimizer."""
     model = network()
     optimizer = sgd(model, 0.005)
 
@@ -279,7 +279,7 @@ def cells_in_a_list(folder):
 
 @bug("repeated-step")
 def captured_step(folder):
-    """NVIDIA/physicsnemo#1911: a wrapper of the training step has stepped already when the loop steps."""
+    """NVIDIA/physicsnemo#1911: a wrapper of the training step has already stepped when the loop steps."""
     model = network()
     optimizer = adam(model)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
@@ -679,7 +679,7 @@ def segmentation(folder):
 
 @limit
 def divided_twice(folder):
-    """BottleCapAI/NoCap-Test#2: micro-losses, divided for backward() already, are added and divided again.
+    """BottleCapAI/NoCap-Test#2: micro-losses that were already divided for backward() are added and divided again.
 
     What is logged is the mean of the numbers from which backward() began, so it reads as a mean.
     """
@@ -1101,7 +1101,7 @@ def actor_critic(folder):
 
 @style
 def miniai(folder):
-    """fastai/course22p2, miniai: a learner whose steps live in callbacks; single letters are attributes."""
+    """fastai/course22p2, miniai: a learner whose steps are callbacks; single letters are attributes."""
 
     class CancelBatch(Exception):
         pass

@@ -152,10 +152,10 @@ def installed() -> list[str]:
 
 
 def weights_after(name: str, doctor: LoopDoctor | None) -> list[torch.Tensor]:
-    """Train from the same seed; give the weights."""
+    """Train from the same seed, and return the weights."""
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they advise more worker processes, and warn of each other's releases
+        warnings.simplefilter("ignore")  # they advise more worker processes, and warn about each other's releases
         if doctor is None:
             model = LIBRARIES[name](Path(folder))
         else:
@@ -165,7 +165,7 @@ def weights_after(name: str, doctor: LoopDoctor | None) -> list[torch.Tensor]:
 
 
 def examine(name: str) -> dict:
-    """Train alone and under the doctor: what it found, what it saw, and whether the weights are the same."""
+    """Train with and without the doctor; return what it found, what it saw, and whether the weights are the same."""
     alone, doctor = weights_after(name, None), LoopDoctor()
     watched = weights_after(name, doctor)
     return {

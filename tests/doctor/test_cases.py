@@ -1,4 +1,4 @@
-"""Each sick loop is told by its name and its line, each healthy one is left in peace, and none is changed."""
+"""Every mistake is reported by its code and its line, nothing is reported on a correct loop, and no run is changed."""
 
 import contextlib
 import gc
@@ -11,8 +11,9 @@ import cases
 import numpy as np
 import pytest
 import torch
-from loop_doctor import LoopDoctor, watch
-from loop_doctor.explain import TEXTS
+from loop_doctor import LoopDoctor
+from loop_doctor.messages import MESSAGES
+from loop_doctor.watchers import device_reads
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedulers
@@ -48,7 +49,7 @@ GLOBAL_HOOKS = (
 
 
 def attributes():
-    """Everything that is patched if it is another object than before."""
+    """Return the identity of every attribute that a patch could replace."""
     return [{name: id(value) for name, value in vars(place).items()} for place in PLACES]
 
 
@@ -100,7 +101,7 @@ def bits(tensor):
 
 
 def outcome(case, folder, doctor=None):
-    """Run a case from the same seeds; return what it left behind, random numbers included."""
+    """Run a case from the same seeds, and return what it left behind, random numbers included."""
     torch.manual_seed(0)
     random.seed(0)
     np.random.seed(0)
@@ -113,9 +114,9 @@ def outcome(case, folder, doctor=None):
 
 
 def examine(case, tmp_path, monkeypatch):
-    """Run a case without and with the doctor, hold that both ended alike, and return the doctor."""
+    """Run a case without and with the doctor, compare how both ended, and return the doctor."""
     if case.waits:
-        monkeypatch.setattr(watch, "DEVICES_THAT_WAIT", ("cpu",))
+        monkeypatch.setattr(device_reads, "DEVICES_THAT_WAIT", ("cpu",))
     plain = outcome(case, tmp_path / "plain")
     before, hooks = attributes(), [dict(each) for each in GLOBAL_HOOKS]
     doctor = LoopDoctor(**dict(case.options))
@@ -126,7 +127,7 @@ def examine(case, tmp_path, monkeypatch):
     return doctor
 
 
-# Loops that cannot run as they are written where new tensors are made on the card, and what refuses it.
+# Loops that cannot run as written when new tensors are created on the card, and the reason.
 ONLY_ON_THE_CPU = {
     "autograd_backward_never_cleared": "a DataLoader that shuffles draws from a CPU generator",
     "sum_returned_by_a_function": "a DataLoader that shuffles draws from a CPU generator",
@@ -134,8 +135,8 @@ ONLY_ON_THE_CPU = {
     "summed_loss_by_samples": "a DataLoader that shuffles draws from a CPU generator",
     "vae": "a DataLoader that shuffles draws from a CPU generator",
     "course_trainer": "Batches draw from a CPU generator",
-    "numpy_as_image": "NumPy cannot look into a tensor on the card",
-    "recurrent_dropout_in_eval": "cuDNN goes back through a recurrent layer in training mode alone",
+    "numpy_as_image": "NumPy cannot read a tensor on the card",
+    "recurrent_dropout_in_eval": "cuDNN differentiates a recurrent layer only in training mode",
 }
 
 
@@ -146,13 +147,13 @@ def on_the_card():
     torch.set_default_device(None)
 
 
-ON_THE_CARD = [case for case in (*cases.SICK, *cases.HEALTHY) if case.name not in ONLY_ON_THE_CPU]
+ON_THE_CARD = [case for case in (*cases.FAULTY, *cases.CORRECT) if case.name not in ONLY_ON_THE_CPU]
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("case", ON_THE_CARD if torch.cuda.is_available() else [None], ids=lambda c: c and c.name)
-def test_on_a_card_the_same_is_told_and_where_it_waits(case, tmp_path, on_the_card):
+def test_on_a_card_the_same_is_found(case, tmp_path, on_the_card):
     doctor = LoopDoctor(**dict(case.options))
     outcome(case, tmp_path / "watched", doctor)
     # A loop that is read at each step waits there, whatever else it shows.
@@ -173,8 +174,8 @@ def test_a_graph_that_outlives_the_block_keeps_no_hook_of_the_doctor():
     assert torch.equal(model.bias.grad, 2 * 2 * logits.detach().sum(dim=0))
 
 
-@pytest.mark.parametrize("case", cases.SICK, ids=lambda case: case.name)
-def test_a_sick_loop_is_told_by_its_name_and_its_line(case, tmp_path, monkeypatch):
+@pytest.mark.parametrize("case", cases.FAULTY, ids=lambda case: case.name)
+def test_a_mistake_is_reported_by_its_code_and_its_line(case, tmp_path, monkeypatch):
     doctor = examine(case, tmp_path, monkeypatch)
     findings = {finding.code: finding for finding in doctor.findings}
     assert sorted(findings) == sorted(case.codes), str(doctor)
@@ -183,22 +184,22 @@ def test_a_sick_loop_is_told_by_its_name_and_its_line(case, tmp_path, monkeypatc
         assert text in evidence
     for code, finding in findings.items():
         assert code in re.split(r"[ ,]+", finding.where.partition("# <- ")[2]), finding.where
-        assert finding.level == TEXTS[code].level
+        assert finding.level == MESSAGES[code].level
 
 
-@pytest.mark.parametrize("case", cases.HEALTHY, ids=lambda case: case.name)
-def test_a_healthy_loop_is_left_in_peace(case, tmp_path, monkeypatch):
+@pytest.mark.parametrize("case", cases.CORRECT, ids=lambda case: case.name)
+def test_nothing_is_reported_on_a_correct_loop(case, tmp_path, monkeypatch):
     doctor = examine(case, tmp_path, monkeypatch)
     assert doctor.findings == [], str(doctor)
 
 
-def test_each_code_has_three_sick_loops_and_two_healthy_ones_that_look_alike():
-    names = [case.name for case in (*cases.SICK, *cases.HEALTHY)]
+def test_every_code_has_three_faulty_loops_and_two_correct_ones_that_look_alike():
+    names = [case.name for case in (*cases.FAULTY, *cases.CORRECT)]
     assert len(set(names)) == len(names)
-    sick = Counter(code for case in cases.SICK for code in case.codes)
-    healthy = Counter(code for case in cases.HEALTHY for code in case.like)
-    assert set(sick) == set(healthy) == set(TEXTS)
-    assert {code: number for code, number in sick.items() if number < 3} == {}
-    assert {code: number for code, number in healthy.items() if number < 2} == {}
-    proved = {code for case in cases.SICK if case.evidence for code in case.codes}
-    assert proved == set(TEXTS)
+    faulty = Counter(code for case in cases.FAULTY for code in case.codes)
+    correct = Counter(code for case in cases.CORRECT for code in case.like)
+    assert set(faulty) == set(correct) == set(MESSAGES)
+    assert {code: number for code, number in faulty.items() if number < 3} == {}
+    assert {code: number for code, number in correct.items() if number < 2} == {}
+    proved = {code for case in cases.FAULTY if case.evidence for code in case.codes}
+    assert proved == set(MESSAGES)

@@ -1,4 +1,4 @@
-"""What the doctor says of logged numbers: every meaning, as Python numbers and 32-bit tensors, over any data."""
+"""What the doctor reports about logged values: every meaning, as Python numbers and 32-bit tensors, on any data."""
 
 from collections import deque
 
@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from case_parts import BATCH, BATCHES, ROWS, Classifier, batches, loader, network, rows, sgd
 from loop_doctor import LoopDoctor
+from loop_doctor.meanings import UNKNOWN
 from torch.utils.tensorboard import SummaryWriter
 
 from course_utils.data import Batches
@@ -14,7 +15,7 @@ from course_utils.data import Batches
 NUM_EPOCHS, VALID = 4, 40
 BY_BATCHES, BY_SAMPLES = "(each batch counts the same)", "(each sample counts the same)"
 
-# Tag: what the doctor says of it. The loop that logs them all stands below.
+# Each tag and what the doctor reports about it. The loop below logs them all.
 MEANINGS = {
     "step": "this batch's loss",
     "last 5": f"the mean batch loss of the last 5 batches {BY_BATCHES}",
@@ -28,8 +29,8 @@ MEANINGS = {
     "epoch sum": "the sum of the batch losses of this epoch",
     "epoch sum / samples": "the sum of the batch losses of this epoch, divided by the number of samples in one epoch "
     "(88): up to 14.7 times too small",
-    "epoch weighted / batches": "the sum of the batch losses times their batch sizes of this epoch, divided by the "
-    "number of batches: up to 14.7 times too large",
+    "epoch weighted / batches": "the sum of the batch losses of this epoch, each times its batch size, divided by "
+    "the number of batches: up to 14.7 times too large",
     "sum so far": "the sum of every batch loss since training began",
     "sum so far / batches": "the sum of every batch loss since training began, divided by the number of batches in "
     "one epoch (6): up to 4 times too large",
@@ -41,10 +42,10 @@ MEANINGS = {
     "valid / samples": "the sum of the validation losses of this validation, divided by the number of samples in one "
     "epoch (40): up to 13.3 times too small",
     "valid, last batch": "the validation loss of the last batch",
-    "accuracy": "no loss that was seen; left alone",
-    "lr": "no loss that was seen; left alone",
-    "constant": "no loss that was seen; left alone",
-    "norm": "no loss that was seen; left alone",
+    "accuracy": UNKNOWN,
+    "lr": UNKNOWN,
+    "constant": UNKNOWN,
+    "norm": UNKNOWN,
 }
 FOUND = {"loss-never-reset", "loss-not-averaged", "wrong-divisor"}
 
@@ -54,12 +55,12 @@ DATA = {
     "list": batches,
     "generator": lambda: (batch for batch in batches()),
 }
-# What a learner adds up: Python numbers, or tensors of 32 bits.
+# What people add up: Python numbers, or tensors of 32 bits.
 KINDS = {"number": lambda loss: loss.item(), "tensor": lambda loss: loss.detach().clone()}
 
 
 def train(writer, make_data, value):
-    """A loop that logs under each tag of the table what the table says."""
+    """Train, and log under each tag what the table above describes."""
     model = Classifier(0.1)
     optimizer = sgd(model)
     zero = value(torch.zeros(()))
@@ -120,7 +121,7 @@ def train(writer, make_data, value):
 
 @pytest.fixture(scope="module")
 def curves(tmp_path_factory):
-    """For each kind of data and of number: what the doctor said."""
+    """Return what the doctor reported, for each kind of data and of number."""
     said = {}
 
     def look(data, kind):
@@ -136,7 +137,7 @@ def curves(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("data", DATA)
-def test_each_number_is_told_for_what_it_is(curves, data, kind):
+def test_each_number_is_reported_for_what_it_is(curves, data, kind):
     said, codes = curves(data, kind)
     assert {tag: said[tag] for tag in MEANINGS} == MEANINGS
     assert said.keys() == MEANINGS.keys()
@@ -208,7 +209,7 @@ def test_the_parts_of_add_scalars_have_the_names_that_the_board_shows(tmp_path):
             loss.backward()
             optimizer.step()
             writer.add_scalars("loss", {"train": loss, "noise": torch.rand(())}, step)
-    assert doctor.curves == {"loss/train": "this batch's loss", "loss/noise": "no loss that was seen; left alone"}
+    assert doctor.curves == {"loss/train": "this batch's loss", "loss/noise": UNKNOWN}
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,9 @@ import pytest
 import torch
 from fuzz import draw, run
 from loop_doctor import LoopDoctor
+from loop_doctor.meanings import UNKNOWN
 
-SEEDS = 200
-BLOCKS = 8  # seeds are tested in blocks: a test each would cost more than the loops
+SEEDS, SAMPLE = 200, 40  # all seeds, and how many of them `make test` runs
 
 
 def same(first, second) -> bool:
@@ -20,10 +20,13 @@ def same(first, second) -> bool:
     return first == second
 
 
-@pytest.mark.parametrize("block", range(BLOCKS))
-def test_random_correct_loops_are_left_in_peace(block, tmp_path):
+# Seeds are tested in blocks: a test for each one would cost more than the loops.
+@pytest.mark.parametrize(
+    "seeds", [range(SAMPLE), pytest.param(range(SAMPLE, SEEDS), marks=pytest.mark.proof)], ids=["sample", "rest"]
+)
+def test_nothing_is_reported_on_random_correct_loops(seeds, tmp_path):
     styles = set()
-    for seed in range(block, SEEDS, BLOCKS):
+    for seed in seeds:
         style = draw(seed)
         styles.add(style)
         alone = run(style, tmp_path / f"{seed}-alone")
@@ -32,5 +35,5 @@ def test_random_correct_loops_are_left_in_peace(block, tmp_path):
         assert doctor.findings == [], f"{style}\n{doctor}"
         assert same(alone, watched), style
         if style.log not in ("no", "accuracy"):
-            assert "left alone" not in doctor.curves["loss"], f"{style}\n{doctor.curves}"
-    assert len(styles) == SEEDS // BLOCKS
+            assert UNKNOWN not in doctor.curves["loss"], f"{style}\n{doctor.curves}"
+    assert len(styles) == len(seeds)

@@ -1,7 +1,6 @@
 """The doctor as it is used: a block, a cell, a script, one at a time, and its card."""
 
 import functools
-import subprocess
 import sys
 import textwrap
 import threading
@@ -10,15 +9,15 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 from loop_doctor import Finding, LoopDoctor, has_problems, load_ipython_extension, run_script
-from loop_doctor.explain import TEXTS
-from loop_doctor.rules import JUDGES
+from loop_doctor.messages import MESSAGES
+from loop_doctor.rules import RULES
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.tensorboard import SummaryWriter
 
 from course_utils.__main__ import main
 
-SICK = """\
+FAULTY = """\
 import torch
 from torch import nn
 
@@ -30,7 +29,7 @@ for i in range(12):
     loss.backward()
     optimizer.step()
 """
-CURED = SICK.replace("    loss.backward()", "    optimizer.zero_grad()\n    loss.backward()")
+FIXED = FAULTY.replace("    loss.backward()", "    optimizer.zero_grad()\n    loss.backward()")
 
 
 def train(num_steps=12, *, clear=True, at=None):
@@ -48,7 +47,7 @@ def train(num_steps=12, *, clear=True, at=None):
 
 
 def patched():
-    """Everything that a watch changes in PyTorch."""
+    """Return everything that a watch changes in PyTorch."""
     return (
         torch.autograd.backward,
         torch.autograd.grad,
@@ -66,14 +65,14 @@ def patched():
     )
 
 
-def test_a_finding_says_what_where_why_and_how_to_cure_it():
+def test_a_finding_says_what_where_why_and_how_to_fix_it():
     with LoopDoctor() as doctor:
         train(clear=False)
     (finding,) = doctor.findings
     assert isinstance(finding, Finding)
     assert (finding.code, finding.level, finding.lesson) == ("missing-zero-grad", "problem", "04_zero_grad")
     assert "11 of 12 steps" in finding.evidence
-    assert "`weight` still held step 1's gradient" in finding.evidence
+    assert "`weight` still contained step 1's gradient" in finding.evidence
     line = train.__code__.co_firstlineno + 10
     assert finding.where.endswith(f"test_loop_doctor.py, line {line} in train(): loss.backward()")
     assert "optimizer.zero_grad()" in finding.fix
@@ -83,11 +82,22 @@ def test_a_finding_says_what_where_why_and_how_to_cure_it():
     assert repr(finding) == f"missing-zero-grad (problem): {finding.evidence}"
 
 
-def test_every_judge_has_its_words():
-    assert JUDGES.keys() == TEXTS.keys()
+def test_a_lesson_is_linked_only_if_its_notebook_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with LoopDoctor() as doctor:
+        train(clear=False)
+    assert "<a " not in doctor._repr_html_()
+    assert "04_zero_grad of “The Training Loop, Line by Line”" in doctor._repr_html_()
+    assert "Lesson: 04_zero_grad of “The Training Loop, Line by Line”" in str(doctor)
+    (tmp_path / "04_zero_grad.ipynb").touch()
+    assert '<a href="04_zero_grad.ipynb">04_zero_grad</a>' in doctor._repr_html_()
 
 
-def test_everything_is_put_back_also_after_an_error():
+def test_every_rule_has_its_message():
+    assert RULES.keys() == MESSAGES.keys()
+
+
+def test_everything_is_restored_also_after_an_error():
     before = patched()
     doctor = LoopDoctor()
     with doctor as entered:
@@ -136,7 +146,7 @@ def test_one_doctor_at_a_time_in_all_threads():
     assert later.findings == []
 
 
-def test_a_loop_in_another_thread_is_not_mixed_in_and_said():
+def test_a_loop_in_another_thread_is_left_out_and_mentioned():
     with LoopDoctor() as doctor:
         thread = threading.Thread(target=functools.partial(train, clear=False))
         thread.start()
@@ -149,17 +159,19 @@ def test_a_loop_in_another_thread_is_not_mixed_in_and_said():
 
 def test_misuse_is_named():
     doctor = LoopDoctor()
-    with pytest.raises(RuntimeError, match="nothing was watched yet"):
+    with pytest.raises(RuntimeError, match="has not watched a block yet"):
         _ = doctor.findings
-    assert repr(doctor) == "LoopDoctor that has watched nothing yet"
+    assert repr(doctor) == "LoopDoctor that has not watched a block yet"
     assert doctor._repr_html_() is None
     with doctor, pytest.raises(RuntimeError, match="the block is still open"):
         _ = doctor.findings
-    with pytest.raises(RuntimeError, match="has watched already"), doctor:
+    with pytest.raises(RuntimeError, match="has already watched a block"), doctor:
         pass
+    with pytest.raises(RuntimeError, match="is not watching: enter its block"):
+        doctor.__exit__(None, None, None)
 
 
-def test_harmless_habits_are_told_on_request_alone():
+def test_harmless_habits_are_reported_only_on_request():
     def zero_after_step():
         model = nn.Linear(4, 2)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
@@ -175,11 +187,11 @@ def test_harmless_habits_are_told_on_request_alone():
     assert quiet.findings == []
     (finding,) = talking.findings
     assert (finding.code, finding.level) == ("harmless-here", "hint")
-    assert "zero_grad() after step()" in finding.evidence
+    assert "zero_grad() comes after step()" in finding.evidence
     assert not has_problems(talking)
 
 
-def test_the_learners_strings_are_escaped_in_the_card(tmp_path):
+def test_the_users_strings_are_escaped_in_the_card(tmp_path):
     hostile = "<img src=x onerror=alert(1)>`"
     with LoopDoctor() as doctor:
         writer = SummaryWriter(tmp_path)
@@ -208,20 +220,20 @@ def shell():
     InteractiveShell.clear_instance()
 
 
-def test_the_cell_magic_runs_the_cell_and_gives_the_card(shell):
-    result = shell.run_cell(f"%%doctor\nnumbers = !echo 7\n{SICK}")
+def test_the_cell_magic_runs_the_cell_and_returns_the_doctor(shell):
+    result = shell.run_cell(f"%%doctor\nnumbers = !echo 7\n{FAULTY}")
     result.raise_error()
     assert [finding.code for finding in result.result.findings] == ["missing-zero-grad"]
     assert shell.user_ns["numbers"] == ["7"]
     assert "line 11" in result.result.findings[0].where
     assert result.result.findings[0].where.endswith(": loss.backward()")
     assert isinstance(shell.user_ns["model"], nn.Linear)
-    cured = shell.run_cell(f"%%doctor\n{CURED}")
+    cured = shell.run_cell(f"%%doctor\n{FIXED}")
     assert cured.result.findings == []
 
 
 def test_the_cell_magic_shows_the_card_and_then_the_cells_own_error(shell, capsys):
-    result = shell.run_cell(f"%%doctor\n{SICK}\nraise ValueError('stop here')")
+    result = shell.run_cell(f"%%doctor\n{FAULTY}\nraise ValueError('stop here')")
     assert isinstance(result.error_in_exec, ValueError)
     output = capsys.readouterr().out
     assert "missing-zero-grad" in output
@@ -251,25 +263,25 @@ def script(tmp_path, monkeypatch):
     return write
 
 
-def test_a_script_runs_as_it_would_alone_and_is_judged(script, tmp_path):
-    script(SICK)
-    command = [sys.executable, "-m", "course_utils", "doctor", "train.py", "--epochs", "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1
-    assert "given ['--epochs', '1']" in done.stdout
-    assert "missing-zero-grad" in done.stdout
-    assert "train.py, line 12: loss.backward()" in done.stdout
-    assert "running train.py under the loop doctor" in done.stderr
+def test_a_script_runs_as_it_would_alone_and_is_examined(script, tmp_path, monkeypatch, capsys):
+    script(FAULTY)
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", "train.py", "--epochs", "1"]) == 1
+    shown = capsys.readouterr()
+    assert "given ['--epochs', '1']" in shown.out
+    assert "missing-zero-grad" in shown.out
+    assert "train.py, line 12: loss.backward()" in shown.out
+    assert "running train.py under the loop doctor" in shown.err
 
 
 @pytest.mark.parametrize(
     ("code", "returncode", "said"),
     [
-        (CURED, 0, "nothing wrong was seen"),
-        (SICK + "raise ValueError('own error')", 1, "ValueError: own error"),
-        (SICK + "sys.exit(7)", 7, "missing-zero-grad"),
-        (SICK + "sys.exit('own words')", 1, "error: own words"),
-        ("raise KeyboardInterrupt", 130, "no loop to judge"),
+        (FIXED, 0, "nothing wrong was seen"),
+        (FAULTY + "raise ValueError('own error')", 1, "ValueError: own error"),
+        (FAULTY + "sys.exit(7)", 7, "missing-zero-grad"),
+        (FAULTY + "sys.exit('own words')", 1, "error: own words"),
+        ("raise KeyboardInterrupt", 130, "no loop to examine"),
     ],
 )
 def test_a_script_ends_with_its_own_number(script, code, returncode, said, capsys):
@@ -277,11 +289,11 @@ def test_a_script_ends_with_its_own_number(script, code, returncode, said, capsy
     shown = capsys.readouterr()
     assert said in shown.out + shown.err
     assert "Loop doctor:" in shown.out
-    assert "run_script" not in shown.err  # the traceback begins with the learner's own file
+    assert "run_script" not in shown.err  # the traceback begins with the user's own file
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("nothing.py", "there is no script 'nothing.py'"), ("train.sh", "got 'train.sh'")]
+    ("name", "said"), [("nothing.py", "the script 'nothing.py' does not exist"), ("train.sh", "got 'train.sh'")]
 )
 def test_a_script_that_cannot_be_run_is_named(name, said, capsys):
     assert main(["doctor", name]) == 2
@@ -289,7 +301,7 @@ def test_a_script_that_cannot_be_run_is_named(name, said, capsys):
 
 
 def test_running_a_script_leaves_the_programs_own_arguments_alone(script):
-    path = script(SICK)
+    path = script(FAULTY)
     before = sys.argv, sys.path[:]
     doctor, ended = run_script(str(path), ["a"])
     assert ended is None

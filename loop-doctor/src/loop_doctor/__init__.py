@@ -1,4 +1,4 @@
-"""The loop doctor watches any training loop and names the mistakes in it. It knows nothing of the course's own loop."""
+"""The loop doctor watches any PyTorch training loop while it runs, and names the mistakes in it."""
 
 from loop_doctor.doctor import LoopDoctor, has_problems, load_ipython_extension, run_script
 from loop_doctor.explain import Finding

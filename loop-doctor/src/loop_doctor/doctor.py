@@ -7,18 +7,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from loop_doctor.explain import PROBLEM, Finding, as_html, as_text, finding_of, words
+from loop_doctor.card import as_html, as_text
+from loop_doctor.explain import Finding, explain
+from loop_doctor.meanings import meaning_of
+from loop_doctor.messages import PROBLEM
 from loop_doctor.record import Record
-from loop_doctor.rules import verdicts
+from loop_doctor.rules import diagnoses
 from loop_doctor.watch import Watch
 
 _one_at_a_time = threading.Lock()
 
 
 class LoopDoctor:
-    """Watches the training loop inside a `with` block and says what is wrong with it.
+    """Watches the training loop inside a `with` block, and reports what is wrong with it.
 
-    It needs no change to the loop and leaves no trace: hooks are taken away at the end, also after an error, and
+    It needs no change to the loop and leaves no trace: all hooks are removed at the end, also after an error, and
     gradients, random numbers, modes and results are the same with and without it. One doctor watches at a time, and
     it watches the thread that opened the block.
 
@@ -27,13 +30,13 @@ class LoopDoctor:
     >>> print(doctor)
     Loop doctor: nothing wrong was seen
     Seen: no optimizer, 0 backward calls, no model.
-    No backward call and no optimizer step came inside the block, so there was no loop to judge.
+    The block made no backward call and no optimizer step, so there was no loop to examine.
 
     Args:
-        harmless: also tell habits that people often report as mistakes and that change nothing here.
+        harmless: also report habits that are often taken for mistakes and that change nothing here.
 
     Raises:
-        RuntimeError: another doctor is watching, or this one has watched already.
+        RuntimeError: another doctor is watching, or this one has already watched a block.
     """
 
     def __init__(self, *, harmless: bool = False):
@@ -43,10 +46,10 @@ class LoopDoctor:
 
     def __enter__(self) -> "LoopDoctor":
         if self._record is not None or self._watch is not None:
-            raise RuntimeError("this LoopDoctor has watched already: make a new one for each block")
+            raise RuntimeError("this LoopDoctor has already watched a block: create a new one for each block")
         if not _one_at_a_time.acquire(blocking=False):
             raise RuntimeError(
-                "another LoopDoctor is watching: close its block first, two would see each other's hooks"
+                "another LoopDoctor is watching: leave its block first, because two would see each other's hooks"
             )
         self._watch = Watch()
         try:
@@ -61,37 +64,42 @@ class LoopDoctor:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        watch = self._watch
+        if watch is None:
+            raise RuntimeError("this LoopDoctor is not watching: enter its block before you leave it")
         try:
-            self._watch.end(interrupted=kind is not None and not issubclass(kind, SystemExit))
+            watch.end(interrupted=kind is not None and not issubclass(kind, SystemExit))
         finally:
-            self._record = self._watch.record
+            self._record = watch.record
             self._watch = None
             _one_at_a_time.release()
 
     def _seen(self) -> Record:
         if self._watch is not None:
-            raise RuntimeError("the block is still open: ask for the findings after it")
+            raise RuntimeError("the block is still open: read the findings after the block")
         if self._record is None:
-            raise RuntimeError("nothing was watched yet: use `with LoopDoctor() as doctor:` around your loop")
+            raise RuntimeError(
+                "this LoopDoctor has not watched a block yet: put `with LoopDoctor() as doctor:` around your loop"
+            )
         return self._record
 
     @property
     def findings(self) -> list[Finding]:
-        """What was found, causes first; a writer that was closed after the block is no longer told."""
+        """What was found, causes first; a writer that was closed after the block is no longer reported."""
         return [
-            finding_of(verdict, after)
-            for verdict, after in verdicts(self._seen())
-            if self.harmless or verdict.code != "harmless-here"
+            explain(diagnosis, consequences)
+            for diagnosis, consequences in diagnoses(self._seen())
+            if self.harmless or diagnosis.code != "harmless-here"
         ]
 
     @property
     def curves(self) -> dict[str, str]:
-        """What the numbers of each scalar tag are."""
-        return {name: words(tag.meaning()) for name, tag in self._seen().ledger.tags.items()}
+        """What the values of each scalar tag are."""
+        return {name: meaning_of(tag.meaning()) for name, tag in self._seen().ledger.tags.items()}
 
     def __repr__(self) -> str:
         if self._record is None:
-            return "LoopDoctor that has watched nothing yet"
+            return "LoopDoctor that has not watched a block yet"
         return as_text(self.findings, self.curves, self._record)
 
     def _repr_html_(self) -> str | None:
@@ -109,17 +117,17 @@ def run_script(path: str, arguments: list[str]) -> tuple[LoopDoctor, BaseExcepti
         The doctor, and what the script ended with: an error, a `SystemExit`, a `KeyboardInterrupt`, or None.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"there is no script {path!r}: give the path of a Python file")
+        raise FileNotFoundError(f"the script {path!r} does not exist: pass the path of a Python file")
     doctor, ended = LoopDoctor(), None
     before = sys.argv, sys.path[:]
     sys.argv, sys.path[:0] = [path, *arguments], [str(Path(path).resolve().parent)]
     try:
         with doctor:
             runpy.run_path(path, run_name="__main__")
-    except BaseException as error:  # whatever it is, the caller tells it after the findings
+    except BaseException as error:  # whatever it is, the caller reports it after the findings
         ended = error
     finally:
         sys.argv, sys.path[:] = before
@@ -132,13 +140,13 @@ def has_problems(doctor: LoopDoctor) -> bool:
 
 
 def load_ipython_extension(shell: Any) -> None:
-    """Add the cell magic `%%doctor`: the cell runs, and the doctor's card follows; after an error, before the error."""
+    """Add the cell magic `%%doctor`, which runs a cell and shows the doctor's card after it, or before its error."""
     from IPython.display import display
 
     def doctor(line: str, cell: str) -> LoopDoctor:
-        """Run the cell under the loop doctor; `%%doctor harmless` tells harmless habits too."""
+        """Run the cell under the loop doctor; `%%doctor harmless` reports harmless habits too."""
         if line.strip() not in ("", "harmless"):
-            raise ValueError(f"%%doctor takes nothing or the word harmless, got {line.strip()!r}")
+            raise ValueError(f"%%doctor accepts nothing or the word harmless, got {line.strip()!r}")
         watching = LoopDoctor(harmless=line.strip() == "harmless")
         # The line of the magic itself counts, so that the numbers are those that JupyterLab shows.
         source = "\n" + shell.transform_cell(cell)
@@ -147,7 +155,7 @@ def load_ipython_extension(shell: Any) -> None:
             with watching:
                 exec(code, shell.user_ns)  # noqa: S102  the cell under the magic
         except BaseException:
-            display(watching)
+            display(watching)  # type: ignore[no-untyped-call]
             raise
         return watching
 

@@ -1,4 +1,4 @@
-"""Reading what PyTorch keeps: tensors in arguments, the top of a loss's graph, the leaves below it."""
+"""Read what PyTorch keeps: tensors in arguments, the top of a loss's graph, the leaves below it."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ def wrapped(tensor: Tensor) -> bool:
 
 
 def address(tensor: Tensor) -> int:
-    """Where a tensor's numbers lie, or 0 where it has no memory of its own."""
+    """Return the address of a tensor's numbers, or 0 if it has no memory of its own."""
     plain = type(tensor) in _PLAIN and tensor.layout is torch.strided and not _is_wrapped(tensor)
     return tensor.data_ptr() if plain else 0
 
@@ -30,7 +30,7 @@ def is_number(value: Any) -> bool:
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in an argument or a result: itself, or those of its parts."""
+    """Yield the tensors in an argument or a result: itself, or those of its parts."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -49,7 +49,7 @@ _SHAPES = (*_THROUGH, "UnsafeViewBackward0", "TransposeBackward0", "PermuteBackw
 
 
 def read_factors(node: Any) -> tuple[list[float], Any]:
-    """Read by what numbers a loss was multiplied, the last one first, and give the node of the loss before that."""
+    """Return the factors by which a loss was multiplied, last one first, and the node of the loss before that."""
     factors = []
     while node is not None:
         name = node.name()
@@ -57,7 +57,7 @@ def read_factors(node: Any) -> tuple[list[float], Any]:
             other = node._saved_other
             if other is None or other.numel() != 1 or other.is_meta or other.requires_grad:
                 break
-            # A factor on an accelerator is a GradScaler's: to read it would wait, and it says nothing about scaling.
+            # A factor on an accelerator is a GradScaler's: reading it would wait, and it is not about micro-batches.
             number = float(other) if other.device.type == "cpu" else 1.0
             factors.append(number if name == "MulBackward0" else 1 / number if number else math.inf)
         elif name not in _THROUGH:
@@ -67,7 +67,7 @@ def read_factors(node: Any) -> tuple[list[float], Any]:
 
 
 def read_loss(node: Any) -> tuple[str | None, bool]:
-    """Read the top of a loss's graph: its reduction ("mean", "sum" or None), and whether a softmax is one too many."""
+    """Return a loss's reduction ("mean", "sum" or None), and whether it has one softmax too many."""
     reduction, softmax = None, False
     waiting, seen = [node], 0
     while waiting and seen < 24:
@@ -94,7 +94,7 @@ def read_loss(node: Any) -> tuple[str | None, bool]:
 
 
 def leaves(node: Any) -> Iterable[Tensor]:
-    """The leaf tensors that a graph leads to."""
+    """Yield the leaf tensors that a graph leads to."""
     waiting, seen = [node], {node}
     while waiting:
         node = waiting.pop()

@@ -1,4 +1,4 @@
-"""Correct loops that look like sick ones. The doctor must say nothing of them, not even a hint."""
+"""Correct loops that look like faulty ones. The doctor must report nothing, not even a hint."""
 
 import copy
 from collections import deque
@@ -15,7 +15,7 @@ from case_parts import (
     accuracy,
     adam,
     batches,
-    healthy,
+    correct,
     loader,
     network,
     rows,
@@ -32,7 +32,7 @@ schedulers = torch.optim.lr_scheduler
 # Loops as they should be.
 
 
-@healthy(
+@correct(
     "missing-zero-grad",
     "missing-step",
     "validation-builds-graph",
@@ -54,7 +54,7 @@ def plain_loop(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "repeated-step",
     "wrong-divisor",
     "loss-never-reset",
@@ -119,7 +119,7 @@ def trainer_class(folder):
     return trainer.model, trainer.optimizer
 
 
-@healthy("missing-zero-grad", "missing-backward", style="callbacks, after miniai")
+@correct("missing-zero-grad", "missing-backward", style="callbacks, after miniai")
 def callbacks(folder):
     class CancelBatch(Exception):
         pass
@@ -170,7 +170,7 @@ def callbacks(folder):
     return learner.model, learner.optimizer
 
 
-@healthy("missing-zero-grad", "repeated-step", "missing-backward", style="LBFGS with its closure")
+@correct("missing-zero-grad", "repeated-step", "missing-backward", style="LBFGS with its closure")
 def lbfgs(folder):
     model = network()
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.5, max_iter=4, line_search_fn="strong_wolfe")
@@ -187,7 +187,7 @@ def lbfgs(folder):
     return model, optimizer
 
 
-@healthy("repeated-step", "missing-zero-grad", "zero-grad-before-step", style="SGD with a closure")
+@correct("repeated-step", "missing-zero-grad", "zero-grad-before-step", style="SGD with a closure")
 def closure_with_sgd(folder):
     model = network()
     optimizer = sgd(model)
@@ -203,7 +203,7 @@ def closure_with_sgd(folder):
     return model, optimizer
 
 
-@healthy("missing-step", "missing-zero-grad", style="manual SGD under no_grad, zeroed by hand")
+@correct("missing-step", "missing-zero-grad", style="manual SGD under no_grad, zeroed by hand")
 def manual_no_grad(folder):
     model = network()
     for x, y in batches() * 3:
@@ -215,7 +215,7 @@ def manual_no_grad(folder):
     return model
 
 
-@healthy("missing-step", "missing-zero-grad", style="manual SGD on .data, zeroed through .data")
+@correct("missing-step", "missing-zero-grad", style="manual SGD on .data, zeroed through .data")
 def manual_data(folder):
     w, b = torch.zeros(SIZE, 1, requires_grad=True), torch.zeros(1, requires_grad=True)
     x, _ = rows()
@@ -230,7 +230,7 @@ def manual_data(folder):
     return w, b
 
 
-@healthy("missing-step", "missing-zero-grad", style="manual SGD, gradients set to None")
+@correct("missing-step", "missing-zero-grad", style="manual SGD, gradients set to None")
 def manual_none(folder):
     model = Classifier()
     for x, y in stream():
@@ -244,7 +244,7 @@ def manual_none(folder):
     return model
 
 
-@healthy("missing-step", "missing-zero-grad", style="manual SGD, model.zero_grad() and new tensors")
+@correct("missing-step", "missing-zero-grad", style="manual SGD, model.zero_grad() and new tensors")
 def manual_new_tensors(folder):
     w = torch.zeros(SIZE, 1, requires_grad=True)
     x, _ = rows()
@@ -256,7 +256,7 @@ def manual_new_tensors(folder):
     return [w]
 
 
-@healthy("missing-backward", "missing-step", "missing-zero-grad", style="torch.autograd.grad and a manual update")
+@correct("missing-backward", "missing-step", "missing-zero-grad", style="torch.autograd.grad and a manual update")
 def gradients_as_values(folder):
     model = network()
     for x, y in batches() * 2:
@@ -267,7 +267,7 @@ def gradients_as_values(folder):
     return model
 
 
-@healthy(
+@correct(
     "missing-backward",
     "missing-zero-grad",
     "repeated-step",
@@ -284,7 +284,7 @@ def gradients_assigned(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "repeated-step",
     "missing-zero-grad",
     "optimizer-of-another-model",
@@ -309,7 +309,7 @@ def reptile(folder):
     return model, outer
 
 
-@healthy("missing-backward", "missing-step", style="no gradients at all: evolution")
+@correct("missing-backward", "missing-step", style="no gradients at all: evolution")
 def evolution(folder):
     model = network()
     x, y = rows()
@@ -328,7 +328,7 @@ def evolution(folder):
     return model
 
 
-@healthy(
+@correct(
     "missing-zero-grad",
     "zero-grad-before-step",
     "repeated-step",
@@ -357,7 +357,7 @@ def sharpness_aware(folder):
 # Accumulation on purpose.
 
 
-@healthy(
+@correct(
     "missing-zero-grad",
     "accumulation-not-scaled",
     "accumulation-tail-dropped",
@@ -377,7 +377,7 @@ def accumulation(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "missing-zero-grad",
     "accumulation-not-scaled",
     "accumulation-tail-dropped",
@@ -402,7 +402,7 @@ def accumulation_with_scaler(folder):
     return model, optimizer
 
 
-@healthy("missing-zero-grad", "accumulation-not-scaled", style="gradients divided by hand before the step")
+@correct("missing-zero-grad", "accumulation-not-scaled", style="gradients divided by hand before the step")
 def gradients_divided(folder):
     model = network()
     optimizer = sgd(model)
@@ -416,7 +416,7 @@ def gradients_divided(folder):
     return model, optimizer
 
 
-@healthy("accumulation-not-scaled", "missing-zero-grad", style="losses summed over samples and divided by their count")
+@correct("accumulation-not-scaled", "missing-zero-grad", style="losses summed over samples and divided by their count")
 def sums_accumulated(folder):
     model = network()
     optimizer = sgd(model)
@@ -432,7 +432,7 @@ def sums_accumulated(folder):
     return model, optimizer
 
 
-@healthy("accumulation-not-scaled", "missing-zero-grad", style="the share is given to backward(gradient=…)")
+@correct("accumulation-not-scaled", "missing-zero-grad", style="the scale is passed to backward(gradient=…)")
 def share_given_to_backward(folder):
     model = Classifier()
     optimizer = sgd(model)
@@ -444,7 +444,7 @@ def share_given_to_backward(folder):
     return model, optimizer
 
 
-@healthy("accumulation-tail-dropped", style="a counter over all epochs, a last step after the loop")
+@correct("accumulation-tail-dropped", style="a counter over all epochs, a last step after the loop")
 def accumulation_over_epochs(folder):
     model = network()
     optimizer = sgd(model)
@@ -460,7 +460,7 @@ def accumulation_over_epochs(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "accumulation-tail-dropped",
     "accumulation-not-scaled",
     style="the last few batches of each epoch are left out",
@@ -479,7 +479,7 @@ def whole_groups_only(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "accumulation-not-scaled",
     "missing-zero-grad",
     "parameters-not-optimized",
@@ -498,7 +498,7 @@ def tasks_in_a_loop(folder):
     return base, heads, optimizer
 
 
-@healthy("accumulation-not-scaled", "graph-kept-alive", style="several losses of one output, retain_graph")
+@correct("accumulation-not-scaled", "graph-kept-alive", style="several losses of one output, retain_graph")
 def losses_of_one_output(folder):
     model = Classifier()
     optimizer = sgd(model)
@@ -514,7 +514,7 @@ def losses_of_one_output(folder):
 # Several models, several optimizers.
 
 
-@healthy(
+@correct(
     "missing-zero-grad",
     "accumulation-not-scaled",
     "parameters-not-optimized",
@@ -544,7 +544,7 @@ def gan(folder):
     return generator, critic, for_d, for_g
 
 
-@healthy("accumulation-not-scaled", "missing-zero-grad", style="GAN: real and fake in a loop of two")
+@correct("accumulation-not-scaled", "missing-zero-grad", style="GAN: real and fake in a loop of two")
 def gan_real_and_fake_in_a_loop(folder):
     generator, critic = nn.Linear(4, SIZE), nn.Sequential(nn.Linear(SIZE, 16), nn.ReLU(), nn.Linear(16, 1))
     for_d, for_g = adam(critic), adam(generator)
@@ -562,7 +562,7 @@ def gan_real_and_fake_in_a_loop(folder):
     return generator, critic, for_d, for_g
 
 
-@healthy(
+@correct(
     "missing-zero-grad",
     "missing-step",
     "learning-rate-too-high",
@@ -594,7 +594,7 @@ def wgan(folder):
     return generator, critic, for_d, for_g
 
 
-@healthy("missing-zero-grad", "graph-kept-alive", style="gradient penalty: backward through a gradient")
+@correct("missing-zero-grad", "graph-kept-alive", style="gradient penalty: backward through a gradient")
 def gradient_penalty(folder):
     critic = nn.Sequential(nn.Linear(SIZE, 16), nn.Tanh(), nn.Linear(16, 1))
     optimizer = adam(critic)
@@ -609,7 +609,7 @@ def gradient_penalty(folder):
     return critic, optimizer
 
 
-@healthy(
+@correct(
     "optimizer-of-another-model",
     "missing-zero-grad",
     "eval-mode-while-training",
@@ -644,7 +644,7 @@ def dqn(folder):
     return policy, target, optimizer
 
 
-@healthy(
+@correct(
     "optimizer-of-another-model",
     "parameters-not-optimized",
     style="a teacher in eval mode, its weights left with gradients on",
@@ -663,7 +663,7 @@ def distillation(folder):
     return teacher, student, optimizer
 
 
-@healthy(
+@correct(
     "parameters-not-optimized",
     "optimizer-of-another-model",
     "validation-builds-graph",
@@ -681,7 +681,7 @@ def perceptual_loss(folder):
     return features, model, optimizer
 
 
-@healthy("parameters-not-optimized", "eval-mode-while-training", style="a frozen base, only the head is trained")
+@correct("parameters-not-optimized", "eval-mode-while-training", style="a frozen base, only the head is trained")
 def frozen_base(folder):
     model = Classifier(dropout=0.2)
     for p in model.base.parameters():
@@ -694,7 +694,7 @@ def frozen_base(folder):
     return model, optimizer
 
 
-@healthy("parameters-not-optimized", "missing-zero-grad", style="a base that is unfrozen later, add_param_group")
+@correct("parameters-not-optimized", "missing-zero-grad", style="a base that is unfrozen later, add_param_group")
 def unfrozen_later(folder):
     model = Classifier()
     model.base.requires_grad_(False)
@@ -710,7 +710,7 @@ def unfrozen_later(folder):
     return model, optimizer
 
 
-@healthy("parameters-not-optimized", "optimizer-of-another-model", style="two optimizers for two parts of one model")
+@correct("parameters-not-optimized", "optimizer-of-another-model", style="two optimizers for two parts of one model")
 def two_optimizers(folder):
     model = Classifier()
     slow, fast = sgd(model.base, 0.01), adam(model.head, 0.01)
@@ -723,7 +723,7 @@ def two_optimizers(folder):
     return model, slow, fast
 
 
-@healthy("parameters-not-optimized", "missing-step", style="parts trained by turns with two optimizers")
+@correct("parameters-not-optimized", "missing-step", style="parts trained by turns with two optimizers")
 def parts_by_turns(folder):
     model = Classifier()
     optimizers = [sgd(model.base), sgd(model.head)]
@@ -734,7 +734,7 @@ def parts_by_turns(folder):
     return model, optimizers
 
 
-@healthy("optimizer-of-another-model", "missing-zero-grad", style="cross-validation: a model and an optimizer a fold")
+@correct("optimizer-of-another-model", "missing-zero-grad", style="cross-validation: a model and an optimizer a fold")
 def folds(folder):
     models = []
     for fold in range(3):
@@ -749,7 +749,7 @@ def folds(folder):
     return models
 
 
-@healthy(
+@correct(
     "optimizer-of-another-model",
     "validation-builds-graph",
     "eval-mode-while-training",
@@ -778,7 +778,7 @@ def several_models_evaluated(folder):
 # Graphs that are kept for a purpose.
 
 
-@healthy("graph-kept-alive", "missing-backward", style="REINFORCE: graphs kept until the episode ends")
+@correct("graph-kept-alive", "missing-backward", style="REINFORCE: graphs kept until the episode ends")
 def reinforce(folder):
     policy = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
     optimizer = adam(policy)
@@ -802,7 +802,7 @@ def reinforce(folder):
     return policy, optimizer
 
 
-@healthy("graph-kept-alive", style="actor and critic: two losses over one episode")
+@correct("graph-kept-alive", style="actor and critic: two losses over one episode")
 def actor_critic(folder):
     base, actor, critic = nn.Linear(4, 8), nn.Linear(8, 2), nn.Linear(8, 1)
     model = nn.ModuleList([base, actor, critic])
@@ -824,7 +824,7 @@ def actor_critic(folder):
     return model, optimizer
 
 
-@healthy("graph-kept-alive", "missing-zero-grad", style="truncated backpropagation through time")
+@correct("graph-kept-alive", "missing-zero-grad", style="truncated backpropagation through time")
 def truncated_bptt(folder):
     cell, head = nn.GRU(SIZE, 6, batch_first=True), nn.Linear(6, CLASSES)
     parameters = [*cell.parameters(), *head.parameters()]
@@ -843,7 +843,7 @@ def truncated_bptt(folder):
     return cell, head, optimizer
 
 
-@healthy("graph-kept-alive", "accumulation-not-scaled", style="losses of a window added up, one backward call for all")
+@correct("graph-kept-alive", "accumulation-not-scaled", style="losses of a window added up, one backward call for all")
 def one_backward_a_window(folder):
     model = network()
     optimizer = sgd(model)
@@ -859,7 +859,7 @@ def one_backward_a_window(folder):
     return model, optimizer
 
 
-@healthy("graph-kept-alive", "loss-never-reset", style="losses kept as detached tensors and under no_grad")
+@correct("graph-kept-alive", "loss-never-reset", style="losses kept as detached tensors and under no_grad")
 def losses_kept_without_graphs(folder):
     model = Classifier()
     optimizer = adam(model)
@@ -878,7 +878,7 @@ def losses_kept_without_graphs(folder):
     return model, optimizer, history, validation, outputs
 
 
-@healthy("graph-kept-alive", style="the best loss and the last one kept by their names")
+@correct("graph-kept-alive", style="the best loss and the last one kept by their names")
 def best_loss_kept(folder):
     model = network()
     optimizer = sgd(model)
@@ -894,7 +894,7 @@ def best_loss_kept(folder):
     return model, optimizer, last.item()
 
 
-@healthy("graph-kept-alive", style="the losses of one epoch kept for its mean, then let go")
+@correct("graph-kept-alive", style="the losses of one epoch kept for its mean, then released")
 def losses_of_an_epoch_kept(folder):
     model = network()
     optimizer = sgd(model)
@@ -912,10 +912,10 @@ def losses_of_an_epoch_kept(folder):
     return model, optimizer, means
 
 
-# Half precision, clipping, gradients that do not come.
+# Half precision, clipping, gradients that are missing.
 
 
-@healthy(
+@correct(
     "missing-step",
     "missing-zero-grad",
     "loss-not-finite",
@@ -939,7 +939,7 @@ def scaler_skips(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "missing-step",
     "repeated-step",
     "zero-grad-before-step",
@@ -960,7 +960,7 @@ def bad_batches_skipped(folder):
     return model, optimizer
 
 
-@healthy("missing-zero-grad", "missing-backward", style="zeroed by hand in a loop over groups")
+@correct("missing-zero-grad", "missing-backward", style="zeroed by hand in a loop over groups")
 def zeroed_by_groups(folder):
     model = Classifier()
     groups = [{"params": model.base.parameters(), "lr": 0.01}, {"params": model.head.parameters()}]
@@ -978,7 +978,7 @@ def zeroed_by_groups(folder):
     return model, optimizer
 
 
-@healthy("missing-zero-grad", "missing-step", style="a sparse embedding with an optimizer of its own")
+@correct("missing-zero-grad", "missing-step", style="a sparse embedding with an optimizer of its own")
 def sparse_embedding(folder):
     table, head = nn.Embedding(40, 6, sparse=True), nn.Linear(6, CLASSES)
     sparse, dense = torch.optim.SparseAdam(table.parameters(), lr=0.01), adam(head)
@@ -993,7 +993,7 @@ def sparse_embedding(folder):
     return table, head, sparse, dense
 
 
-@healthy("missing-zero-grad", "missing-backward", style="experts: some weights get no gradient at some steps")
+@correct("missing-zero-grad", "missing-backward", style="experts: some weights get no gradient at some steps")
 def experts_by_turns(folder):
     experts = nn.ModuleList([nn.Linear(SIZE, CLASSES) for _ in range(3)])
     optimizer = adam(experts)
@@ -1004,7 +1004,7 @@ def experts_by_turns(folder):
     return experts, optimizer
 
 
-@healthy("missing-zero-grad", "missing-step", style="the optimizer steps inside hooks of the gradients")
+@correct("missing-zero-grad", "missing-step", style="the optimizer steps inside hooks of the gradients")
 def step_in_backward_hooks(folder):
     model = network()
     optimizers = {p: torch.optim.SGD([p], lr=0.05) for p in model.parameters()}
@@ -1024,7 +1024,7 @@ def step_in_backward_hooks(folder):
 # Modes.
 
 
-@healthy("eval-mode-while-training", "missing-zero-grad", style="a model whose train() keeps batch norm frozen")
+@correct("eval-mode-while-training", "missing-zero-grad", style="a model whose train() keeps batch norm frozen")
 def train_overridden(folder):
     class Frozen(nn.Module):
         def __init__(self):
@@ -1049,7 +1049,7 @@ def train_overridden(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "eval-mode-while-training",
     "validation-builds-graph",
     "accumulation-not-scaled",
@@ -1078,7 +1078,7 @@ def attacked_in_eval_mode(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "eval-mode-while-training",
     "missing-zero-grad",
     "accumulation-not-scaled",
@@ -1101,7 +1101,7 @@ def attacked_with_backward(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "eval-mode-while-training",
     "validation-builds-graph",
     style="validation in the middle of an epoch, mode put back",
@@ -1126,7 +1126,9 @@ def validation_in_the_middle(folder):
     return model, optimizer
 
 
-@healthy("eval-mode-while-training", "validation-builds-graph", style="trained in eval mode where no layer cares")
+@correct(
+    "eval-mode-while-training", "validation-builds-graph", style="trained in eval mode, and no layer depends on it"
+)
 def eval_mode_without_effect(folder):
     model = network()
     model.eval()
@@ -1138,7 +1140,7 @@ def eval_mode_without_effect(folder):
     return model, optimizer
 
 
-@healthy("validation-builds-graph", "missing-step", style="saliency: gradients of the input after the training")
+@correct("validation-builds-graph", "missing-step", style="saliency: gradients of the input after the training")
 def saliency(folder):
     model = Classifier()
     optimizer = sgd(model)
@@ -1155,7 +1157,7 @@ def saliency(folder):
     return model, maps
 
 
-@healthy("validation-builds-graph", style="weights frozen for the validation")
+@correct("validation-builds-graph", style="weights frozen for the validation")
 def validation_with_frozen_weights(folder):
     model = network()
     optimizer = sgd(model)
@@ -1174,7 +1176,7 @@ def validation_with_frozen_weights(folder):
 # The loss and the last layer.
 
 
-@healthy("softmax-before-cross-entropy", style="log-softmax and its loss, after the MNIST example")
+@correct("softmax-before-cross-entropy", style="log-softmax and its loss, after the MNIST example")
 def log_softmax_and_nll(folder):
     model = network()
     optimizer = torch.optim.Adadelta(model.parameters(), lr=0.5)
@@ -1185,7 +1187,7 @@ def log_softmax_and_nll(folder):
     return model, optimizer
 
 
-@healthy("softmax-before-cross-entropy", style="attention inside the model")
+@correct("softmax-before-cross-entropy", style="attention inside the model")
 def attention_inside(folder):
     class Attends(nn.Module):
         def __init__(self):
@@ -1205,7 +1207,7 @@ def attention_inside(folder):
     return model, optimizer
 
 
-@healthy("softmax-before-cross-entropy", style="softmax for the targets and for the accuracy only")
+@correct("softmax-before-cross-entropy", style="softmax for the targets and for the accuracy only")
 def soft_targets(folder):
     model, teacher = network(), network()
     optimizer = sgd(model)
@@ -1221,7 +1223,7 @@ def soft_targets(folder):
     return model, optimizer, right
 
 
-@healthy("softmax-before-cross-entropy", style="softmax, logarithm and NLL by hand")
+@correct("softmax-before-cross-entropy", style="softmax, logarithm and NLL by hand")
 def softmax_and_logarithm(folder):
     model = network()
     optimizer = sgd(model)
@@ -1232,7 +1234,7 @@ def softmax_and_logarithm(folder):
     return model, optimizer
 
 
-@healthy("learning-rate-too-high", "loss-not-finite", style="a catapult: a high start that comes back")
+@correct("learning-rate-too-high", "loss-not-finite", style="a catapult: a high start that comes back")
 def catapult(folder):
     x, _ = rows()
     target = x.sum(dim=1, keepdim=True)
@@ -1248,7 +1250,7 @@ def catapult(folder):
     return model, optimizer
 
 
-@healthy("learning-rate-too-high", style="weights that start at zero")
+@correct("learning-rate-too-high", style="weights that start at zero")
 def zero_start(folder):
     model = nn.Linear(SIZE, CLASSES)
     nn.init.zeros_(model.weight)
@@ -1261,7 +1263,7 @@ def zero_start(folder):
     return model, optimizer
 
 
-@healthy("loss-not-finite", "missing-backward", style="losses that are not finite are left out before backward()")
+@correct("loss-not-finite", "missing-backward", style="losses that are not finite are left out before backward()")
 def not_finite_left_out(folder):
     model = network()
     optimizer = sgd(model)
@@ -1278,7 +1280,7 @@ def not_finite_left_out(folder):
 # Schedulers.
 
 
-@healthy("scheduler-before-optimizer", style="several kinds, all after the optimizer")
+@correct("scheduler-before-optimizer", style="several kinds, all after the optimizer")
 def schedulers_after(folder):
     model = network()
     optimizer = sgd(model)
@@ -1296,7 +1298,7 @@ def schedulers_after(folder):
     return model, optimizer
 
 
-@healthy("scheduler-before-optimizer", style="a run that goes on from a saved state")
+@correct("scheduler-before-optimizer", style="a run that goes on from a saved state")
 def scheduler_resumed(folder):
     first = network()
     state = sgd(first)
@@ -1318,7 +1320,7 @@ def scheduler_resumed(folder):
 # The logged numbers.
 
 
-@healthy("wrong-divisor", "loss-not-averaged", style="a loss summed over samples, divided by the size of the data set")
+@correct("wrong-divisor", "loss-not-averaged", style="a loss summed over samples, divided by the size of the data set")
 def summed_loss_by_samples(folder):
     model = Classifier()
     optimizer = adam(model)
@@ -1335,7 +1337,7 @@ def summed_loss_by_samples(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "loss-not-averaged",
     "loss-never-reset",
     "wrong-divisor",
@@ -1371,7 +1373,9 @@ def many_means(folder):
     return model, optimizer
 
 
-@healthy("loss-never-reset", "loss-not-averaged", style="counters that only grow, and other numbers that are no losses")
+@correct(
+    "loss-never-reset", "loss-not-averaged", style="counters that only grow, and other numbers that are not losses"
+)
 def counters(folder):
     model = network()
     optimizer = sgd(model)
@@ -1396,7 +1400,7 @@ def counters(folder):
     return model, optimizer
 
 
-@healthy("loss-not-averaged", "wrong-divisor", style="a loss of several parts, each logged, and a smoothed one")
+@correct("loss-not-averaged", "wrong-divisor", style="a loss of several parts, each logged, and a smoothed one")
 def parts_of_a_loss(folder):
     model = Classifier()
     optimizer = adam(model)
@@ -1416,7 +1420,7 @@ def parts_of_a_loss(folder):
     return model, optimizer
 
 
-@healthy("loss-not-averaged", "wrong-divisor", style="accumulated micro-batches, the step's loss logged")
+@correct("loss-not-averaged", "wrong-divisor", style="accumulated micro-batches, the step's loss logged")
 def accumulated_loss_logged(folder):
     model = network()
     optimizer = sgd(model)
@@ -1435,7 +1439,7 @@ def accumulated_loss_logged(folder):
     return model, optimizer
 
 
-@healthy("loss-never-reset", "wrong-divisor", style="the mean since the start, divided by all steps")
+@correct("loss-never-reset", "wrong-divisor", style="the mean since the start, divided by all steps")
 def mean_since_the_start(folder):
     model = network()
     optimizer = sgd(model)
@@ -1452,7 +1456,7 @@ def mean_since_the_start(folder):
     return model, optimizer
 
 
-@healthy("loss-not-averaged", "loss-never-reset", style="the ELBO of a whole epoch by samples, after the VAE example")
+@correct("loss-not-averaged", "loss-never-reset", style="the ELBO of a whole epoch by samples, after the VAE example")
 def vae(folder):
     encoder, decoder = nn.Linear(SIZE, 4), nn.Linear(2, SIZE)
     optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=1e-3)
@@ -1474,7 +1478,7 @@ def vae(folder):
     return encoder, decoder, optimizer
 
 
-@healthy(
+@correct(
     "wrong-divisor",
     "loss-not-averaged",
     "validation-builds-graph",
@@ -1506,10 +1510,10 @@ def test_loss_by_samples(folder):
 # Writers.
 
 
-@healthy(
+@correct(
     "writer-closed-early",
     "writer-left-open",
-    style="a writer of its own for each epoch, used as a context manager",
+    style="one writer for each epoch, used as a context manager",
 )
 def writer_each_epoch(folder):
     model = network()
@@ -1525,7 +1529,7 @@ def writer_each_epoch(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "writer-closed-early",
     "writer-left-open",
     "scalar-as-image",
@@ -1552,7 +1556,7 @@ def writer_flushed(folder):
     return model, optimizer
 
 
-@healthy("scalar-as-image", "writer-left-open", style="pictures as arrays of one pixel, with other orders of axes")
+@correct("scalar-as-image", "writer-left-open", style="pictures as arrays of one pixel, with other orders of axes")
 def pictures(folder):
     model = network()
     optimizer = sgd(model)
@@ -1569,7 +1573,7 @@ def pictures(folder):
 # Waiting for the accelerator.
 
 
-@healthy("waits-every-step", style="a sum kept on the device, read once an epoch", waits=True)
+@correct("waits-every-step", style="a sum kept on the device, read once an epoch", waits=True)
 def read_once_an_epoch(folder):
     model = network()
     optimizer = adam(model)
@@ -1586,7 +1590,7 @@ def read_once_an_epoch(folder):
     return model, optimizer
 
 
-@healthy("waits-every-step", style="GradScaler reads for itself; the learner's own lines do not", waits=True)
+@correct("waits-every-step", style="GradScaler reads for itself; the user's own lines do not", waits=True)
 def scaler_reads_for_itself(folder):
     model = network()
     optimizer, scaler = adam(model), torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -1601,10 +1605,10 @@ def scaler_reads_for_itself(folder):
     return model, optimizer
 
 
-# Habits that harm nothing, where harm is asked for.
+# Loops without harmless habits, when those are to be reported.
 
 
-@healthy("harmless-here", style="nothing unusual", harmless=True)
+@correct("harmless-here", style="nothing unusual", harmless=True)
 def nothing_unusual(folder):
     model = network(nn.Dropout(0.1))
     optimizer = sgd(model)
@@ -1621,7 +1625,7 @@ def nothing_unusual(folder):
     return model, optimizer
 
 
-@healthy("harmless-here", style="a writer closed once, a validation in eval mode", harmless=True)
+@correct("harmless-here", style="a writer closed once, a validation in eval mode", harmless=True)
 def closed_once(folder):
     model = network()
     optimizer = sgd(model)
@@ -1641,7 +1645,7 @@ def closed_once(folder):
 # Other ways to run a step.
 
 
-@healthy("missing-zero-grad", "missing-step", style="DistributedDataParallel in a group of one")
+@correct("missing-zero-grad", "missing-step", style="DistributedDataParallel in a group of one")
 def distributed_alone(folder):
     store = torch.distributed.FileStore(str(folder / "store"), 1)
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
@@ -1663,7 +1667,7 @@ def distributed_alone(folder):
     return model, optimizer
 
 
-@healthy("missing-backward", "graph-kept-alive", style="activation checkpointing")
+@correct("missing-backward", "graph-kept-alive", style="activation checkpointing")
 def checkpointed(folder):
     model = Classifier(0.2)
     optimizer = adam(model)
@@ -1675,7 +1679,7 @@ def checkpointed(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "missing-backward",
     "optimizer-of-another-model",
     "parameters-not-optimized",
@@ -1697,7 +1701,7 @@ def functional_gradients(folder):
     return model, optimizer
 
 
-@healthy("missing-zero-grad", "missing-step", "loss-never-reset", style="the course's own loop")
+@correct("missing-zero-grad", "missing-step", "loss-never-reset", style="the course's own loop")
 def course_trainer(folder):
     from course_utils.training import Trainer
 
@@ -1721,7 +1725,7 @@ def course_trainer(folder):
 # Further styles.
 
 
-@healthy(
+@correct(
     "parameters-not-optimized",
     "missing-zero-grad",
     style="an equation solved by a network: the input has a gradient",
@@ -1740,7 +1744,7 @@ def physics_informed(folder):
     return model, optimizer
 
 
-@healthy("parameters-not-optimized", style="a frozen layer kept in a list, out of the state")
+@correct("parameters-not-optimized", style="a frozen layer kept in a list, out of the state")
 def frozen_layer_in_a_list(folder):
     class Hides(nn.Module):
         def __init__(self):
@@ -1760,7 +1764,7 @@ def frozen_layer_in_a_list(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "missing-zero-grad",
     "accumulation-not-scaled",
     style="noise added to the weights for each micro-batch, and taken off",
@@ -1783,7 +1787,7 @@ def noise_while_accumulating(folder):
     return model, optimizer
 
 
-@healthy("missing-zero-grad", "repeated-step", style="two optimizers over the same weights")
+@correct("missing-zero-grad", "repeated-step", style="two optimizers over the same weights")
 def two_optimizers_for_the_same_weights(folder):
     model = network()
     first, second = sgd(model), adam(model)
@@ -1795,7 +1799,7 @@ def two_optimizers_for_the_same_weights(folder):
     return model, first, second
 
 
-@healthy("graph-kept-alive", "missing-step", style="PPO: several epochs over what was collected")
+@correct("graph-kept-alive", "missing-step", style="PPO: several epochs over what was collected")
 def ppo(folder):
     policy = network()
     optimizer = adam(policy)
@@ -1818,7 +1822,7 @@ def ppo(folder):
     return policy, optimizer
 
 
-@healthy("missing-backward", "graph-kept-alive", "parameters-not-optimized", style="MAML: inner steps by autograd.grad")
+@correct("missing-backward", "graph-kept-alive", "parameters-not-optimized", style="MAML: inner steps by autograd.grad")
 def maml(folder):
     model = network()
     optimizer = adam(model)
@@ -1837,7 +1841,7 @@ def maml(folder):
     return model, optimizer
 
 
-@healthy(
+@correct(
     "optimizer-of-another-model",
     "parameters-not-optimized",
     style="an ensemble in one go: vmap over stacked weights",
@@ -1859,7 +1863,7 @@ def ensemble_by_vmap(folder):
     return weights, optimizer
 
 
-@healthy(
+@correct(
     "parameters-not-optimized",
     "optimizer-of-another-model",
     "eval-mode-while-training",
@@ -1876,7 +1880,7 @@ def input_optimized(folder):
     return model, [picture], optimizer
 
 
-@healthy("missing-zero-grad", "missing-step", "repeated-step", style="an optimizer of one's own, wrapped in Lookahead")
+@correct("missing-zero-grad", "missing-step", "repeated-step", style="an optimizer of one's own, wrapped in Lookahead")
 def own_optimizers(folder):
     class Plain(torch.optim.Optimizer):
         def __init__(self, parameters, lr):
@@ -1914,7 +1918,7 @@ def own_optimizers(folder):
     return model, optimizer.inner
 
 
-@healthy(
+@correct(
     "learning-rate-too-high",
     "loss-not-finite",
     "missing-zero-grad",
@@ -1929,7 +1933,7 @@ def learning_rate_search(folder):
     return model, optimizer
 
 
-@healthy("missing-zero-grad", "repeated-step", style="momentum by hand")
+@correct("missing-zero-grad", "repeated-step", style="momentum by hand")
 def momentum_by_hand(folder):
     model = network()
     velocity = [torch.zeros_like(p) for p in model.parameters()]
@@ -1943,7 +1947,7 @@ def momentum_by_hand(folder):
     return model, velocity
 
 
-@healthy("graph-kept-alive", "missing-zero-grad", style="a recurrent cell called 40 times before one backward()")
+@correct("graph-kept-alive", "missing-zero-grad", style="a recurrent cell called 40 times before one backward()")
 def long_sequence(folder):
     cell, head = nn.GRUCell(SIZE, 6), nn.Linear(6, CLASSES)
     optimizer = torch.optim.Adam([*cell.parameters(), *head.parameters()])

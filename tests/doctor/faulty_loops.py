@@ -1,4 +1,4 @@
-"""Loops with one mistake each (now and then two), written as people write them."""
+"""Loops with one mistake each (sometimes two), written as people write them."""
 
 import copy
 import warnings
@@ -14,11 +14,11 @@ from case_parts import (
     Classifier,
     adam,
     batches,
+    faulty,
     loader,
     network,
     rows,
     sgd,
-    sick,
     stream,
 )
 from torch import nn
@@ -27,7 +27,9 @@ from torch.utils.tensorboard import SummaryWriter
 # missing-zero-grad
 
 
-@sick("missing-zero-grad", style="plain loop over a DataLoader", evidence=("`0.weight`", "step 1's", "17 of 18 steps"))
+@faulty(
+    "missing-zero-grad", style="plain loop over a DataLoader", evidence=("`0.weight`", "step 1's", "17 of 18 steps")
+)
 def never_cleared(folder):
     model = network()
     optimizer = sgd(model, 0.01)
@@ -39,7 +41,7 @@ def never_cleared(folder):
     return model, optimizer
 
 
-@sick("missing-zero-grad", style="function called once an epoch", evidence="15 of 18 steps")
+@faulty("missing-zero-grad", style="function called once an epoch", evidence="15 of 18 steps")
 def cleared_once_an_epoch(folder):
     model = network()
     optimizer = adam(model)
@@ -55,7 +57,7 @@ def cleared_once_an_epoch(folder):
     return model, optimizer
 
 
-@sick("missing-zero-grad", style="class with train_step, parentheses forgotten", evidence="23 of 24 steps")
+@faulty("missing-zero-grad", style="class with train_step, parentheses forgotten", evidence="23 of 24 steps")
 def zero_grad_without_parentheses(folder):
     class Trainer:
         def __init__(self):
@@ -76,7 +78,7 @@ def zero_grad_without_parentheses(folder):
     return trainer.model, trainer.optimizer
 
 
-@sick("missing-zero-grad", style="manual SGD under no_grad", evidence=("`0.weight`", "17 of 18 steps"))
+@faulty("missing-zero-grad", style="manual SGD under no_grad", evidence=("`0.weight`", "17 of 18 steps"))
 def manual_never_cleared(folder):
     model = network()
     for _ in range(3):
@@ -89,7 +91,7 @@ def manual_never_cleared(folder):
     return model
 
 
-@sick("missing-zero-grad", style="manual SGD on two tensors, .data")
+@faulty("missing-zero-grad", style="manual SGD on two tensors, .data")
 def manual_tensors_never_cleared(folder):
     x, _ = rows()
     target = x[:, :1] * 2 + 1
@@ -102,7 +104,7 @@ def manual_tensors_never_cleared(folder):
     return w, b
 
 
-@sick("missing-zero-grad", style="two optimizers, one of them never cleared", evidence="`weight`")
+@faulty("missing-zero-grad", style="two optimizers, one of them never cleared", evidence="`weight`")
 def wrong_optimizer_cleared(folder):
     encoder, head = nn.Linear(SIZE, 16), nn.Linear(16, CLASSES)
     first, second = torch.optim.SGD(encoder.parameters(), lr=0.01), torch.optim.Adam(head.parameters(), lr=1e-3)
@@ -115,7 +117,7 @@ def wrong_optimizer_cleared(folder):
     return encoder, head, first, second
 
 
-@sick("missing-zero-grad", style="LBFGS closure that does not clear")
+@faulty("missing-zero-grad", style="LBFGS closure that does not clear")
 def closure_never_clears(folder):
     model = nn.Linear(SIZE, CLASSES)
     optimizer = torch.optim.LBFGS(model.parameters(), lr=0.01, max_iter=4)
@@ -131,7 +133,7 @@ def closure_never_clears(folder):
     return model, optimizer
 
 
-@sick("missing-zero-grad", style="GradScaler, a while loop and an iterator")
+@faulty("missing-zero-grad", style="GradScaler, a while loop and an iterator")
 def scaler_never_cleared(folder):
     model = network()
     optimizer, scaler = sgd(model, 0.01), torch.amp.GradScaler("cpu", init_scale=128.0)
@@ -146,7 +148,7 @@ def scaler_never_cleared(folder):
     return model, optimizer
 
 
-@sick("missing-zero-grad", style="two losses through torch.autograd.backward")
+@faulty("missing-zero-grad", style="two losses through torch.autograd.backward")
 def autograd_backward_never_cleared(folder):
     model = Classifier()
     optimizer = adam(model)
@@ -157,7 +159,7 @@ def autograd_backward_never_cleared(folder):
     return model, optimizer
 
 
-@sick("missing-zero-grad", style="GAN whose discriminator is never cleared")
+@faulty("missing-zero-grad", style="GAN whose discriminator is never cleared")
 def discriminator_never_cleared(folder):
     generator, critic = nn.Linear(4, SIZE), nn.Sequential(nn.Linear(SIZE, 16), nn.ReLU(), nn.Linear(16, 1))
     for_g, for_d = torch.optim.Adam(generator.parameters(), lr=1e-4), torch.optim.Adam(critic.parameters(), lr=1e-4)
@@ -177,7 +179,7 @@ def discriminator_never_cleared(folder):
 # zero-grad-before-step
 
 
-@sick("zero-grad-before-step", style="plain loop", evidence="18 times")
+@faulty("zero-grad-before-step", style="plain loop", evidence="18 times")
 def cleared_before_step(folder):
     model = network()
     optimizer = adam(model)
@@ -189,7 +191,7 @@ def cleared_before_step(folder):
     return model, optimizer
 
 
-@sick("zero-grad-before-step", style="class, model.zero_grad(set_to_none=False)")
+@faulty("zero-grad-before-step", style="class, model.zero_grad(set_to_none=False)")
 def model_cleared_before_step(folder):
     class Learner:
         def __init__(self):
@@ -207,7 +209,7 @@ def model_cleared_before_step(folder):
     return learner.model, learner.optimizer
 
 
-@sick("zero-grad-before-step", style="gradients set to None by hand in a callback")
+@faulty("zero-grad-before-step", style="gradients set to None by hand in a callback")
 def callback_clears_too_early(folder):
     model = Classifier()
     optimizer = sgd(model)
@@ -233,7 +235,7 @@ def callback_clears_too_early(folder):
 # missing-step
 
 
-@sick("missing-step", style="plain loop", evidence=("Adam", "18 times"))
+@faulty("missing-step", style="plain loop", evidence=("Adam", "18 times"))
 def never_stepped(folder):
     model = network()
     optimizer = adam(model)
@@ -243,7 +245,7 @@ def never_stepped(folder):
     return model, optimizer
 
 
-@sick("missing-step", style="parentheses forgotten, class")
+@faulty("missing-step", style="parentheses forgotten, class")
 def step_without_parentheses(folder):
     class Trainer:
         def __init__(self, model):
@@ -262,7 +264,7 @@ def step_without_parentheses(folder):
     return trainer.model, trainer.optimizer
 
 
-@sick("missing-step", style="only the scheduler steps")
+@faulty("missing-step", style="only the scheduler steps")
 def scheduler_instead_of_optimizer(folder):
     model = network()
     optimizer = sgd(model)
@@ -276,7 +278,7 @@ def scheduler_instead_of_optimizer(folder):
     return model, optimizer
 
 
-@sick("missing-step", style="no optimizer at all")
+@faulty("missing-step", style="no optimizer at all")
 def gradients_for_nothing(folder):
     model = network()
     for x, y in batches() * 2:
@@ -285,7 +287,7 @@ def gradients_for_nothing(folder):
     return model
 
 
-@sick("missing-step", style="GAN whose generator never steps")
+@faulty("missing-step", style="GAN whose generator never steps")
 def generator_never_steps(folder):
     generator, critic = nn.Linear(4, SIZE), nn.Linear(SIZE, 1)
     for_g, for_d = torch.optim.Adam(generator.parameters()), torch.optim.SGD(critic.parameters(), lr=0.01)
@@ -302,7 +304,7 @@ def generator_never_steps(folder):
 # missing-backward
 
 
-@sick("missing-backward", style="plain loop", evidence="18 times")
+@faulty("missing-backward", style="plain loop", evidence="18 times")
 def never_backward(folder):
     model = network()
     optimizer = adam(model)
@@ -313,7 +315,7 @@ def never_backward(folder):
     return model, optimizer
 
 
-@sick("missing-backward", style="parentheses forgotten, function called once an epoch")
+@faulty("missing-backward", style="parentheses forgotten, function called once an epoch")
 def backward_without_parentheses(folder):
     model = Classifier()
     optimizer = sgd(model)
@@ -330,7 +332,7 @@ def backward_without_parentheses(folder):
     return model, optimizer
 
 
-@sick("missing-backward", style="a loss made anew to silence an error", evidence="12 times")
+@faulty("missing-backward", style="a loss created again to silence an error", evidence="12 times")
 def loss_cut_from_its_graph(folder):
     model = network()
     optimizer = adam(model)
@@ -343,7 +345,7 @@ def loss_cut_from_its_graph(folder):
     return model, optimizer
 
 
-@sick("missing-backward", style="closure that only computes the loss")
+@faulty("missing-backward", style="closure that only computes the loss")
 def closure_without_backward(folder):
     model = network()
     optimizer = sgd(model)
@@ -360,7 +362,7 @@ def closure_without_backward(folder):
 # repeated-step
 
 
-@sick("repeated-step", style="plain loop", evidence="18 times")
+@faulty("repeated-step", style="plain loop", evidence="18 times")
 def stepped_twice(folder):
     model = network()
     optimizer = adam(model)
@@ -372,7 +374,7 @@ def stepped_twice(folder):
     return model, optimizer
 
 
-@sick("repeated-step", style="a helper steps, and its caller again")
+@faulty("repeated-step", style="a helper steps, and its caller again")
 def helper_steps_too(folder):
     model = Classifier()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
@@ -389,7 +391,7 @@ def helper_steps_too(folder):
     return model, optimizer
 
 
-@sick("repeated-step", style="a callback steps, class")
+@faulty("repeated-step", style="a callback steps, class")
 def callback_steps_too(folder):
     class Trainer:
         def __init__(self):
@@ -411,7 +413,7 @@ def callback_steps_too(folder):
     return trainer.model, trainer.optimizer
 
 
-@sick("repeated-step", style="a loop over models that share one optimizer")
+@faulty("repeated-step", style="a loop over models that share one optimizer")
 def one_optimizer_for_two_models(folder):
     one, two = network(), network()
     optimizer = torch.optim.SGD([*one.parameters(), *two.parameters()], lr=0.01)
@@ -426,9 +428,9 @@ def one_optimizer_for_two_models(folder):
 # optimizer-of-another-model
 
 
-@sick(
+@faulty(
     "optimizer-of-another-model",
-    style="the model is made anew after the optimizer",
+    style="the model is created again after the optimizer",
     evidence=("18 of 18", "`0.weight`"),
 )
 def model_made_anew(folder):
@@ -442,7 +444,7 @@ def model_made_anew(folder):
     return model, optimizer
 
 
-@sick("optimizer-of-another-model", style="a deep copy is trained, class")
+@faulty("optimizer-of-another-model", style="a deep copy is trained, class")
 def copy_is_trained(folder):
     class Trainer:
         def __init__(self, model):
@@ -461,7 +463,7 @@ def copy_is_trained(folder):
     return trainer.model, trainer.optimizer
 
 
-@sick("optimizer-of-another-model", style="cross-validation that makes the optimizer once")
+@faulty("optimizer-of-another-model", style="cross-validation that creates the optimizer once")
 def folds_share_the_optimizer(folder):
     optimizer = adam(network())
     models = []
@@ -479,7 +481,7 @@ def folds_share_the_optimizer(folder):
 # parameters-not-optimized
 
 
-@sick(
+@faulty(
     "parameters-not-optimized",
     style="only the head is given",
     evidence=("`base.0.weight`", "144 of its 195 numbers"),
@@ -494,7 +496,7 @@ def head_only(folder):
     return model, optimizer
 
 
-@sick("parameters-not-optimized", style="a new head after the optimizer, function", evidence="`head.weight`")
+@faulty("parameters-not-optimized", style="a new head after the optimizer, function", evidence="`head.weight`")
 def head_replaced_after_the_optimizer(folder):
     model = Classifier()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)  # <- parameters-not-optimized
@@ -511,7 +513,7 @@ def head_replaced_after_the_optimizer(folder):
     return model, optimizer
 
 
-@sick("parameters-not-optimized", style="layers in a Python list", evidence="(8×8)`")
+@faulty("parameters-not-optimized", style="layers in a Python list", evidence="(8×8)`")
 def layers_in_a_list(folder):
     class Deep(nn.Module):
         def __init__(self):
@@ -533,7 +535,7 @@ def layers_in_a_list(folder):
     return model, model.hidden, optimizer
 
 
-@sick("parameters-not-optimized", style="manual groups that forget the biases")
+@faulty("parameters-not-optimized", style="manual groups that forget the biases")
 def biases_forgotten(folder):
     model = network()
     weights = [p for name, p in model.named_parameters() if name.endswith("weight")]
@@ -551,7 +553,7 @@ def biases_forgotten(folder):
 # graph-kept-alive
 
 
-@sick("graph-kept-alive", style="running sum of losses", evidence="18 past losses")
+@faulty("graph-kept-alive", style="running sum of losses", evidence="18 past losses")
 def running_sum_of_tensors(folder):
     model = network()
     optimizer = adam(model)
@@ -565,7 +567,7 @@ def running_sum_of_tensors(folder):
     return model, optimizer
 
 
-@sick("graph-kept-alive", style="losses in a list, class")
+@faulty("graph-kept-alive", style="losses in a list, class")
 def list_of_losses(folder):
     class Trainer:
         def __init__(self):
@@ -586,7 +588,7 @@ def list_of_losses(folder):
     return trainer.model, trainer.optimizer
 
 
-@sick("graph-kept-alive", style="a moving mean of tensors")
+@faulty("graph-kept-alive", style="a moving mean of tensors")
 def moving_mean_of_tensors(folder):
     model = network()
     optimizer = sgd(model)
@@ -600,7 +602,7 @@ def moving_mean_of_tensors(folder):
     return model, optimizer
 
 
-@sick("graph-kept-alive", style="recurrent state that is never detached, retain_graph")
+@faulty("graph-kept-alive", style="recurrent state that is never detached, retain_graph")
 def state_never_detached(folder):
     cell, head = nn.RNNCell(SIZE, 6), nn.Linear(6, 1)
     last = torch.optim.SGD(head.parameters(), lr=1e-3)
@@ -615,7 +617,7 @@ def state_never_detached(folder):
     return cell, head, last
 
 
-@sick("graph-kept-alive", "validation-builds-graph", style="outputs of the validation kept")
+@faulty("graph-kept-alive", "validation-builds-graph", style="outputs of the validation kept")
 def outputs_of_validation_kept(folder):
     model = network()
     optimizer = adam(model)
@@ -635,7 +637,7 @@ def outputs_of_validation_kept(folder):
 # The logged numbers.
 
 
-@sick("loss-never-reset", style="writer, sum over the whole run", evidence=("`loss`", "since training began"))
+@faulty("loss-never-reset", style="writer, sum over the whole run", evidence=("`loss`", "since training began"))
 def never_reset(folder):
     model = network()
     optimizer = sgd(model)
@@ -652,7 +654,7 @@ def never_reset(folder):
     return model, optimizer
 
 
-@sick("loss-never-reset", style="class, divided by the batches of one epoch", evidence="batches in one epoch (6)")
+@faulty("loss-never-reset", style="class, divided by the batches of one epoch", evidence="batches in one epoch (6)")
 def never_reset_but_divided(folder):
     class Trainer:
         def __init__(self):
@@ -675,7 +677,7 @@ def never_reset_but_divided(folder):
     return trainer.model, trainer.optimizer
 
 
-@sick("loss-never-reset", style="a window that is never emptied, while loop")
+@faulty("loss-never-reset", style="a window that is never emptied, while loop")
 def window_never_emptied(folder):
     model = network()
     optimizer = sgd(model)
@@ -695,7 +697,7 @@ def window_never_emptied(folder):
     return model, optimizer
 
 
-@sick("loss-not-averaged", style="sum of an epoch", evidence="the sum of the batch losses of this epoch")
+@faulty("loss-not-averaged", style="sum of an epoch", evidence="the sum of the batch losses of this epoch")
 def sum_of_an_epoch(folder):
     model = network()
     optimizer = sgd(model)
@@ -712,7 +714,7 @@ def sum_of_an_epoch(folder):
     return model, optimizer
 
 
-@sick("loss-not-averaged", style="sum of a window, list of batches", evidence="of the last 4 batches")
+@faulty("loss-not-averaged", style="sum of a window, list of batches", evidence="of the last 4 batches")
 def sum_of_a_window(folder):
     model = Classifier()
     optimizer = adam(model)
@@ -731,7 +733,7 @@ def sum_of_a_window(folder):
     return model, optimizer
 
 
-@sick("loss-not-averaged", style="function that returns a sum of tensors, float32")
+@faulty("loss-not-averaged", style="function that returns a sum of tensors, float32")
 def sum_returned_by_a_function(folder):
     model = network()
     optimizer = sgd(model)
@@ -752,7 +754,7 @@ def sum_returned_by_a_function(folder):
     return model, optimizer
 
 
-@sick("wrong-divisor", style="batch means divided by the samples", evidence="times too small")
+@faulty("wrong-divisor", style="batch means divided by the samples", evidence="times too small")
 def means_divided_by_samples(folder):
     model = network()
     optimizer = sgd(model)
@@ -769,7 +771,7 @@ def means_divided_by_samples(folder):
     return model, optimizer
 
 
-@sick("wrong-divisor", style="a window of 4 divided by 5, class", evidence=("divided by 5", "1.25 times too small"))
+@faulty("wrong-divisor", style="a window of 4 divided by 5, class", evidence=("divided by 5", "1.25 times too small"))
 def window_divided_by_another_number(folder):
     class Meter:
         def __init__(self, every):
@@ -794,7 +796,7 @@ def window_divided_by_another_number(folder):
     return model, optimizer
 
 
-@sick("wrong-divisor", style="sums of samples divided by the batches", evidence="times too large")
+@faulty("wrong-divisor", style="sums of samples divided by the batches", evidence="times too large")
 def weighted_divided_by_batches(folder):
     model = network()
     optimizer = sgd(model)
@@ -813,7 +815,7 @@ def weighted_divided_by_batches(folder):
     return model, optimizer
 
 
-@sick("wrong-divisor", style="the validation's batch means divided by its samples", evidence="validation loss")
+@faulty("wrong-divisor", style="the validation's batch means divided by its samples", evidence="validation loss")
 def validation_divided_by_samples(folder):
     model = network()
     optimizer = sgd(model)
@@ -837,7 +839,9 @@ def validation_divided_by_samples(folder):
 # The writer.
 
 
-@sick("writer-closed-early", style="closed in the loop over epochs", evidence=("twice", "3 times in all"))
+@faulty(
+    "writer-closed-early", style="closed in the loop over epochs", evidence=("2 times after close()", "3 times in all")
+)
 def closed_each_epoch(folder):
     model = network()
     optimizer = sgd(model)
@@ -853,7 +857,7 @@ def closed_each_epoch(folder):
     return model, optimizer
 
 
-@sick("writer-closed-early", style="used as a context manager again and again")
+@faulty("writer-closed-early", style="used as a context manager again and again")
 def context_manager_each_epoch(folder):
     model = Classifier()
     optimizer = adam(model)
@@ -869,7 +873,7 @@ def context_manager_each_epoch(folder):
     return model, optimizer
 
 
-@sick("writer-closed-early", style="a function that closes what it was given")
+@faulty("writer-closed-early", style="a function that closes what it was given")
 def function_closes_the_writer(folder):
     model = network()
     optimizer = sgd(model)
@@ -889,7 +893,7 @@ def function_closes_the_writer(folder):
     return model, optimizer
 
 
-@sick("writer-left-open", style="never closed", evidence="18 records")
+@faulty("writer-left-open", style="never closed", evidence="18 records")
 def never_closed(folder):
     model = network()
     optimizer = sgd(model)
@@ -903,7 +907,7 @@ def never_closed(folder):
     return model, optimizer
 
 
-@sick("writer-left-open", style="parentheses forgotten, class")
+@faulty("writer-left-open", style="parentheses forgotten, class")
 def close_without_parentheses(folder):
     class Logger:
         def __init__(self):
@@ -924,7 +928,7 @@ def close_without_parentheses(folder):
     return model, optimizer
 
 
-@sick("writer-left-open", style="a return before the close")
+@faulty("writer-left-open", style="a return before the close")
 def return_before_close(folder):
     model = network()
     optimizer = adam(model)
@@ -945,7 +949,7 @@ def return_before_close(folder):
     return model, optimizer
 
 
-@sick("scalar-as-image", style="a number, plain loop", raises=Exception, evidence="`loss`")
+@faulty("scalar-as-image", style="a number, plain loop", raises=Exception, evidence="`loss`")
 def number_as_image(folder):
     model = network()
     optimizer = sgd(model)
@@ -958,7 +962,7 @@ def number_as_image(folder):
             writer.add_image("loss", loss.item(), step)  # <- scalar-as-image
 
 
-@sick("scalar-as-image", style="a tensor without dimensions, keywords", raises=Exception)
+@faulty("scalar-as-image", style="a tensor without dimensions, keywords", raises=Exception)
 def tensor_as_image(folder):
     model = network()
     optimizer = sgd(model)
@@ -971,7 +975,7 @@ def tensor_as_image(folder):
         writer.add_image(tag="train/loss", img_tensor=loss.detach(), global_step=1)  # <- scalar-as-image
 
 
-@sick("scalar-as-image", style="NumPy's numbers, the error caught", evidence="3 times")
+@faulty("scalar-as-image", style="NumPy's numbers, the error caught", evidence="3 times")
 def numpy_as_image(folder):
     model = network()
     optimizer = sgd(model)
@@ -993,7 +997,7 @@ def numpy_as_image(folder):
 # The loss.
 
 
-@sick("loss-not-finite", style="NaN in the data", evidence="backward call 8 of 18")
+@faulty("loss-not-finite", style="NaN in the data", evidence="backward call 8 of 18")
 def nan_in_the_data(folder):
     model = network()
     optimizer = sgd(model)
@@ -1006,7 +1010,7 @@ def nan_in_the_data(folder):
     return model, optimizer
 
 
-@sick("loss-not-finite", style="logarithm of zero, class")
+@faulty("loss-not-finite", style="logarithm of zero, class")
 def logarithm_of_zero(folder):
     class Learner:
         def __init__(self):
@@ -1025,7 +1029,7 @@ def logarithm_of_zero(folder):
     return [learner.scale], learner.optimizer
 
 
-@sick("loss-not-finite", style="a weight of infinity, from the first batch on", evidence="6 times")
+@faulty("loss-not-finite", style="a weight of infinity, from the first batch on", evidence="6 times")
 def infinite_from_the_start(folder):
     model = network()
     optimizer = adam(model)
@@ -1038,7 +1042,7 @@ def infinite_from_the_start(folder):
     return model, optimizer
 
 
-@sick("learning-rate-too-high", style="SGD, plain loop", evidence="lr = 200")
+@faulty("learning-rate-too-high", style="SGD, plain loop", evidence="lr = 200")
 def sgd_too_fast(folder):
     model = network()
     optimizer = sgd(model, 200.0)
@@ -1049,7 +1053,7 @@ def sgd_too_fast(folder):
     return model, optimizer
 
 
-@sick("learning-rate-too-high", style="Adam, class")
+@faulty("learning-rate-too-high", style="Adam, class")
 def adam_too_fast(folder):
     class Trainer:
         def __init__(self):
@@ -1069,7 +1073,9 @@ def adam_too_fast(folder):
     return trainer.model, trainer.optimizer
 
 
-@sick("learning-rate-too-high", style="regression that runs away to infinity", evidence="It follows (loss-not-finite)")
+@faulty(
+    "learning-rate-too-high", style="regression that runs away to infinity", evidence="Consequence (loss-not-finite)"
+)
 def regression_runs_away(folder):
     x, _ = rows()
     target = x.sum(dim=1, keepdim=True)
@@ -1086,7 +1092,7 @@ def regression_runs_away(folder):
 # softmax-before-cross-entropy
 
 
-@sick("softmax-before-cross-entropy", style="nn.Softmax as last layer", evidence="graphs looked at")
+@faulty("softmax-before-cross-entropy", style="nn.Softmax as last layer", evidence="graphs that were examined")
 def softmax_layer(folder):
     model = network()
     model.append(nn.Softmax(dim=1))
@@ -1098,7 +1104,7 @@ def softmax_layer(folder):
     return model, optimizer
 
 
-@sick("softmax-before-cross-entropy", style="softmax in forward, class")
+@faulty("softmax-before-cross-entropy", style="softmax in forward, class")
 def softmax_in_forward(folder):
     class Probabilities(Classifier):
         def forward(self, x):
@@ -1121,7 +1127,7 @@ def softmax_in_forward(folder):
     return trainer.model, trainer.optimizer
 
 
-@sick("softmax-before-cross-entropy", style="softmax in the loop, per position, with a penalty")
+@faulty("softmax-before-cross-entropy", style="softmax in the loop, per position, with a penalty")
 def softmax_of_a_sequence(folder):
     model = nn.Linear(4, CLASSES)
     optimizer = sgd(model)
@@ -1138,7 +1144,7 @@ def softmax_of_a_sequence(folder):
 # eval-mode-while-training
 
 
-@sick("eval-mode-while-training", style="train() forgotten after the validation", evidence="12 of 18 steps")
+@faulty("eval-mode-while-training", style="train() forgotten after the validation", evidence="12 of 18 steps")
 def train_forgotten(folder):
     model = network(nn.Dropout(0.2))
     optimizer = adam(model)
@@ -1155,7 +1161,9 @@ def train_forgotten(folder):
     return model, optimizer
 
 
-@sick("eval-mode-while-training", style="loaded, set to eval and trained further", evidence=("BatchNorm1d", "12 of 12"))
+@faulty(
+    "eval-mode-while-training", style="loaded, set to eval and trained further", evidence=("BatchNorm1d", "12 of 12")
+)
 def always_in_eval(folder):
     model = network(nn.BatchNorm1d(16))
     model.load_state_dict(copy.deepcopy(model.state_dict()))
@@ -1174,7 +1182,7 @@ def always_in_eval(folder):
     return model, optimizer
 
 
-@sick("eval-mode-while-training", style="validation in the middle of an epoch, class")
+@faulty("eval-mode-while-training", style="validation in the middle of an epoch, class")
 def eval_in_the_middle(folder):
     class Trainer:
         def __init__(self):
@@ -1202,7 +1210,7 @@ def eval_in_the_middle(folder):
     return trainer.model, trainer.optimizer
 
 
-@sick("eval-mode-while-training", style="dropout written as a function")
+@faulty("eval-mode-while-training", style="dropout written as a function")
 def functional_dropout_in_eval(folder):
     class Net(nn.Module):
         def __init__(self):
@@ -1225,7 +1233,7 @@ def functional_dropout_in_eval(folder):
     return model, optimizer
 
 
-@sick("eval-mode-while-training", style="recurrent network with dropout between its layers")
+@faulty("eval-mode-while-training", style="recurrent network with dropout between its layers")
 def recurrent_dropout_in_eval(folder):
     lstm, head = nn.LSTM(SIZE, 6, num_layers=2, dropout=0.3), nn.Linear(6, CLASSES)
     model = nn.ModuleDict({"lstm": lstm, "head": head})
@@ -1243,7 +1251,7 @@ def recurrent_dropout_in_eval(folder):
 # validation-builds-graph
 
 
-@sick("validation-builds-graph", style="no no_grad, plain loop", evidence="9 times")
+@faulty("validation-builds-graph", style="no no_grad, plain loop", evidence="9 times")
 def validation_without_no_grad(folder):
     model = network()
     optimizer = adam(model)
@@ -1260,7 +1268,7 @@ def validation_without_no_grad(folder):
     return model, optimizer
 
 
-@sick("validation-builds-graph", style="function that only counts right answers")
+@faulty("validation-builds-graph", style="function that only counts right answers")
 def accuracy_with_graphs(folder):
     model = Classifier(0.3)
     optimizer = sgd(model)
@@ -1281,7 +1289,7 @@ def accuracy_with_graphs(folder):
     return model, optimizer
 
 
-@sick("validation-builds-graph", style="no_grad without parentheses does nothing, class")
+@faulty("validation-builds-graph", style="no_grad without parentheses does nothing, class")
 def no_grad_never_entered(folder):
     class Trainer:
         def __init__(self):
@@ -1311,7 +1319,7 @@ def no_grad_never_entered(folder):
 # Accumulation.
 
 
-@sick("accumulation-not-scaled", style="plain loop, every 3 batches", evidence=("3 backward calls", "6 of 6 steps"))
+@faulty("accumulation-not-scaled", style="plain loop, every 3 batches", evidence=("3 backward calls", "6 of 6 steps"))
 def not_scaled(folder):
     model = network()
     optimizer = sgd(model, 0.01)
@@ -1323,7 +1331,7 @@ def not_scaled(folder):
     return model, optimizer
 
 
-@sick("accumulation-not-scaled", style="inner loop over micro-batches, class")
+@faulty("accumulation-not-scaled", style="inner loop over micro-batches, class")
 def inner_loop_not_scaled(folder):
     class Trainer:
         def __init__(self):
@@ -1343,7 +1351,7 @@ def inner_loop_not_scaled(folder):
     return trainer.model, trainer.optimizer
 
 
-@sick("accumulation-not-scaled", style="GradScaler, a counter in a while loop")
+@faulty("accumulation-not-scaled", style="GradScaler, a counter in a while loop")
 def scaler_not_scaled(folder):
     model = network()
     optimizer, scaler = sgd(model, 0.01), torch.amp.GradScaler("cpu", init_scale=256.0)
@@ -1360,10 +1368,10 @@ def scaler_not_scaled(folder):
     return model, optimizer
 
 
-@sick(
+@faulty(
     "accumulation-tail-dropped",
     style="cleared at the start of each epoch",
-    evidence=("4 micro-batches", "2 left over"),
+    evidence=("4 micro-batches", "(2 of 4)"),
 )
 def tail_cleared(folder):
     model = network()
@@ -1378,7 +1386,7 @@ def tail_cleared(folder):
     return model, optimizer
 
 
-@sick("accumulation-tail-dropped", style="mixed into the next epoch, function")
+@faulty("accumulation-tail-dropped", style="mixed into the next epoch, function")
 def tail_mixed(folder):
     model = Classifier()
     optimizer = adam(model)
@@ -1396,7 +1404,7 @@ def tail_mixed(folder):
     return model, optimizer
 
 
-@sick("accumulation-tail-dropped", style="lost at the end of the run, class", evidence="last 2")
+@faulty("accumulation-tail-dropped", style="lost at the end of the run, class", evidence="last 2")
 def tail_lost_at_the_end(folder):
     class Trainer:
         def __init__(self, every):
@@ -1420,13 +1428,13 @@ def tail_lost_at_the_end(folder):
 
 
 def _quietly(run):
-    """PyTorch warns of this one too."""
+    """PyTorch warns about this one too."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return run()
 
 
-@sick("scheduler-before-optimizer", style="at the beginning of each epoch", evidence="StepLR.step()")
+@faulty("scheduler-before-optimizer", style="at the beginning of each epoch", evidence="StepLR.step()")
 def scheduler_first(folder):
     model = network()
     optimizer = sgd(model)
@@ -1444,7 +1452,7 @@ def scheduler_first(folder):
     return model, optimizer
 
 
-@sick("scheduler-before-optimizer", style="each batch, class, OneCycleLR", evidence="OneCycleLR.step()")
+@faulty("scheduler-before-optimizer", style="each batch, class, OneCycleLR", evidence="OneCycleLR.step()")
 def scheduler_before_each_step(folder):
     class Trainer:
         def __init__(self):
@@ -1463,7 +1471,9 @@ def scheduler_before_each_step(folder):
     return trainer.model, trainer.optimizer
 
 
-@sick("scheduler-before-optimizer", style="a scheduler with a step of its own", evidence="CosineAnnealingWarmRestarts")
+@faulty(
+    "scheduler-before-optimizer", style="a scheduler with a step of its own", evidence="CosineAnnealingWarmRestarts"
+)
 def restarts_before_the_optimizer(folder):
     model = network()
     optimizer = sgd(model)
@@ -1481,7 +1491,7 @@ def restarts_before_the_optimizer(folder):
     return model, optimizer
 
 
-@sick("scheduler-before-optimizer", style="several schedulers in one")
+@faulty("scheduler-before-optimizer", style="several schedulers in one")
 def chained_before_the_optimizer(folder):
     model = network()
     optimizer = sgd(model)
@@ -1505,7 +1515,7 @@ def chained_before_the_optimizer(folder):
 # waits-every-step
 
 
-@sick("waits-every-step", style="item() in each step", evidence="18 readings in 18 steps", waits=True)
+@faulty("waits-every-step", style="item() in each step", evidence="18 numbers in 18 steps", waits=True)
 def item_each_step(folder):
     model = network()
     optimizer = sgd(model)
@@ -1519,7 +1529,7 @@ def item_each_step(folder):
     return model, optimizer
 
 
-@sick("waits-every-step", style="a condition on a tensor, class", waits=True)
+@faulty("waits-every-step", style="a condition on a tensor, class", waits=True)
 def condition_each_step(folder):
     class Trainer:
         def __init__(self):
@@ -1540,7 +1550,7 @@ def condition_each_step(folder):
     return trainer.model, trainer.optimizer
 
 
-@sick("waits-every-step", style="predictions brought to the host, function", evidence="12 steps", waits=True)
+@faulty("waits-every-step", style="predictions brought to the host, function", evidence="12 steps", waits=True)
 def predictions_to_the_host(folder):
     model = network()
     optimizer = sgd(model)
@@ -1558,10 +1568,10 @@ def predictions_to_the_host(folder):
     return model, optimizer
 
 
-# harmless-here: told only when it is asked for.
+# harmless-here: reported only on request.
 
 
-@sick("harmless-here", style="zero_grad after step", evidence="zero_grad() after step()", harmless=True)
+@faulty("harmless-here", style="zero_grad after step", evidence="zero_grad() comes after step()", harmless=True)
 def cleared_after_step(folder):
     model = network()
     optimizer = sgd(model)
@@ -1572,7 +1582,7 @@ def cleared_after_step(folder):
     return model, optimizer
 
 
-@sick("harmless-here", style="no eval() for a model that needs none", evidence="no eval()", harmless=True)
+@faulty("harmless-here", style="no eval() for a model that needs none", evidence="without eval()", harmless=True)
 def no_eval_needed(folder):
     model = network()
     optimizer = sgd(model)
@@ -1587,7 +1597,7 @@ def no_eval_needed(folder):
     return model, optimizer
 
 
-@sick("harmless-here", style="closed twice", evidence="close()", harmless=True)
+@faulty("harmless-here", style="closed twice", evidence="close()", harmless=True)
 def closed_twice(folder):
     model = network()
     optimizer = sgd(model)

@@ -1,0 +1,36 @@
+"""The rules: what is wrong, and how sure that is. One small function for each code, over what was seen."""
+
+from loop_doctor.record import Record
+from loop_doctor.rules import accumulation, curves, harmless, losses, modes, steps, writers
+from loop_doctor.rules.base import Diagnosis, Rule
+
+# In the order in which findings are reported.
+RULES: dict[str, Rule] = {
+    found.code: found
+    for module in (steps, accumulation, losses, modes, writers, curves, harmless)
+    for found in vars(module).values()
+    if isinstance(found, Rule)
+}
+
+# What only follows from a finding, and is reported with it.
+CONSEQUENCES = {
+    "missing-zero-grad": ("learning-rate-too-high", "loss-not-finite"),
+    "learning-rate-too-high": ("loss-not-finite",),
+    "repeated-step": ("learning-rate-too-high", "loss-not-finite"),
+    "accumulation-not-scaled": ("learning-rate-too-high", "loss-not-finite"),
+    "missing-backward": ("missing-step", "optimizer-of-another-model", "parameters-not-optimized"),
+    "optimizer-of-another-model": ("missing-step", "parameters-not-optimized", "missing-zero-grad"),
+    "zero-grad-before-step": ("missing-step", "accumulation-tail-dropped"),
+    "missing-step": ("missing-zero-grad", "parameters-not-optimized", "scheduler-before-optimizer"),
+}
+
+
+def diagnoses(record: Record) -> list[tuple[Diagnosis, list[Diagnosis]]]:
+    """Apply all rules to a record, and return each cause with its consequences, in the order of `RULES`."""
+    found = {code: diagnosis for code, rule in RULES.items() if (diagnosis := rule.check(record)) is not None}
+    consequences = {after for code in found for after in CONSEQUENCES.get(code, ()) if after in found}
+    return [
+        (diagnosis, [found[after] for after in CONSEQUENCES.get(code, ()) if after in found])
+        for code, diagnosis in found.items()
+        if code not in consequences
+    ]

@@ -1,0 +1,121 @@
+"""Rules for the order and the effect of zero_grad(), backward() and step()."""
+
+import math
+
+from loop_doctor.record import Record
+from loop_doctor.rules.base import FEW, Diagnosis, most_often, num_micro_batches, rule
+
+
+@rule("missing-zero-grad")
+def missing_zero_grad(record: Record) -> Diagnosis | None:
+    """A step used a gradient that still contained one an earlier step had used."""
+    found = most_often(record.optimizers, lambda optimizer: optimizer.stale)
+    if found is not None and found[1].count >= FEW:
+        return Diagnosis.of("missing-zero-grad", found[1], steps=found[0].num_steps)
+    if record.manual_stale.count >= FEW:
+        return Diagnosis.of("missing-zero-grad", record.manual_stale, steps=record.num_manual_updates)
+    return None
+
+
+@rule("zero-grad-before-step")
+def zero_grad_before_step(record: Record) -> Diagnosis | None:
+    """Gradients were computed, and were gone when the step was taken."""
+    found = most_often(record.optimizers, lambda optimizer: optimizer.cleared)
+    if found is not None and found[1].count >= max(FEW, found[0].num_steps / 2):
+        return Diagnosis.of("zero-grad-before-step", found[1], "all")
+    for optimizer in record.optimizers:
+        # Before each step others came by the same path and were cleared: whole micro-batches are lost. Code that works
+        # on gradients one by one (projecting, collecting) writes what the step is meant to use.
+        lost, steps = optimizer.lost, optimizer.num_steps
+        alone = num_micro_batches(optimizer) == 1 and optimizer.num_rewritten < steps / 2
+        if alone and lost.count >= max(FEW, steps - 1):
+            return Diagnosis.of("zero-grad-before-step", lost, "some", steps=steps)
+    return None
+
+
+@rule("missing-step")
+def missing_step(record: Record) -> Diagnosis | None:
+    """Weights received gradients, and nothing ever changed them."""
+    if record.num_scaler_steps or record.num_backwards < FEW:
+        return None
+    idle = [
+        o
+        for o in record.optimizers
+        if not o.num_steps and o.parameters and o.received and not any(p.changed for p in o.parameters)
+    ]
+    if idle:
+        first = idle[0]
+        backwards = max(parameter.received for parameter in first.parameters)
+        if backwards < FEW:
+            return None
+        facts = {"optimizer": first.name}
+        return Diagnosis("missing-step", backwards, first.backward_location, facts, "optimizer")
+    if record.optimizers or record.num_manual_updates:
+        return None
+    trained = any(model.num_calls >= 10 and model.calls_in_eval == 0 for model in record.models)
+    stuck = [name for name, received in record.unchanged if received >= 10]
+    if trained and stuck and len(stuck) == record.num_parameters_reached:
+        return Diagnosis("missing-step", record.num_backwards, record.backward_location, variant="model")
+    return None
+
+
+@rule("missing-backward")
+def missing_backward(record: Record) -> Diagnosis | None:
+    """Steps were taken, and no weight ever received a gradient."""
+    if record.num_parameters_reached or record.num_gradients:
+        return None
+    found = most_often(record.optimizers, lambda optimizer: optimizer.empty)
+    if found is None or found[1].count < max(FEW, found[0].num_steps):
+        return None
+    variant = "useless" if record.num_backwards else "none"
+    return Diagnosis.of("missing-backward", found[1], variant, backwards=record.num_backwards)
+
+
+@rule("repeated-step")
+def repeated_step(record: Record) -> Diagnosis | None:
+    """An optimizer used the same gradients twice."""
+    found = most_often(record.optimizers, lambda optimizer: optimizer.repeated)
+    if found is None or found[1].count < FEW:
+        return None
+    return Diagnosis.of("repeated-step", found[1])
+
+
+@rule("optimizer-of-another-model")
+def optimizer_of_another_model(record: Record) -> Diagnosis | None:
+    """An optimizer steps, none of its weights ever receives a gradient, and other weights do."""
+    for optimizer in record.optimizers:
+        if (
+            optimizer.num_steps >= FEW
+            and optimizer.empty.count == optimizer.num_steps
+            and not any(parameter.received for parameter in optimizer.parameters)
+            and record.unchanged
+        ):
+            names = [name for name, _ in record.unchanged]
+            return Diagnosis.of("optimizer-of-another-model", optimizer.empty, steps=optimizer.num_steps, names=names)
+    return None
+
+
+@rule("parameters-not-optimized")
+def parameters_not_optimized(record: Record) -> Diagnosis | None:
+    """Weights of a model that is trained receive gradients, and no optimizer holds them."""
+    for model in record.models:
+        trained = [p for p in model.parameters.values() if p.received and (p.optimizers or p.changed)]
+        left = {name: p for name, p in model.parameters.items() if p.received and not p.optimizers and not p.changed}
+        stepped = any(o.num_steps >= FEW for p in trained for o in p.optimizers)
+        # Layers that a model keeps in a plain list are not registered: they have no names.
+        left |= {p.name: p for p in record.strays if p.received >= max((t.received for t in trained), default=0)}
+        if stepped and left:
+            numbers = sum(math.prod(p.shape) for p in left.values())
+            every = sum(math.prod(p.shape) for p in {**model.parameters, **left}.values())
+            location = next((o.made_at or o.location for p in trained for o in p.optimizers), None)
+            facts = {"names": list(left), "numbers": numbers, "all_numbers": every, "model": model.name}
+            return Diagnosis("parameters-not-optimized", len(left), location, facts)
+    return None
+
+
+@rule("scheduler-before-optimizer")
+def scheduler_before_optimizer(record: Record) -> Diagnosis | None:
+    """A scheduler stepped before its optimizer ever did."""
+    if not record.early_schedulers.count:
+        return None
+    return Diagnosis.of("scheduler-before-optimizer", record.early_schedulers)
