@@ -138,8 +138,8 @@ def _left_as_it_was(model: _Watched) -> None:
     if not torch.is_grad_enabled():
         torch.set_grad_enabled(True)
         raise Wrong(
-            "Your function left gradients turned off for the whole program: training would stop learning. Use "
-            "`with torch.no_grad():`, which puts them back."
+            "Your function left gradients turned off for the whole program: training would stop learning. Use `with "
+            "torch.no_grad():`, which puts them back."
         )
     if not all(weight.requires_grad for weight in model.parameters()):
         raise Wrong(

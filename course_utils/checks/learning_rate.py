@@ -166,14 +166,14 @@ def diagnose(answer: Answer) -> None:
         (
             jump,
             "diverges",
-            "This loss jumped to 11, then lay flat at 2.3. The end alone looks like a rate that is "
-            "too small; look at the largest loss too.",
+            "This loss jumped to 11, then lay flat at 2.3. The end alone looks like a rate that is too small; look at "
+            "the largest loss too.",
         ),
         (
             at_once,
             "diverges",
-            "This loss jumped to 625 in the first steps, then lay flat at 2.3. Measure the end "
-            "against the very first loss, before the jump.",
+            "This loss jumped to 625 in the first steps, then lay flat at 2.3. Measure the end against the very first "
+            "loss, before the jump.",
         ),
         (recovered, "works", "This loss jumped to 6 and then fell to 0.2: a jump alone does not make a bad run."),
         (lucky, "too slow", "One lucky batch made you call a flat run good. Take the mean of the last losses."),
@@ -185,8 +185,8 @@ def diagnose(answer: Answer) -> None:
         (
             unlucky,
             "works",
-            "One unlucky last batch made you call a good run bad. Compare means over several steps, "
-            "not two single ones.",
+            "One unlucky last batch made you call a good run bad. Compare means over several steps, not two single "
+            "ones.",
         ),
     ]
     given = [choice(answer(run.tolist()), ("too slow", "works", "diverges")) for run, _, _ in runs]

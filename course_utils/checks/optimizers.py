@@ -61,8 +61,8 @@ def sgd_step(answer: Answer) -> None:
         except RuntimeError as error:
             if "in-place operation" in str(error):
                 raise Wrong(
-                    "Autograd records what is done to parameters, and refuses a change of them in place. A step is "
-                    "no part of the forward pass: put your loop under `with torch.no_grad():`."
+                    "Autograd records what is done to parameters, and refuses a change of them in place. A step is no "
+                    "part of the forward pass: put your loop under `with torch.no_grad():`."
                 ) from error
             raise
         first = params[0].numel()
@@ -96,8 +96,8 @@ def sgd_step(answer: Answer) -> None:
                 (old - gradients, "You subtract the whole gradient. Multiply it by lr first."),
                 (
                     old - lr * gradients.sign(),
-                    "You use only the gradient's sign. SGD's step is lr × gradient: where the "
-                    "loss is steep the step is long.",
+                    "You use only the gradient's sign. SGD's step is lr × gradient: where the loss is steep the step "
+                    "is long.",
                 ),
                 (old - lr * old, "You subtract lr × the parameter itself. The gradient of p is in p.grad."),
                 (only_first, "Only the first parameter has changed. Is there a return, or a break, inside the loop?"),
@@ -159,9 +159,8 @@ def _momentum_path(step: Step, w: Tensor, gradients: Tensor, lrs: Sequence[float
 _MOMENTUM_WRONG: list[tuple[Step, str]] = [
     (
         lambda w, g, v, lr, m: (w - lr * g, v),
-        "These are steps of plain SGD. Either the velocity has no part in your step, or you give back the old "
-        "velocity in "
-        "place of the new one.",
+        "These are steps of plain SGD. Either the velocity has no part in your step, or you give back the old velocity "
+        "in place of the new one.",
     ),
     (
         lambda w, g, v, lr, m: (w + lr * (m * v + g), m * v + g),
@@ -286,8 +285,7 @@ _ADAM_WRONG: list[tuple[Step, str]] = [
     (
         _adam(correct_m=False, correct_v=False),
         "The bias correction is missing: m and v begin at 0, so divide m by 1 − beta1 ** step and v by 1 − beta2 ** "
-        "step "
-        "before you use them.",
+        "step before you use them.",
     ),
     (_adam(correct_v=False), "You correct m and forget v: divide v by 1 − beta2 ** step, too."),
     (_adam(correct_m=False), "You correct v and forget m: divide m by 1 − beta1 ** step, too."),
@@ -303,13 +301,13 @@ _ADAM_WRONG: list[tuple[Step, str]] = [
     (_adam(squared=lambda g: g.abs()), "Your v collects the gradient's size. It should collect its square."),
     (
         _adam(whole=True),
-        "You add the whole gradient to m, and its whole square to v. In a running mean the new value "
-        "has the share 1 − beta.",
+        "You add the whole gradient to m, and its whole square to v. In a running mean the new value has the share 1 − "
+        "beta.",
     ),
     (
         _adam(keep_corrected=True),
-        "You give back the corrected m and v, and the next call corrects them again. Use the "
-        "corrected ones for the step only, and give back the plain ones.",
+        "You give back the corrected m and v, and the next call corrects them again. Use the corrected ones for the "
+        "step only, and give back the plain ones.",
     ),
     (_adam(constant_step=True), "Your correction is the one of step 1 at every step. Use the argument `step`."),
 ]
@@ -367,8 +365,8 @@ def make_groups(answer: Answer) -> None:
             raise Wrong("Your function gave back an optimizer. Give back the list of groups that one is made with.")
         if not isinstance(groups, list | tuple) or not all(isinstance(group, dict) for group in groups):
             raise Wrong(
-                f"Your function gave back {short(groups)}. A list of dictionaries is wanted, each with 'params' "
-                "and its own options."
+                f"Your function gave back {short(groups)}. A list of dictionaries is wanted, each with 'params' and "
+                "its own options."
             )
         groups = [_read(group) for group in groups]
         names = {id(p): name for name, p in net.named_parameters()}
@@ -485,8 +483,8 @@ def forgotten(answer: Answer) -> None:
             ),
             (
                 equal,
-                "You compare values. A copy has the same values and is another tensor, and the optimizer moves "
-                "only its own: compare with `is`, or with id(p).",
+                "You compare values. A copy has the same values and is another tensor, and the optimizer moves only "
+                "its own: compare with `is`, or with id(p).",
             ),
             (
                 [name for name, p in named if p.requires_grad and p.shape not in shapes],
@@ -566,9 +564,8 @@ _NEW_HEAD_WRONG: list[tuple[Callable[..., nn.Module], str]] = [
     ),
     (
         lambda *case: _cured(*case, momentum=0.0),
-        "These are steps without momentum. Is momentum=0.9 gone, or do you make a new optimizer for every batch? "
-        "That one "
-        "has forgotten its velocity before each step: make it once, before the loop.",
+        "These are steps without momentum. Is momentum=0.9 gone, or do you make a new optimizer for every batch? That "
+        "one has forgotten its velocity before each step: make it once, before the loop.",
     ),
     (lambda *case: _cured(*case, clear=False), "The gradients of all batches pile up: keep optimizer.zero_grad()."),
     (lambda *case: _cured(*case, train=False), "Neither head nor base have moved. Keep the loop over the batches."),
@@ -606,8 +603,7 @@ def new_head(answer: Answer) -> None:
             typical,
             (
                 "Your weights are not those of a model whose head is made once and then trained together with the "
-                "base, "
-                f"by SGD with lr {lr} and momentum 0.9, one step for each batch."
+                f"base, by SGD with lr {lr} and momentum 0.9, one step for each batch."
             ),
             rel_tol=1e-4,
         )

@@ -53,8 +53,8 @@ class Report:
         marks = {"solved": "✓", "tried": "…", "not attempted": "–"}
         cell = 'style="text-align: left; padding: 2px 12px 2px 0"'
         rows = "".join(
-            f"<tr><td {cell}>{marks[state]}</td><td {cell}>{place}. {html.escape(exercise.title)}</td>"
-            f"<td {cell}>{state}</td></tr>"
+            f"<tr><td {cell}>{marks[state]}</td><td {cell}>{place}. {html.escape(exercise.title)}</td><td "
+            f"{cell}>{state}</td></tr>"
             for place, (exercise, state) in enumerate(self.exercises, start=1)
         )
         below = "<br>".join(html.escape(words) for words in (self._predicted(), self.news) if words)

@@ -248,8 +248,8 @@ def _where(error: BaseException, answer: Answer) -> str:
 
 def _endless(seconds: float, where: str) -> str:
     return (
-        f"Your function was still running after {seconds:g} s and was stopped{where}\n"
-        "Look at its loop: can the condition become false, and does a list that it walks over stay as long as it is?"
+        f"Your function was still running after {seconds:g} s and was stopped{where}\nLook at its loop: can the "
+        "condition become false, and does a list that it walks over stay as long as it is?"
     )
 
 
@@ -257,19 +257,19 @@ def _stopped(error: BaseException, answer: Answer) -> str:
     """One or two sentences for whatever a check raised that is not `Wrong`."""
     if error is not answer.error and not _own_frames(error, answer):
         return (
-            f"The check cannot read what your function gave back, {short(answer.value)}: "
-            f"{type(error).__name__}: {error}"
+            f"The check cannot read what your function gave back, {short(answer.value)}: {type(error).__name__}: "
+            f"{error}"
         )
     where, kind = _where(error, answer), type(error).__name__
     if isinstance(error, UnboundLocalError):
         return (
-            f"Your function uses a name before it has a value: {error}{where}\n"
-            "Give it a start value inside the function, before the loop."
+            f"Your function uses a name before it has a value: {error}{where}\nGive it a start value inside the "
+            "function, before the loop."
         )
     if isinstance(error, NameError) and error.name is not None:
         return (
-            f"Run the cells above first: `{error.name}` is not defined yet ({kind}){where}\n"
-            "If they did run, look for a misspelt name."
+            f"Run the cells above first: `{error.name}` is not defined yet ({kind}){where}\nIf they did run, look for "
+            "a misspelt name."
         )
     if isinstance(error, RecursionError):
         return (

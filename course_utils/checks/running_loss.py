@@ -43,8 +43,8 @@ def recover(answer: Answer) -> None:
             [
                 (
                     right[1:],
-                    f"The first epoch is missing: {num_epochs} sums, {num_epochs} epochs. Before the first the sum "
-                    "was 0.",
+                    f"The first epoch is missing: {num_epochs} sums, {num_epochs} epochs. Before the first the sum was "
+                    "0.",
                 ),
                 (
                     [sums[0], *right[1:]],
@@ -71,8 +71,8 @@ def recover(answer: Answer) -> None:
                 ([-mean for mean in right], "The sign is turned: subtract the earlier sum from the later one."),
                 (sums, "Those are the sums as they were given. Subtract from each the one before it, then divide."),
             ],
-            f"For the sums {short(sums)} of epochs of {length} batches the means are {short(right)}; "
-            f"yours are {short(given)}.",
+            f"For the sums {short(sums)} of epochs of {length} batches the means are {short(right)}; yours are "
+            f"{short(given)}.",
         )
 
 
@@ -113,9 +113,8 @@ def window_means(answer: Answer) -> None:
                 ),
                 (
                     _windows(epochs, window, sum),
-                    "Those are sums. They show the trend as well, but the short window at an epoch's end lies too "
-                    "low: divide "
-                    "each by the number of losses in it.",
+                    "Those are sums. They show the trend as well, but the short window at an epoch's end lies too low: "
+                    "divide each by the number of losses in it.",
                 ),
                 (
                     _windows([flat], window, _mean),
@@ -127,9 +126,8 @@ def window_means(answer: Answer) -> None:
                 ),
                 (
                     carried,
-                    "The rest of an epoch is added to the first window of the next one, which comes out too large. "
-                    "Log the "
-                    "rest at the epoch's end, and set the sum to zero.",
+                    "The rest of an epoch is added to the first window of the next one, which comes out too large. Log "
+                    "the rest at the epoch's end, and set the sum to zero.",
                 ),
                 (
                     [sum(epoch[:end]) / window for epoch in epochs for end in ends],
@@ -223,8 +221,7 @@ def _check_epoch_loss(points: list[tuple[Any, Any]], epochs: list[list[tuple[flo
             (
                 [sum(row) / sum(sizes) for row in losses],
                 f"You add one loss for each batch and divide by the samples: {sum(sizes) / length:.3g} times too "
-                "small. Add "
-                "loss × size.",
+                "small. Add loss × size.",
             ),
             (
                 [sum(row) / length for row in weighted],
@@ -276,8 +273,7 @@ def _check_step_loss(points: list[tuple[Any, Any]], epochs: list[list[tuple[floa
             (
                 lost,
                 "running_loss1 is set to zero where an epoch begins, but a window of steps runs on: what was added "
-                "before the "
-                "epoch's end is lost. Set it to zero only after each point.",
+                "before the epoch's end is lost. Set it to zero only after each point.",
             ),
             ([sum(flat[end - WINDOW : end]) for end in ends], "step_loss is a sum of 4 losses. Divide it by 4."),
             (flat, "You log a step_loss for each batch. Log it after every 4 batches."),
@@ -314,16 +310,14 @@ def predict_curve(answer: Answer) -> None:
             (
                 [1.0] * 4,
                 "You expect the mean each time. But i begins anew with each epoch, and window_loss does not: what is "
-                "in it "
-                "when the second epoch begins?",
+                "in it when the second epoch begins?",
             ),
             ([1.0, 2.0, 3.0, 4.0], never),
             ([1.0, 2.3, 3.6, 4.9], never),
             (
                 [1.0, 1.3, 1.6, 1.9],
                 "Three batches are left over in each epoch, but they do not pile up: the next point takes them and "
-                "sets the "
-                "sum to zero.",
+                "sets the sum to zero.",
             ),
             ([1.3] * 4, "Before the first epoch nothing is left over: the first point is another one."),
             ([10.0, 13.0, 13.0, 13.0], "Those are the sums. The loop divides by 10."),

@@ -26,8 +26,7 @@ def even_ratios(answer: Answer) -> None:
             (
                 torch.linspace(start, end, count, dtype=torch.float64).tolist(),
                 "Your rates have the same distance from each other. Most of them lie near the end then, and none "
-                "between "
-                "0.001 and 0.1. They should have the same ratio.",
+                "between 0.001 and 0.1. They should have the same ratio.",
             ),
             (wide[:-1], "Your last rate is not the end: num_steps rates have num_steps - 1 gaps between them."),
             (
@@ -150,8 +149,7 @@ def read_finder(answer: Answer) -> None:
         wrong,
         (
             "A NaN or an infinity gets into your answer. Everything from the first one on is no measurement: cut the "
-            "list "
-            "there before you take means. A comparison with NaN is always false, so min() does not do it."
+            "list there before you take means. A comparison with NaN is always false, so min() does not do it."
             if same(given[:3], right[:3])
             else f"For curve {place} the answer is {right[place]:.4g}; yours is {given[place]:.4g}."
         ),
@@ -455,8 +453,7 @@ def _rates_of_wrong_places(period: int, lengths: Sequence[int]) -> list[tuple[li
         (
             rates(epoch + 1 for epoch in epochs),
             "The scheduler moves at the start of an epoch, before the optimizer's first step: the first rate is used "
-            "for "
-            "one epoch too few. Move it behind the inner loop.",
+            "for one epoch too few. Move it behind the inner loop.",
         ),
         (rates(0 for _ in epochs), "The rate never changes: scheduler.step() has to be called, once an epoch."),
     ]

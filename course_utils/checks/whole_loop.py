@@ -170,8 +170,8 @@ def _judge_steps(given: Points, epochs: list[list[Batch]], every: int) -> None:
         ),
         (
             _step_curve(epochs, every, weighted=False),
-            "Your step_loss is a mean of batch means: the short last batch counts as much as a full one. Add "
-            "`loss * num_samples` and divide by the samples.",
+            "Your step_loss is a mean of batch means: the short last batch counts as much as a full one. Add `loss * "
+            "num_samples` and divide by the samples.",
         ),
         (
             _step_curve(epochs, every, divisor=every),
@@ -200,8 +200,8 @@ def _judge_epochs(given: Points, epochs: list[list[Batch]], every: int) -> None:
     typical = [
         (
             _epoch_curve(epochs, weighted=False),
-            "Your epoch_loss is a mean of batch means: the short last batch counts as much as a full one. Add "
-            "`loss * num_samples` and divide by the samples.",
+            "Your epoch_loss is a mean of batch means: the short last batch counts as much as a full one. Add `loss * "
+            "num_samples` and divide by the samples.",
         ),
         (
             [(epoch, total / len(batches)) for (epoch, total), batches in zip(sums, epochs, strict=True)],
@@ -258,13 +258,13 @@ def drawn_points(answer: Answer) -> None:
         typical = [
             (
                 meant,
-                "That is what the loop was meant to draw. Its `steps` stands in the loop over the epochs: count "
-                "what it counts.",
+                "That is what the loop was meant to draw. Its `steps` stands in the loop over the epochs: count what "
+                "it counts.",
             ),
             (
                 [(x, loss) for x in xs],
                 f"The places are right, the height is not: until a point is written, {num_batches} losses an epoch are "
-                f"added over `every` epochs, and the sum is divided by `every`.",
+                "added over `every` epochs, and the sum is divided by `every`.",
             ),
             (
                 [(x, loss * num_batches * every) for x in xs],
@@ -534,8 +534,8 @@ def remembers_gradients(answer: Answer) -> None:
     if given == left_after:
         raise Wrong(
             "Your test looks whether a gradient is left after the step. A step that clears at its beginning leaves "
-            "one, and does no harm with it. Look at the weights: does the next step go another way "
-            "than it would without?"
+            "one, and does no harm with it. Look at the weights: does the next step go another way than it would "
+            "without?"
         )
     named = [
         step not in (_clears_first, _clears_before_backward, _clears_last, _clears_another) for step, _, _ in STEPS
@@ -548,8 +548,8 @@ def remembers_gradients(answer: Answer) -> None:
     poisoned = [leaks or step is _clears_last for step, leaks, _ in STEPS]
     if given == poisoned:
         raise Wrong(
-            "Your test puts a gradient in before the first call. A step that clears at its end never has one there "
-            "by itself: let a first call of the step leave what it leaves, and judge the second."
+            "Your test puts a gradient in before the first call. A step that clears at its end never has one there by "
+            "itself: let a first call of the step leave what it leaves, and judge the second."
         )
     first_only = [leaks and step is not _clears_one_layer for step, leaks, _ in STEPS]
     if given == first_only:

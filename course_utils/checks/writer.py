@@ -187,8 +187,8 @@ def log_losses(answer: Answer) -> None:
                 (running, "'loss/epoch' has a point for every batch: log it once, after the loop over the batches."),
                 (
                     [(number, _mean(flat[:end])) for number, end in enumerate(ends, 1)],
-                    "Your sum is never set back: 'loss/epoch' is the mean since the start of the run. Begin each "
-                    "epoch at 0.",
+                    "Your sum is never set back: 'loss/epoch' is the mean since the start of the run. Begin each epoch "
+                    "at 0.",
                 ),
                 (
                     [(number, sum(losses) / total) for number, losses in enumerate(epochs, 1)],
@@ -257,16 +257,16 @@ def _look(shown: Tensor, image: Tensor) -> None:
     typical = [
         (
             image * 255,
-            "The values below 0 all became black: add_image takes 0 to 1 and cuts off the rest. Move -1 … 1 "
-            "to 0 … 1 first.",
+            "The values below 0 all became black: add_image takes 0 to 1 and cuts off the rest. Move -1 … 1 to 0 … 1 "
+            "first.",
         ),
         (image / 2 * 255, "Halving leaves half of the values below 0, and they became black. Add 1 before you halve."),
         ((image + 1) * 255, "The bright half became white: image + 1 reaches from 0 to 2. Halve it as well."),
         (image.abs() * 255, "With abs() a black pixel became a white one. Move the values: add 1, then halve."),
         (
             (image.double() - low) / (high - low) * 255,
-            "You stretched the contrast: the darkest pixel of this image is "
-            "not -1. Move every image in the same way, or two images cannot be compared.",
+            "You stretched the contrast: the darkest pixel of this image is not -1. Move every image in the same way, "
+            "or two images cannot be compared.",
         ),
         (right * 255, "Nearly all is white: add_image multiplies floats by 255 by itself. Give it 0 to 1."),
         (255 - right, "Black and white have changed places."),
@@ -347,16 +347,14 @@ def _judge_curves(curves: dict[str, Points], epochs: list[list[float]]) -> None:
                 (
                     _at(3, in_epochs),
                     "'step_loss' is much too large and has a point every three epochs: `steps` counts epochs, while "
-                    "the sum "
-                    "grows with each batch. Count inside the loop over the batches.",
+                    "the sum grows with each batch. Count inside the loop over the batches.",
                 ),
                 (_at(3, [sum(w) for w in windows]), "'step_loss' holds sums. Divide by the 3 batches of the window."),
                 (_at(3, never_back), "The sum of 'step_loss' is never set back to 0 after a report."),
                 (
                     _at(3, in_epoch),
-                    "You set the sum of 'step_loss' back at each new epoch, so a report loses the batches before. "
-                    "Set it back "
-                    "after a report alone.",
+                    "You set the sum of 'step_loss' back at each new epoch, so a report loses the batches before. Set "
+                    "it back after a report alone.",
                 ),
                 (
                     [(epoch, _mean(w)) for epoch, w in zip(at, windows, strict=True)],

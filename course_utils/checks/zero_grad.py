@@ -155,8 +155,7 @@ _BALL_HABITS = [
     (
         "newest",
         "Each of your steps uses the newest gradient alone: that is the loop that clears every time. Keep what is "
-        "held, "
-        "and add.",
+        "held, and add.",
     ),
     ("never clear", "You never clear. When the step's number is a multiple of clear_every, what is held becomes 0."),
     ("last two", "You add the last two gradients. Without clearing nothing is lost: step t uses all t of them."),
@@ -292,8 +291,7 @@ def _habits_of(part: str) -> list[tuple[str, str]]:
         (
             "never",
             f"The gradients of the {part} pile up: every step uses all batches so far. Call {name}.zero_grad() once "
-            "for "
-            "each batch, before backward() or after step().",
+            "for each batch, before backward() or after step().",
         ),
         (
             "between",
@@ -390,13 +388,12 @@ _ACCUMULATION = [
         (
             "sum",
             "Your gradients are k times too large: backward() adds k means. Divide each micro-batch's loss by the "
-            "number "
-            "of micro-batches, or better, weigh it by its share of the group's images.",
+            "number of micro-batches, or better, weigh it by its share of the group's images.",
         ),
         (
             "count",
-            "A short micro-batch gets the same say as a full one. Weigh each loss by its images: "
-            "len(x) / images of the group.",
+            "A short micro-batch gets the same say as a full one. Weigh each loss by its images: len(x) / images of "
+            "the group.",
         ),
         (
             "k",

@@ -101,8 +101,8 @@ class LearnerRecord:
                     record = self._read_or_set_aside()
             except OSError as error:
                 self._say(
-                    f"{str(self.path)!r} cannot be used and not be moved aside ({error.strerror}); "
-                    "what you do now is kept in memory."
+                    f"{str(self.path)!r} cannot be used and not be moved aside ({error.strerror}); what you do now is "
+                    "kept in memory."
                 )
         for change in self._waiting:
             change(record)
@@ -124,8 +124,8 @@ class LearnerRecord:
                 aside, number = self.path.with_name(f"progress.unreadable-{number}.json"), number + 1
             os.replace(self.path, aside)
             self._say(
-                f"{str(self.path)!r} could not be used ({error}); it was moved to {aside.name!r} "
-                "and a new record was begun."
+                f"{str(self.path)!r} could not be used ({error}); it was moved to {aside.name!r} and a new record was "
+                "begun."
             )
             return _new()
 
