@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from course_utils import checks
-from course_utils.checks.item import _piling_validation
+from course_utils.checks.item import _starter_loop
 
 
-def told(check, function):
+def message_for(check, function):
     verdict = check(function)
     assert not verdict.passed
     return verdict.message
@@ -89,8 +89,8 @@ WRONG_COUNTS = {
     "Begin each call with an empty set": lambda tensor: count(tensor, seen=SHARED) if tensor.requires_grad else 0,
     "calls itself for each node": recursive,
     "3,000 losses has 3,001": lambda tensor: min(count(tensor), 1000),
-    "It should give one number": lambda tensor: [count(tensor)],
-    "gave back None": lambda tensor: print(end=""),
+    "It should return one number": lambda tensor: [count(tensor)],
+    "returned None": lambda tensor: print(end=""),
 }
 
 
@@ -99,9 +99,9 @@ def test_the_right_count_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_COUNTS)
-def test_a_wrong_count_is_told_why(words):
+def test_a_wrong_count_is_explained(words):
     SHARED.clear()
-    assert words in told(checks.count_nodes, WRONG_COUNTS[words])
+    assert words in message_for(checks.count_nodes, WRONG_COUNTS[words])
 
 
 # Exercise 2.
@@ -154,8 +154,8 @@ def by(combine):
 
 
 WRONG_VALIDATIONS = {
-    "gave back a tensor, and its graph hangs on it": lambda m, f, b: sum(f(m(x), y) for x, y in b) / len(b) + 0,
-    "gave back a tensor. Take": lambda m, f, b: torch.tensor(validate(m, f, b)),
+    "returned a tensor, and its graph hangs on it": lambda m, f, b: sum(f(m(x), y) for x, y in b) / len(b) + 0,
+    "returned a tensor. Take": lambda m, f, b: torch.tensor(validate(m, f, b)),
     "each batch still builds a graph": item_alone,
     "left gradients turned off": turned_off,
     "calls backward()": backward,
@@ -163,13 +163,13 @@ WRONG_VALIDATIONS = {
     "in eval mode": left_in_eval,
     "sum of the batch losses": by(lambda losses, sizes: sum(losses)),
     "last batch alone": by(lambda losses, sizes: losses[-1]),
-    "the return stands inside the loop": by(lambda losses, sizes: losses[0]),
+    "the return is inside the loop": by(lambda losses, sizes: losses[0]),
     "You divide by the number of images": by(lambda losses, sizes: sum(losses) / sum(sizes)),
     "mean over the images": by(lambda ls, sizes: sum(a * b for a, b in zip(ls, sizes, strict=True)) / sum(sizes)),
     "write += and not =": by(lambda losses, sizes: losses[-1] / len(losses)),
     "the mean is": by(lambda losses, sizes: 7.5),
-    "gave back None": lambda m, f, b: print(end=""),
-    "It should give one number": by(lambda losses, sizes: losses),
+    "returned None": lambda m, f, b: print(end=""),
+    "It should return one number": by(lambda losses, sizes: losses),
     "ZeroDivisionError": lambda m, f, b: 1 / 0,
 }
 
@@ -180,13 +180,13 @@ def test_the_right_validation_passes(answer):
 
 
 @pytest.mark.parametrize("words", WRONG_VALIDATIONS)
-def test_a_wrong_validation_is_told_why(words):
-    assert words in told(checks.lean_validation, WRONG_VALIDATIONS[words])
+def test_a_wrong_validation_is_explained(words):
+    assert words in message_for(checks.lean_validation, WRONG_VALIDATIONS[words])
     assert torch.is_grad_enabled()
 
 
 def test_the_loop_as_it_was_given_is_not_attempted():
-    assert "these are the lines as they were given" in told(checks.lean_validation, _piling_validation)
+    assert "these are the lines as they were given" in message_for(checks.lean_validation, _starter_loop)
 
 
 # Exercise 3.
@@ -262,12 +262,12 @@ WRONG_WINDOWS = {
         mean * window / length for length in [10 if window == 3 else 8] for mean in once(losses, window)
     ],
     "last losses of the windows": last_of_each,
-    "you gave its mean too": variant(tail=True),
+    "you returned its mean too": variant(tail=True),
     "a number for each of the 10 losses": every_loss,
     "Your list holds tensors": lambda losses, window: [torch.tensor(mean) for mean in once(losses, window)],
     "have the means": variant(divide=lambda total, window, done: total / window + 1),
     "a list of numbers": lambda losses, window: sum(once(losses, window)),
-    "gave back None": lambda losses, window: print(end=""),
+    "returned None": lambda losses, window: print(end=""),
     "has no len()": lambda losses, window: len(losses),
 }
 
@@ -279,8 +279,8 @@ def test_the_right_accumulator_passes(answer):
 
 
 @pytest.mark.parametrize("words", WRONG_WINDOWS)
-def test_a_wrong_accumulator_is_told_why(words):
-    assert words in told(checks.read_once_a_window, WRONG_WINDOWS[words])
+def test_a_wrong_accumulator_is_explained(words):
+    assert words in message_for(checks.read_once_a_window, WRONG_WINDOWS[words])
 
 
 # Exercise 4.
@@ -308,19 +308,19 @@ def test_the_right_words_pass():
 
 
 @pytest.mark.parametrize("words", WRONG_WORDS)
-def test_a_wrong_word_is_told_why(words):
+def test_a_wrong_word_is_explained(words):
     place, word = WRONG_WORDS[words]
     answer = [*RIGHT[:place], word, *RIGHT[place + 1 :]]
-    assert words in told(checks.what_comes_back, lambda: answer)
+    assert words in message_for(checks.what_comes_back, lambda: answer)
 
 
 @pytest.mark.parametrize("answer", [RIGHT[:-1], "float", 3.0])
-def test_anything_but_nine_words_is_told(answer):
-    assert "Return a list of 9 words" in told(checks.what_comes_back, lambda: answer)
+def test_anything_but_nine_words_is_explained(answer):
+    assert "Return a list of 9 words" in message_for(checks.what_comes_back, lambda: answer)
 
 
 @pytest.mark.parametrize("check", ["count_nodes", "lean_validation", "read_once_a_window", "what_comes_back"])
 def test_a_stub_is_not_attempted(check):
     def stub(*given): ...
 
-    assert "Not attempted yet" in told(getattr(checks, check), stub)
+    assert "Not attempted yet" in message_for(getattr(checks, check), stub)

@@ -37,7 +37,7 @@ WRONG_WALKS = {
     "gave one number": lambda s, lr, c, n: right_walk(s, lr, c, n)[-1],
     "gave one number, tensor": lambda s, lr, c, n: torch.tensor(right_walk(s, lr, c, n)[-1]),
     "one value for each step make": lambda s, lr, c, n: right_walk(s, lr, c, n + 2),
-    "gave back None": lambda s, lr, c, n: print(end=""),
+    "returned None": lambda s, lr, c, n: print(end=""),
     "step 1 should lead to": walk(lambda w, lr, c: -lr),
     "step 2 should lead to": lambda s, lr, c, n: [*right_walk(s, lr, c, n)[:2], *[9.0] * (n - 1)],
     "ZeroDivisionError": lambda s, lr, c, n: 1 / 0,
@@ -50,7 +50,7 @@ def test_the_right_path_passes_also_as_a_tensor():
 
 
 @pytest.mark.parametrize("words", WRONG_WALKS)
-def test_a_wrong_path_is_told_why(words):
+def test_a_wrong_path_is_explained(words):
     verdict = checks.descend(WRONG_WALKS[words])
     assert not verdict.passed
     assert words in repr(verdict)
@@ -77,7 +77,7 @@ WRONG_RATES = {
     "gave 3 numbers": lambda x: 2 / torch.linalg.eigvalsh(hessian(x)),
     "singular value": lambda x: 2 / torch.linalg.svdvals(x)[0].item(),
     "the limit is": lambda x: 0.1,
-    "gave back None": lambda x: print(end=""),
+    "returned None": lambda x: print(end=""),
 }
 
 
@@ -86,7 +86,7 @@ def test_the_right_rate_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_RATES)
-def test_a_wrong_rate_is_told_why(words):
+def test_a_wrong_rate_is_explained(words):
     verdict = checks.largest_rate(WRONG_RATES[words])
     assert not verdict.passed
     assert words in repr(verdict)
@@ -119,7 +119,7 @@ WRONG_JUDGES = {
     "a jump alone": lambda losses: "diverges" if any(not loss < 3 for loss in losses) else judge(losses),
     "One lucky batch": lambda losses: "works" if min(losses) < 0.7 * losses[0] else judge(losses),
     "the run works": lambda losses: "works" if judge(losses) == "too slow" else "too slow",
-    "gave back None": lambda losses: print(end=""),
+    "returned None": lambda losses: print(end=""),
 }
 
 
@@ -128,7 +128,7 @@ def test_the_right_judge_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_JUDGES)
-def test_a_wrong_judge_is_told_why(words):
+def test_a_wrong_judge_is_explained(words):
     verdict = checks.diagnose(WRONG_JUDGES[words])
     assert not verdict.passed
     assert words in repr(verdict)
@@ -143,7 +143,7 @@ def test_a_stub_is_not_attempted_and_not_counted(check):
     assert progress().exercises() == before
 
 
-def test_a_result_instead_of_the_function_is_told():
+def test_a_result_instead_of_the_function_is_explained():
     assert "Pass the function itself" in repr(checks.descend([1.0, 0.5]))
 
 

@@ -73,7 +73,7 @@ WRONG_SGD = {
     "one parameter's grad is None": sgd_stops_at_none,
     "changed the gradients": sgd_clears,
     "step() only reads them": sgd_zeroes,
-    "gave back new tensors": lambda parameters, lr: [p - lr * p.grad for p in parameters],
+    "returned new tensors": lambda parameters, lr: [p - lr * p.grad for p in parameters],
     "Only the first parameter": sgd_returns_inside,
     "climbs": in_place(lambda p, g, lr: p + lr * g),
     "the whole gradient": in_place(lambda p, g, lr: p - g),
@@ -104,16 +104,16 @@ WRONG_MOMENTUM = {
     "with the old velocity": lambda w, g, v, lr, m: (w - lr * v, m * v + g),
     "the other way round.": lambda w, g, v, lr, m: (w - lr * (v + m * g), v + m * g),
     "momentum 1": lambda w, g, v, lr, m: (w - lr * (v + g), v + g),
-    "give back the old velocity": lambda w, g, v, lr, m: (w - lr * (m * v + g), v),
+    "return the old velocity": lambda w, g, v, lr, m: (w - lr * (m * v + g), v),
     "gradient in place of the velocity": lambda w, g, v, lr, m: (w - lr * (m * v + g), g),
     "by the momentum too": lambda w, g, v, lr, m: (w - lr * m * (v + g), m * (v + g)),
-    "give back w first": lambda w, g, v, lr, m: momentum_right(w, g, v, lr, m)[::-1],
-    "It should give back 2 tensors": lambda w, g, v, lr, m: momentum_right(w, g, v, lr, m)[0],
+    "return w first": lambda w, g, v, lr, m: momentum_right(w, g, v, lr, m)[::-1],
+    "It should return 2 tensors": lambda w, g, v, lr, m: momentum_right(w, g, v, lr, m)[0],
     "tuple of length 3": lambda w, g, v, lr, m: (w, v, g),
     "should lead to": lambda w, g, v, lr, m: (w - 0.1, v),
     "changed `v`": lambda w, g, v, lr, m: momentum_right(w, g, v.mul_(2), lr, m),
-    "gave back None": lambda w, g, v, lr, m: print(end=""),
-    "It should give a tensor": lambda w, g, v, lr, m: (0.0, v),
+    "returned None": lambda w, g, v, lr, m: print(end=""),
+    "It should return a tensor": lambda w, g, v, lr, m: (0.0, v),
 }
 
 # Exercise 3.
@@ -162,9 +162,9 @@ WRONG_ADAM = {
     ),
     "collects the gradient's size": adam_from_lines(v="beta2 * v + (1 - beta2) * g.abs()"),
     "add the whole gradient": adam_from_lines(m="beta1 * m + g", v="beta2 * v + g**2"),
-    "give back the corrected": adam_from_lines(back="new, mean, square"),
+    "return the corrected": adam_from_lines(back="new, mean, square"),
     "the one of step 1 at every step": adam_from_lines(mean="m / (1 - beta1)", square="v / (1 - beta2)"),
-    "It should give back 3 tensors": adam_from_lines(back="new, m"),
+    "It should return 3 tensors": adam_from_lines(back="new, m"),
     "should lead to": adam_from_lines(new="w - lr * m"),
     "shape": adam_from_lines(back="new.sum(), m, v"),
 }
@@ -211,11 +211,11 @@ WRONG_GROUPS = {
     "A group has no 'lr'": lambda model, lr: [
         {key: value for key, value in group.items() if key == "params"} for group in groups_right(model, lr)
     ],
-    "gave back an optimizer": lambda model, lr: torch.optim.SGD(groups_right(model, lr), lr=lr),
+    "returned an optimizer": lambda model, lr: torch.optim.SGD(groups_right(model, lr), lr=lr),
     "A list of dictionaries": lambda model, lr: list(model.parameters()),
     "A list of dictionaries, one": lambda model, lr: groups_right(model, lr)[0],
     "none of the model's parameters": lambda model, lr: groups_right(copy.deepcopy(model), lr),
-    "gave back None": lambda model, lr: print(end=""),
+    "returned None": lambda model, lr: print(end=""),
     "should give one number": with_rates(lambda lr: "slow", lambda lr: lr),
 }
 
@@ -269,7 +269,7 @@ WRONG_FORGOTTEN = {
     "It should hold names": lambda model, optimizer: [p for p in model.parameters() if id(p) not in held_by(optimizer)],
     "a list of names": lambda model, optimizer: len(forgotten_right(model, optimizer)),
     "the base alone the answer is": lambda model, optimizer: [],
-    "gave back None": lambda model, optimizer: print(end=""),
+    "returned None": lambda model, optimizer: print(end=""),
     "RuntimeError: no such": lambda model, optimizer: torch.device("no such"),
 }
 
@@ -340,8 +340,8 @@ WRONG_HEAD = {
     "Neither head nor base": head_cured(steps=False),
     "3 outputs; 2 are wanted": head_kept,
     "Your weights are not those": head_cured(momentum=0.5),
-    "It should give back the model": lambda *case: head_right(*case).classifier.weight,
-    "gave back None": lambda *case: print(end=""),
+    "It should return the model": lambda *case: head_right(*case).classifier.weight,
+    "returned None": lambda *case: print(end=""),
     "AttributeError": lambda model, num_classes, batches, lr: model.head,
 }
 
@@ -376,7 +376,7 @@ def test_a_right_answer_passes(name, place):
 
 
 @pytest.mark.parametrize(("name", "words"), [(name, words) for name in WRONG for words in WRONG[name]])
-def test_a_wrong_answer_is_told_why(name, words):
+def test_a_wrong_answer_is_explained(name, words):
     verdict = getattr(checks, name)(WRONG[name][words])
     assert not verdict.passed
     assert words.removesuffix(", one") in repr(verdict)

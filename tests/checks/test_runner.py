@@ -38,7 +38,7 @@ def double(answer):
         raise Wrong("Multiply by 2.")
 
 
-def told(function, cases=double, **options):
+def message_for(function, cases=double, **options):
     verdict = make(cases, **options)(function)
     assert not verdict.passed
     return verdict.message
@@ -73,7 +73,7 @@ def stub(x): ...
 
 
 def stub_with_words(x):
-    """Give back twice x."""
+    """Return twice x."""
     # your lines here
 
 
@@ -83,7 +83,7 @@ def stub_that_passes(x):
 
 @pytest.mark.parametrize("function", [stub, stub_with_words, stub_that_passes])
 def test_a_stub_is_not_attempted_and_not_counted(function):
-    assert "Not attempted yet: write the body" in told(function)
+    assert "Not attempted yet: write the body" in message_for(function)
     assert tried() == 0
 
 
@@ -119,21 +119,21 @@ def test_lines_to_be_cured_are_not_attempted_until_they_change():
 
 
 @pytest.mark.parametrize("result", [3.0, [1.0, 0.5], None, torch.zeros(3, 4)])
-def test_a_result_instead_of_the_function_is_told(result):
-    assert "Pass the function itself, without calling it" in told(result)
+def test_a_result_instead_of_the_function_is_explained(result):
+    assert "Pass the function itself, without calling it" in message_for(result)
     assert tried() == 0
 
 
-# What it gives back.
+# What it returns.
 
 
-def test_none_is_told():
-    assert told(lambda x: None if x else x) == "Not yet. Your function gave back None: end it with a return."
+def test_none_is_explained():
+    assert message_for(lambda x: None if x else x) == "Not yet. Your function returned None: end it with a return."
 
 
 def test_printing_instead_of_returning_is_told_and_still_shown(capsys):
-    message = told(lambda x: print("twice", x, "is", 2 * x))
-    assert "Your function printed 'twice 3.0 is 6.0' and gave back None" in message
+    message = message_for(lambda x: print("twice", x, "is", 2 * x))
+    assert "Your function printed 'twice 3.0 is 6.0' and returned None" in message
     assert "print only shows a value" in message
     assert capsys.readouterr().out == "twice 3.0 is 6.0\n"
 
@@ -155,16 +155,16 @@ def test_a_procedure_may_give_back_nothing():
     assert make(lambda answer: answer([1.0]), returns_nothing=True, may_change=[0])(lambda x: x.clear()).passed
 
 
-def test_what_a_check_cannot_read_is_told():
+def test_what_a_check_cannot_read_is_explained():
     def careless(answer):
         return answer(1)["loss"]
 
-    message = told(functools.partial(operator.mul, (3.0, 3.0)), careless)
-    assert message.startswith("The check cannot read what your function gave back, (3.0, 3.0): TypeError:")
+    message = message_for(functools.partial(operator.mul, (3.0, 3.0)), careless)
+    assert message.startswith("The check cannot read what your function returned, (3.0, 3.0): TypeError:")
 
 
-def test_other_parameters_than_the_stubs_are_told():
-    message = told(lambda: 6.0)
+def test_other_parameters_than_the_stubs_are_explained():
+    message = message_for(lambda: 6.0)
     assert "Your function takes (), but is called with 1 argument: leave the first line of the stub" in message
 
 
@@ -223,7 +223,7 @@ CHANGES = {
 @pytest.mark.parametrize("words", CHANGES)
 def test_an_argument_changed_in_place_is_told_unless_it_may(words):
     argument, function = CHANGES[words]
-    assert words in told(function, lambda answer: answer(argument()))
+    assert words in message_for(function, lambda answer: answer(argument()))
     EXERCISES.pop("99-x")
     assert make(lambda answer: answer(argument()), may_change=[0])(function).passed
 
@@ -248,9 +248,9 @@ def test_the_changed_argument_is_named_by_the_learner_or_by_its_place():
     def pair(answer):
         answer(torch.ones(2), torch.ones(2))
 
-    assert "changed `weights`," in told(lambda x, weights: weights.zero_(), pair)
+    assert "changed `weights`," in message_for(lambda x, weights: weights.zero_(), pair)
     EXERCISES.pop("99-x")
-    assert "changed argument number 2," in told(lambda *both: both[1].zero_(), pair)
+    assert "changed argument number 2," in message_for(lambda *both: both[1].zero_(), pair)
 
 
 def test_random_numbers_gradient_mode_and_output_are_left_as_they_were():
@@ -329,7 +329,7 @@ CRASHES = {
 @pytest.mark.parametrize("words", CRASHES)
 def test_a_crash_is_told_with_the_learners_own_line(words):
     function, line = CRASHES[words]
-    message = told(function)
+    message = message_for(function)
     assert message.startswith(words)
     assert line in message
     assert f"line {function.__code__.co_firstlineno}" not in message
@@ -340,19 +340,19 @@ def test_a_crash_inside_pytorch_shows_the_learners_line_not_pytorchs():
     def mismatched(x):
         return nn.Linear(2, 2)(torch.ones(3))
 
-    message = told(mismatched)
+    message = message_for(mismatched)
     assert message.startswith("Your function stopped with RuntimeError")
     assert message.endswith("return nn.Linear(2, 2)(torch.ones(3))")
 
 
 def test_a_crash_in_a_generator_is_the_learners():
-    message = told(lazily, lambda answer: list(answer(1.0)))
+    message = message_for(lazily, lambda answer: list(answer(1.0)))
     assert message.startswith("Your function stopped with ZeroDivisionError")
     assert "yield 1 / 0" in message
 
 
 def test_a_crash_without_lines_is_told_without_a_line():
-    assert told(functools.partial(operator.truediv, 1.0, 0.0), lambda answer: answer()) == (
+    assert message_for(functools.partial(operator.truediv, 1.0, 0.0), lambda answer: answer()) == (
         "Your function stopped with ZeroDivisionError: float division by zero"
     )
 

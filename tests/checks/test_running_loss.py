@@ -12,7 +12,7 @@ def mean(values):
     return sum(values) / len(values)
 
 
-def told(check, answer):
+def message_for(check, answer):
     verdict = check(answer)
     assert not verdict.passed
     return verdict.message
@@ -35,7 +35,7 @@ WRONG_RECOVERIES = {
     "The sign is turned": lambda sums, n: [-value for value in recover(sums, n)],
     "Those are the sums as they were given": lambda sums, n: list(sums),
     "Your function changed `sums`": lambda sums, n: sums.pop(),
-    "It should give a list of numbers": lambda sums, n: sums[-1] / n,
+    "It should return a list of numbers": lambda sums, n: sums[-1] / n,
     "the means are": lambda sums, n: [0.5],
 }
 
@@ -45,8 +45,8 @@ def test_the_right_recovery_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_RECOVERIES)
-def test_a_wrong_recovery_is_told_why(words):
-    assert words in told(checks.recover, WRONG_RECOVERIES[words])
+def test_a_wrong_recovery_is_explained(words):
+    assert words in message_for(checks.recover, WRONG_RECOVERIES[words])
 
 
 # Exercise 2: window means.
@@ -106,8 +106,8 @@ def test_the_right_windows_pass():
 
 
 @pytest.mark.parametrize("words", WRONG_WINDOWS)
-def test_wrong_windows_are_told_why(words):
-    assert words in told(checks.window_means, WRONG_WINDOWS[words])
+def test_wrong_windows_are_explained(words):
+    assert words in message_for(checks.window_means, WRONG_WINDOWS[words])
 
 
 # Exercise 3: the notes' last loop.
@@ -230,8 +230,8 @@ def test_the_cured_loop_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_BOOKS)
-def test_a_loop_that_is_still_sick_is_told_why(words):
-    assert words in told(checks.books, WRONG_BOOKS[words])
+def test_a_loop_that_is_still_sick_is_explained(words):
+    assert words in message_for(checks.books, WRONG_BOOKS[words])
 
 
 def test_the_lines_as_they_were_given_are_not_attempted():
@@ -248,7 +248,7 @@ def test_the_lines_as_they_were_given_are_not_attempted():
                 log("step_loss", running_loss1 / 4, steps)
                 log("epoch_loss", running_loss / len(batches), epoch)
 
-    assert "these are the lines as they were given" in told(checks.books, untouched)
+    assert "these are the lines as they were given" in message_for(checks.books, untouched)
 
 
 # Exercise 4: a curve predicted.
@@ -263,8 +263,8 @@ WRONG_CURVES = {
     "52 batches hold five full windows": [1.0] * 5,
     "Nothing is logged at the end of an epoch": [1.0, 0.3] * 4,
     "Begin with the first": [1.0, 1.3],
-    "It should give a list of numbers": 1.3,
-    "Your function gave back None": None,
+    "It should return a list of numbers": 1.3,
+    "Your function returned None": None,
 }
 
 
@@ -273,8 +273,8 @@ def test_the_right_prediction_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_CURVES)
-def test_a_wrong_prediction_is_told_why(words):
-    assert words in told(checks.predict_curve, lambda: WRONG_CURVES[words])
+def test_a_wrong_prediction_is_explained(words):
+    assert words in message_for(checks.predict_curve, lambda: WRONG_CURVES[words])
 
 
 # Exercise 5: a curve named.
@@ -329,7 +329,7 @@ WRONG_NAMES = {
     "compare with math.isclose": lambda logged, epochs: (
         "mean since the start" if (name := name_curve(logged, epochs, alike=lambda a, b: a == b)) == "no" else name
     ),
-    "gives back None for others. If you compare with ==": lambda logged, epochs: (
+    "returns None for others. If you compare with ==": lambda logged, epochs: (
         None if (name := name_curve(logged, epochs, alike=lambda a, b: a == b)) == "no" else name
     ),
     "Compute that number for the last epoch": lambda logged, epochs: (
@@ -343,5 +343,5 @@ def test_the_right_names_pass():
 
 
 @pytest.mark.parametrize("words", WRONG_NAMES)
-def test_a_wrong_name_is_told_why(words):
-    assert words in told(checks.name_curve, WRONG_NAMES[words])
+def test_a_wrong_name_is_explained(words):
+    assert words in message_for(checks.name_curve, WRONG_NAMES[words])

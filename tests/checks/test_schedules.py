@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from course_utils import checks
-from course_utils.checks.schedules import _healthy_loop, _sick_loop
+from course_utils.checks.schedules import _reference_loop, _starter_loop
 
 
-def told(check, answer, words):
+def message_for(check, answer, words):
     verdict = check(answer)
     assert not verdict.passed
     assert words in repr(verdict)
@@ -28,14 +28,14 @@ WRONG_RATES = {
     "Your last rate is not the end": lambda a, b, n: [a * (b / a) ** (step / n) for step in range(n)],
     "Your first rate is not the start": lambda a, b, n: [a * (b / a) ** (step / n) for step in range(1, n + 1)],
     "one rate too many": lambda a, b, n: even_ratios(a, b, n + 1),
-    "You give the exponents": lambda a, b, n: [math.log10(lr) for lr in even_ratios(a, b, n)],
-    "You give the logarithms": lambda a, b, n: [math.log(lr) for lr in even_ratios(a, b, n)],
+    "You return the exponents": lambda a, b, n: [math.log10(lr) for lr in even_ratios(a, b, n)],
+    "You return the logarithms": lambda a, b, n: [math.log(lr) for lr in even_ratios(a, b, n)],
     "Your rates fall": lambda a, b, n: even_ratios(a, b, n)[::-1],
     "You take the whole way": lambda a, b, n: [a * (b / a) ** step for step in range(n)],
-    "You give 3 rates. num_steps=5 asks for 5": lambda a, b, n: [a, b, b],
+    "You return 3 rates. num_steps=5 asks for 5": lambda a, b, n: [a, b, b],
     "rate 1 should be 0.01; yours is 0.5": lambda a, b, n: [a, 0.5, *even_ratios(a, b, n)[2:]],
-    "It should give a list of numbers": lambda a, b, n: a,
-    "gave back None": lambda a, b, n: print(end=""),
+    "It should return a list of numbers": lambda a, b, n: a,
+    "returned None": lambda a, b, n: print(end=""),
     "ZeroDivisionError": lambda a, b, n: 1 / 0,
 }
 
@@ -48,8 +48,8 @@ def test_rates_of_even_ratio_pass_also_as_a_tensor():
 
 
 @pytest.mark.parametrize("words", WRONG_RATES)
-def test_wrong_rates_are_told_why(words):
-    told(checks.even_ratios, WRONG_RATES[words], words)
+def test_wrong_rates_are_explained(words):
+    message_for(checks.even_ratios, WRONG_RATES[words], words)
 
 
 # Exercise 2.
@@ -93,12 +93,12 @@ WRONG_READINGS = {
     "the rate of the lowest single loss": lambda lrs, losses: lrs[lowest(finite(losses))],
     "Your mean looks back": lambda lrs, losses: lrs[lowest(behind(finite(losses)))] / 3,
     "Your mean is an exponential one": lambda lrs, losses: lrs[lowest(exponential(finite(losses)))] / 3,
-    "You give the lowest mean loss": lambda lrs, losses: min(centred(finite(losses))),
-    "You give the place in the list": lambda lrs, losses: lowest(centred(finite(losses))),
+    "You return the lowest mean loss": lambda lrs, losses: min(centred(finite(losses))),
+    "You return the place in the list": lambda lrs, losses: lowest(centred(finite(losses))),
     "always take the largest rate": lambda lrs, losses: lrs[-1] / 3,
     "A NaN or an infinity gets into your answer": lambda lrs, losses: lrs[lowest(centred(losses))] / 3,
     "For curve 0 the answer is": lambda lrs, losses: 0.123,
-    "It should give one number": lambda lrs, losses: (1e-3, 1e-2),
+    "It should return one number": lambda lrs, losses: (1e-3, 1e-2),
     "Your answer holds NaN": lambda lrs, losses: math.nan,
     "Your function changed `losses`": lambda lrs, losses: losses.clear() or 0.1,
 }
@@ -109,8 +109,8 @@ def test_the_right_reading_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_READINGS)
-def test_a_wrong_reading_is_told_why(words):
-    told(checks.read_finder, WRONG_READINGS[words], words)
+def test_a_wrong_reading_is_explained(words):
+    message_for(checks.read_finder, WRONG_READINGS[words], words)
 
 
 # Exercise 3.
@@ -171,10 +171,10 @@ WRONG_TRIES = {
     "the buffers are not": only_the_weights,
     "the optimizer's rate is 1.5 and was 0.1": lambda *given: by_states(*given, and_optimizer=False),
     "SGD remembers your step in its state (momentum_buffer)": without_the_state,
-    "You give the loss from before the step": copied_apart,
+    "You return the loss from before the step": copied_apart,
     "Your step went at the optimizer's own rate, 0.1": at_its_own_rate,
     "After one step at the rate 1.5 the loss is": lambda *given: 12.3,
-    "It should give one number": lambda *given: [1.0],
+    "It should return one number": lambda *given: [1.0],
 }
 
 
@@ -185,7 +185,7 @@ def test_giving_back_passes_in_either_way(answer):
 
 @pytest.mark.parametrize("words", WRONG_TRIES)
 def test_what_is_not_given_back_is_named(words):
-    told(checks.try_rate, WRONG_TRIES[words], words)
+    message_for(checks.try_rate, WRONG_TRIES[words], words)
 
 
 # Exercise 4.
@@ -230,7 +230,7 @@ WRONG_SCHEDULES = {
     "ZeroDivisionError": lambda step, n, w, final: (
         0.1 + 0.9 * step / w if step <= w else warmup_cosine(step, n, w, final)
     ),
-    "gave back None": lambda step, n, w, final: print(end=""),
+    "returned None": lambda step, n, w, final: print(end=""),
 }
 
 
@@ -239,8 +239,8 @@ def test_the_right_schedule_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_SCHEDULES)
-def test_a_wrong_schedule_is_told_why(words):
-    told(checks.warmup_cosine, WRONG_SCHEDULES[words], words)
+def test_a_wrong_schedule_is_explained(words):
+    message_for(checks.warmup_cosine, WRONG_SCHEDULES[words], words)
 
 
 # Exercise 5.
@@ -270,7 +270,7 @@ def loop(place, *, note_after=False, step=True, note=True, zero=True):
 
 
 WRONG_LOOPS = {
-    "still moves at every step, and before the optimizer": lambda *given: _sick_loop(*given),
+    "still moves at every step, and before the optimizer": lambda *given: _starter_loop(*given),
     "falls in one epoch as it should in many": loop("every step"),
     "at the start of an epoch": loop("epoch's start"),
     "The rate never changes": loop("nowhere"),
@@ -278,18 +278,18 @@ WRONG_LOOPS = {
     "You note 0 rates for 11 steps": loop("epoch's end", note=False),
     "The weights never move": loop("epoch's end", step=False),
     "or a step does something else": loop("epoch's end", zero=False),
-    "Step 0 should have the rate 0.4; yours is 0.8": lambda *given: [2 * lr for lr in _healthy_loop(*given)],
+    "Step 0 should have the rate 0.4; yours is 0.8": lambda *given: [2 * lr for lr in _reference_loop(*given)],
 }
 
 
 def test_the_cured_loop_passes_and_the_given_one_is_not_attempted():
     assert checks.cured_schedule(loop("epoch's end")).passed
-    assert "Not attempted yet: these are the lines as they were given" in repr(checks.cured_schedule(_sick_loop))
+    assert "Not attempted yet: these are the lines as they were given" in repr(checks.cured_schedule(_starter_loop))
 
 
 @pytest.mark.parametrize("words", WRONG_LOOPS)
-def test_a_loop_that_is_not_cured_is_told_why(words):
-    told(checks.cured_schedule, WRONG_LOOPS[words], words)
+def test_a_loop_that_is_not_cured_is_explained(words):
+    message_for(checks.cured_schedule, WRONG_LOOPS[words], words)
 
 
 def stub(*given): ...

@@ -9,7 +9,7 @@ import torch
 from course_utils import checks
 
 
-def told(check, function):
+def message_for(check, function):
     verdict = check(function)
     assert not verdict.passed
     return verdict.message
@@ -58,12 +58,12 @@ WRONG_EPOCHS = {
     "two steps for each batch": turns("zfbss"),
     "You train on 1 of 3 batches": turns("zfbs", first_alone=True),
     "once for each batch in order": reversed_batches,
-    "gave back a tensor": keeps_the_tensor,
+    "returned a tensor": keeps_the_tensor,
     "sum of the losses": turns("zfbs", lambda losses, sizes: sum(losses)),
     "the last loss alone": turns("zfbs", lambda losses, sizes: losses[-1]),
     "by the number of rows": turns("zfbs", lambda losses, sizes: sum(losses) / sum(sizes)),
     "losses is": turns("zfbs", lambda losses, sizes: 9.0),
-    "gave back None": turns("zfbs", lambda losses, sizes: None),
+    "returned None": turns("zfbs", lambda losses, sizes: None),
     "before it has a value": turns("zb"),
 }
 
@@ -74,12 +74,12 @@ def test_the_right_epoch_passes(order):
 
 
 @pytest.mark.parametrize("words", WRONG_EPOCHS)
-def test_a_wrong_epoch_is_told_why(words):
-    assert words in told(checks.train_one_epoch, WRONG_EPOCHS[words])
+def test_a_wrong_epoch_is_explained(words):
+    assert words in message_for(checks.train_one_epoch, WRONG_EPOCHS[words])
 
 
 def test_gradients_that_were_left_behind_must_be_cleared_before_the_first_step():
-    assert "somebody had left behind" in told(checks.train_one_epoch, turns("fbsz"))
+    assert "somebody had left behind" in message_for(checks.train_one_epoch, turns("fbsz"))
 
 
 # Exercise 2.
@@ -102,15 +102,15 @@ def test_the_right_words_pass():
 
 
 @pytest.mark.parametrize("words", WRONG_CHANGES)
-def test_a_wrong_word_is_told_why(words):
+def test_a_wrong_word_is_explained(words):
     place, word = WRONG_CHANGES[words]
     answer = [*RIGHT[:place], word, *RIGHT[place + 1 :]]
-    assert words in told(checks.what_changes, lambda: answer)
+    assert words in message_for(checks.what_changes, lambda: answer)
 
 
 @pytest.mark.parametrize("answer", [RIGHT[:-1], "weights"])
-def test_anything_but_five_words_is_told(answer):
-    assert "Return a list of 5 words" in told(checks.what_changes, lambda: answer)
+def test_anything_but_five_words_is_explained(answer):
+    assert "Return a list of 5 words" in message_for(checks.what_changes, lambda: answer)
 
 
 # Exercise 3.
@@ -142,7 +142,7 @@ WRONG_PATHS = {
     "stays at `/`": lambda cwd, path: "/logs/.." if path.count("..") == 3 and "..." not in path else follow(cwd, path),
     "IndexError": lambda cwd, path: follow(cwd, path, floor=False),
     "should give the folder as a string": lambda cwd, path: ["course", "data"],
-    "gave back None": lambda cwd, path: print(end=""),
+    "returned None": lambda cwd, path: print(end=""),
 }
 
 
@@ -152,8 +152,8 @@ def test_the_right_path_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_PATHS)
-def test_a_wrong_path_is_told_why(words):
-    assert words in told(checks.follow_path, WRONG_PATHS[words])
+def test_a_wrong_path_is_explained(words):
+    assert words in message_for(checks.follow_path, WRONG_PATHS[words])
 
 
 # Exercise 4.
@@ -171,8 +171,8 @@ WRONG_FOLDERS = {
     "right and relative": lambda script, name: Path(script).parent / name,
     "the script's own folder": lambda script, name: Path(script).resolve().parent,
     "yours ends in 'other'": lambda script, name: Path(script).resolve().parent / "other",
-    "It should give a path": lambda script, name: 3,
-    "gave back None": lambda script, name: print(end=""),
+    "It should return a path": lambda script, name: 3,
+    "returned None": lambda script, name: print(end=""),
 }
 
 
@@ -182,9 +182,9 @@ def test_the_right_folder_passes_also_as_a_string():
 
 
 @pytest.mark.parametrize("words", WRONG_FOLDERS)
-def test_a_wrong_folder_is_told_why(words):
+def test_a_wrong_folder_is_explained(words):
     here = os.getcwd()
-    assert words in told(checks.beside_script, WRONG_FOLDERS[words])
+    assert words in message_for(checks.beside_script, WRONG_FOLDERS[words])
     assert os.getcwd() == here
 
 
@@ -192,4 +192,4 @@ def test_a_wrong_folder_is_told_why(words):
 def test_a_stub_is_not_attempted(check):
     def stub(*given): ...
 
-    assert "Not attempted yet" in told(getattr(checks, check), stub)
+    assert "Not attempted yet" in message_for(getattr(checks, check), stub)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from course_utils import checks
-from course_utils.checks.whole_loop import _as_given
+from course_utils.checks.whole_loop import _starter_loop
 
 
 def curves(
@@ -72,7 +72,7 @@ def curves(
 WRONG_CURVES = {
     "your steps still count epochs": curves(count="epoch", ask="epoch", reset="never"),
     "only when an epoch ends": curves(ask="epoch"),
-    "begin anew in each epoch": curves(restart=True),
+    "start again in each epoch": curves(restart=True),
     "one point for each batch. Write only": lambda epochs, every, add: curves()(epochs, 1, add),
     "no two points share a place": curves(step=lambda steps, epoch: epoch),
     "divided by 100, but hold": curves(weighted=False, divide="hundred"),
@@ -84,7 +84,7 @@ WRONG_CURVES = {
     "mean since training began": curves(reset="never"),
     "back after each point, but not the count": curves(reset="sum"),
     "but still divided by `every`": curves(weighted=False, divide="every", reset="epoch too"),
-    "Your window begins anew at each epoch": curves(reset="epoch too"),
+    "Your window starts again at each epoch": curves(reset="epoch too"),
     "step_loss is a mean of batch means": curves(weighted=False),
     "You add loss × samples but divide by the number of batches": curves(divide="every"),
     "still written where a window ends": curves(epoch_where="window"),
@@ -118,13 +118,13 @@ def test_the_cured_loop_passes():
 
 
 def test_the_loop_as_given_is_not_attempted_and_is_wrong_in_another_dress():
-    assert "as they were given" in repr(checks.two_curves(_as_given))
-    other = lambda epochs, every, add_scalar: _as_given(epochs, every, add_scalar)  # noqa: E731
+    assert "as they were given" in repr(checks.two_curves(_starter_loop))
+    other = lambda epochs, every, add_scalar: _starter_loop(epochs, every, add_scalar)  # noqa: E731
     assert "your steps still count epochs" in repr(checks.two_curves(other))
 
 
 @pytest.mark.parametrize("words", WRONG_CURVES)
-def test_wrong_curves_are_told_why(words):
+def test_wrong_curves_are_explained(words):
     verdict = checks.two_curves(WRONG_CURVES[words])
     assert not verdict.passed
     assert words in verdict.message
@@ -155,10 +155,10 @@ WRONG_POINTS = {
     "You draw a point an epoch": lambda b, n, e, loss: [(epoch + 1, b * loss) for epoch in range(n)],
     "the list is empty": lambda b, n, e, loss: drawn(b, n, e, loss) or [(n, b * loss)],
     "the loop draws 1 points; you foretell 2": lambda b, n, e, loss: [*drawn(b, n, e, loss), (n, 0.0)],
-    "the first point stands at (100, 11.5); yours stands at (1.0, 2.0)": lambda b, n, e, loss: [(1, 2)],
-    "It should give a list of pairs": lambda b, n, e, loss: 23.0,
+    "the first point is at (100, 11.5); yours is at (1.0, 2.0)": lambda b, n, e, loss: [(1, 2)],
+    "It should return a list of pairs": lambda b, n, e, loss: 23.0,
     "It should be a pair (x, y)": lambda b, n, e, loss: [1, 2, 3],
-    "gave back None": lambda b, n, e, loss: print(end=""),
+    "returned None": lambda b, n, e, loss: print(end=""),
 }
 
 
@@ -167,13 +167,13 @@ def test_the_right_points_pass():
 
 
 @pytest.mark.parametrize("words", WRONG_POINTS)
-def test_wrong_points_are_told_why(words):
+def test_wrong_points_are_explained(words):
     verdict = checks.drawn_points(WRONG_POINTS[words])
     assert not verdict.passed
     assert words in verdict.message
 
 
-def taken(model, optimizer, scheduler, step):
+def saved(model, optimizer, scheduler, step):
     return {
         "model": copy.deepcopy(model.state_dict()),
         "optimizer": copy.deepcopy(optimizer.state_dict()),
@@ -187,7 +187,7 @@ def but(**changes):
     """The right answer with some of its parts made otherwise; None leaves one out."""
 
     def answer(model, optimizer, scheduler, step):
-        state = taken(model, optimizer, scheduler, step)
+        state = saved(model, optimizer, scheduler, step)
         state |= {name: change and change(model, optimizer, scheduler, step) for name, change in changes.items()}
         return {name: value for name, value in state.items() if value is not None}
 
@@ -212,19 +212,19 @@ WRONG_STATES = {
     ),
     "drew or set random numbers": but(random=lambda *_: (torch.rand(1), torch.get_rng_state())[1]),
     "ends with other weights": but(random=lambda *_: torch.Generator().manual_seed(5).get_state()),
-    "It should give a dict": lambda *run: list(taken(*run).values()),
-    "gave back None": lambda model, optimizer, scheduler, step: print(end=""),
-    "Your function changed": lambda model, *run: (nn.init.zeros_(model[0].weight), taken(model, *run))[1],
+    "It should return a dict": lambda *run: list(saved(*run).values()),
+    "returned None": lambda model, optimizer, scheduler, step: print(end=""),
+    "Your function changed": lambda model, *run: (nn.init.zeros_(model[0].weight), saved(model, *run))[1],
 }
 
 
 def test_a_whole_state_passes():
-    assert checks.take_down(taken).passed
+    assert checks.save_state(saved).passed
 
 
 @pytest.mark.parametrize("words", WRONG_STATES)
-def test_a_state_that_lacks_something_is_told(words):
-    verdict = checks.take_down(WRONG_STATES[words])
+def test_a_state_that_lacks_something_is_explained(words):
+    verdict = checks.save_state(WRONG_STATES[words])
     assert not verdict.passed
     assert words in verdict.message
 
@@ -289,7 +289,7 @@ WRONG_TESTS = {
         "another" not in step.__name__ and remembers(step)
     ),
     "It should answer True or False": lambda step: 1,
-    "gave back None": lambda step: print(end=""),
+    "returned None": lambda step: print(end=""),
 }
 
 
@@ -298,7 +298,7 @@ def test_a_good_test_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_TESTS)
-def test_a_poor_test_is_told_why(words):
+def test_a_poor_test_is_explained(words):
     verdict = checks.remembers_gradients(WRONG_TESTS[words])
     assert not verdict.passed
     assert words in verdict.message

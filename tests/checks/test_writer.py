@@ -96,7 +96,7 @@ WRONG_LOGS = {
     "You closed the writer": closes_at_the_end,
     "There are 2 event files": closes_in_the_loop,
     "AssertionError": a_number_as_an_image,
-    "should stand at step": losses_logged(epoch_value=lambda losses, *_: 7.0),
+    "should be at step": losses_logged(epoch_value=lambda losses, *_: 7.0),
     "'loss/step' has": lambda writer, epochs: [losses_logged()(writer, epochs) for _ in range(2)],
 }
 
@@ -106,7 +106,7 @@ def test_losses_on_their_steps_pass():
 
 
 @pytest.mark.parametrize("words", WRONG_LOGS)
-def test_losses_on_other_steps_are_told_why(words):
+def test_losses_on_other_steps_are_explained(words):
     verdict = checks.log_losses(WRONG_LOGS[words])
     assert not verdict.passed
     assert words in repr(verdict)
@@ -136,7 +136,7 @@ WRONG_IMAGES = {
         "input", right_image(image).transpose(1, 2) if image.shape[1] != image.shape[2] else right_image(image), step
     ),
     "Is global_step, the third argument, missing?": shown_as(right_image, step=lambda step: None),
-    "stands at step 4": shown_as(right_image, step=lambda step: step + 1),
+    "is at step 4": shown_as(right_image, step=lambda step: step + 1),
     "no image with the tag 'input': there is 'digit'": shown_as(right_image, tag="digit"),
     "holds no image: call": lambda writer, image, step: writer.add_scalar("input", image.mean(), step),
     "2 images with the tag": lambda writer, image, step: [
@@ -159,7 +159,7 @@ def test_an_image_that_looks_right_passes_in_each_of_its_forms():
 
 
 @pytest.mark.parametrize("words", WRONG_IMAGES)
-def test_an_image_that_looks_wrong_is_told_why(words):
+def test_an_image_that_looks_wrong_is_explained(words):
     verdict = checks.log_image(WRONG_IMAGES[words])
     assert not verdict.passed
     assert words in repr(verdict)
@@ -243,11 +243,11 @@ def cured(
 WRONG_CURES = {
     "`steps` counts epochs, while the sum": cured(every_batch=False),
     "holds sums. Divide by the 3": cured(divide=1),
-    "never set back": cured(set_back=False),
+    "never reset": cured(set_back=False),
     "back at each new epoch": cured(anew=True),
     "it stands in the loop over the batches": in_the_inner_loop,
-    "stands at the number of the epoch": cured(step_at=lambda steps, epoch: epoch),
-    "it stands inside the `if`": cured(inside=True),
+    "is at the number of the epoch": cured(step_at=lambda steps, epoch: epoch),
+    "it is inside the `if`": cured(inside=True),
     "'epoch_loss' holds sums": cured(epoch_value=sum),
     "moved 'epoch_loss' by one": cured(epoch_from=1),
     "event files: each add_scalar after a close()": cured(close_in_loop=True),
@@ -255,7 +255,7 @@ WRONG_CURES = {
     "still open when the training failed half-way": cured(ending="last line"),
     "hid the error": cured(ending="hidden"),
     "no curve with the tag 'step_loss'": lambda folder, epochs: SummaryWriter(folder).close(),
-    "should stand at step": cured(epoch_value=max),
+    "should be at step": cured(epoch_value=max),
 }
 
 
@@ -265,16 +265,16 @@ def test_the_cured_loop_passes():
 
 def test_the_given_lines_are_not_attempted_and_are_ill(monkeypatch):
     monkeypatch.setattr(module, "SummaryWriter", SummaryWriter, raising=False)
-    assert "the lines as they were given" in repr(checks.train_and_log(module._sick))
+    assert "the lines as they were given" in repr(checks.train_and_log(module._starter_loop))
 
     def attempted(folder, epochs):
-        return module._sick(folder, epochs)
+        return module._starter_loop(folder, epochs)
 
     assert "`steps` counts epochs" in repr(checks.train_and_log(attempted))
 
 
 @pytest.mark.parametrize("words", WRONG_CURES)
-def test_a_loop_that_is_still_ill_is_told_why(words):
+def test_a_loop_that_is_still_ill_is_explained(words):
     threads = threading.active_count()
     verdict = checks.train_and_log(WRONG_CURES[words])
     assert not verdict.passed
@@ -317,12 +317,12 @@ WRONG_PREDICTIONS = {
     "you call all 3 points sure": lambda actions: (predicted(actions)[0], actions.count("add")),
     "close() brings points to disk, as flush() does": lambda actions: predicted(actions, sure_by=("flush",)),
     "not at the first": first_alone,
-    "do not begin anew at 0": since_the_last,
+    "do not start again at 0": since_the_last,
     "The first one is there as soon as": lambda actions: (actions.count("close"), predicted(actions)[1]),
     "close() opens none": lambda actions: predicted(actions, files_by="close"),
     "an add after a close opens another": lambda actions: (1, predicted(actions)[1]),
     "a real writer left": lambda actions: (9, 9),
-    "It should give two numbers": lambda actions: 3,
+    "It should return two numbers": lambda actions: 3,
 }
 
 
@@ -331,7 +331,7 @@ def test_the_right_prediction_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_PREDICTIONS)
-def test_a_wrong_prediction_is_told_why(words):
+def test_a_wrong_prediction_is_explained(words):
     verdict = checks.survivors(WRONG_PREDICTIONS[words])
     assert not verdict.passed
     assert words in repr(verdict)

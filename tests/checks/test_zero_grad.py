@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from course_utils import checks
-from course_utils.checks.zero_grad import _find_faults, _sick_loop
+from course_utils.checks.zero_grad import _find_faults, _starter_loop
 
 
 def grad_after(events):
@@ -36,7 +36,7 @@ WRONG_GRADS = {
     "gives a mean": lambda events: (grad_after(events) or 0) / max(1, len(slopes(events))),
     "None for every list": lambda events: [].clear(),
     "After [3.0], .grad holds 3.0; your function says 7.0": lambda events: 7.0,
-    "It should give one number": lambda events: [grad_after(events)],
+    "It should return one number": lambda events: [grad_after(events)],
     "AttributeError": lambda events: events.grad,
 }
 
@@ -68,8 +68,8 @@ WRONG_BALLS = {
     "Your gradient is w,": lambda *case: ball(*case, slope=1.0),
     "step 1 should lead to": lambda s, lr, c, n, k: [s, *[5.0] * n],
     "Your list has 6 numbers. It should have 7.": lambda *case: ball(*case)[1:],
-    "It should give a list of numbers": lambda *case: ball(*case)[-1],
-    "gave back None": lambda *case: [].clear(),
+    "It should return a list of numbers": lambda *case: ball(*case)[-1],
+    "returned None": lambda *case: [].clear(),
     "ZeroDivisionError": lambda *case: 1 / 0,
 }
 
@@ -124,7 +124,7 @@ WRONG_LOOPS = {
     "the sum of the losses so far": loop(log=lambda losses, loss: (losses[-1] if losses else 0.0) + loss),
     "The loss of batch 2 should be": lambda model, *rest: loop()(model, rest[0], rest[0], *rest[2:]),
     "Your list has 1 numbers": lambda *case: loop()(*case)[-1:],
-    "gave back None": lambda *case: [].clear(),
+    "returned None": lambda *case: [].clear(),
     "It should be a number": lambda *case: [[loss] for loss in loop()(*case)],
 }
 
@@ -197,7 +197,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("check", "words", "answer"), WRONG, ids=[f"{c.__name__}: {words}" for c, words, _ in WRONG])
-def test_a_wrong_answer_is_told_by_its_misconception(check, words, answer):
+def test_a_wrong_answer_is_explained_by_its_misconception(check, words, answer):
     verdict = check(answer)
     assert not verdict.passed
     assert words in repr(verdict)
@@ -242,13 +242,13 @@ def stub(): ...
 
 
 def test_the_lines_that_were_given_are_not_attempted():
-    verdict = checks.cured_loop(_sick_loop)
+    verdict = checks.cured_loop(_starter_loop)
     assert not verdict.passed
     assert "Not attempted yet: these are the lines as they were given" in repr(verdict)
 
 
 def test_the_given_lines_have_the_two_faults_that_the_lesson_names():
-    message = repr(checks.cured_loop(lambda *case: _sick_loop(*case)))
+    message = repr(checks.cured_loop(lambda *case: _starter_loop(*case)))
     assert "The base does not move" in message
     assert "The gradients of the classifier pile up" in message
 

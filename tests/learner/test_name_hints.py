@@ -16,7 +16,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from course_utils.learner import name_hints
-from course_utils.learner.name_hints import Cell, explain, names_made, place_of, read_cells
+from course_utils.learner.name_hints import Cell, explain, names_bound, find_cell, read_cells
 from notebooks import run_cells, running_kernel
 
 LESSONS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
@@ -51,7 +51,7 @@ ABOVE = "click into this cell, choose Run > Run All Above Selected Cell, then ru
 def test_names_made_are_those_that_running_the_cell_makes(source):
     names = {}
     exec(source, names)
-    assert names_made(source) == names.keys() - {"__builtins__", "__annotations__"}
+    assert names_bound(source) == names.keys() - {"__builtins__", "__annotations__"}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_names_made_are_those_that_running_the_cell_makes(source):
     ],
 )
 def test_names_made_by_cells_that_are_not_plain_python(source, made):
-    assert names_made(source) == made
+    assert names_bound(source) == made
 
 
 # What is read of a notebook.
@@ -190,14 +190,14 @@ def test_a_name_that_no_other_cell_makes_is_left_to_python(name, at):
 
 
 def test_a_cell_is_found_by_its_id_or_by_its_code():
-    assert place_of(CELLS, "edited", "c3") == 3
-    assert place_of(CELLS, "print(mean)\n", "c9") == 9
-    assert place_of(CELLS, "print(mean)\n", "not-in-the-file") == 3
-    assert place_of(CELLS, "print(mean)\n") == 3
-    assert place_of(CELLS, "write_it()") == 7
-    assert place_of(CELLS, "edited") is None
-    assert place_of([Cell("a")], "edited", None) is None
-    assert place_of([], "a", "b") is None
+    assert find_cell(CELLS, "edited", "c3") == 3
+    assert find_cell(CELLS, "print(mean)\n", "c9") == 9
+    assert find_cell(CELLS, "print(mean)\n", "not-in-the-file") == 3
+    assert find_cell(CELLS, "print(mean)\n") == 3
+    assert find_cell(CELLS, "write_it()") == 7
+    assert find_cell(CELLS, "edited") is None
+    assert find_cell([Cell("a")], "edited", None) is None
+    assert find_cell([], "a", "b") is None
 
 
 # In all nine lessons. Python's own compiler is the oracle for what a cell makes and what it needs.
@@ -246,7 +246,7 @@ def test_each_name_that_a_section_needs_is_told_with_the_right_section(path):
     makers, told = {}, set()
     for at, (source, title, exercise) in enumerate(cells):
         made, needed = made_and_needed(plain(source))
-        assert names_made(source) == made
+        assert names_bound(source) == made
         for name in needed:
             sentence = explain(found, name, at)
             if name not in makers:  # a function may be written before the names that it will look up
