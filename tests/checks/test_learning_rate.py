@@ -29,14 +29,14 @@ WRONG_WALKS = {
     "lr × loss": walk(lambda w, lr, c: -lr * 0.5 * c * w * w),
     "is 2 λ w": walk(lambda w, lr, c: -lr * 2 * c * w),
     "is ½ λ w.": walk(lambda w, lr, c: -lr * 0.5 * c * w),
-    "taken from the old w": walk(lambda w, lr, c: lr * c * w - w),
-    "gradient of the start": lambda s, lr, c, n: [s, *[s - lr * c * s * k for k in range(1, n + 1)]],
-    "takes one step and stays": lambda s, lr, c, n: [s, *[s - lr * c * s] * n],
+    "Subtract the step from the old w": walk(lambda w, lr, c: lr * c * w - w),
+    "gradient at the start": lambda s, lr, c, n: [s, *[s - lr * c * s * k for k in range(1, n + 1)]],
+    "takes one step and then stays": lambda s, lr, c, n: [s, *[s - lr * c * s] * n],
     "The first value is missing": lambda s, lr, c, n: right_walk(s, lr, c, n)[1:],
     "The last value is missing": lambda s, lr, c, n: right_walk(s, lr, c, n)[:-1],
-    "gave one number": lambda s, lr, c, n: right_walk(s, lr, c, n)[-1],
-    "gave one number, tensor": lambda s, lr, c, n: torch.tensor(right_walk(s, lr, c, n)[-1]),
-    "one value for each step make": lambda s, lr, c, n: right_walk(s, lr, c, n + 2),
+    "returned one number": lambda s, lr, c, n: right_walk(s, lr, c, n)[-1],
+    "returned one number, tensor": lambda s, lr, c, n: torch.tensor(right_walk(s, lr, c, n)[-1]),
+    "one value per step make": lambda s, lr, c, n: right_walk(s, lr, c, n + 2),
     "returned None": lambda s, lr, c, n: print(end=""),
     "step 1 should lead to": walk(lambda w, lr, c: -lr),
     "step 2 should lead to": lambda s, lr, c, n: [*right_walk(s, lr, c, n)[:2], *[9.0] * (n - 1)],
@@ -66,7 +66,7 @@ def top(matrix):
 
 WRONG_RATES = {
     "largest curvature λ itself": lambda x: top(hessian(x)),
-    "lands in one step": lambda x: 1 / top(hessian(x)),
+    "reaches the minimum in one step": lambda x: 1 / top(hessian(x)),
     "smallest curvature": lambda x: 2 / torch.linalg.eigvalsh(hessian(x))[0].item(),
     "sum of all curvatures": lambda x: 2 / torch.linalg.eigvalsh(hessian(x)).sum().item(),
     "2 times too high": lambda x: 2 / top(x.T @ x / len(x)),
@@ -74,7 +74,7 @@ WRONG_RATES = {
     "20 times too low": lambda x: 2 / top(x.T @ x),
     "4 times too high": lambda x: 2 / top(0.5 * x.T @ x / len(x)),
     "not by all numbers in x": lambda x: 2 / top(2 * x.T @ x / x.numel()),
-    "gave 3 numbers": lambda x: 2 / torch.linalg.eigvalsh(hessian(x)),
+    "returned 3 numbers": lambda x: 2 / torch.linalg.eigvalsh(hessian(x)),
     "singular value": lambda x: 2 / torch.linalg.svdvals(x)[0].item(),
     "the limit is": lambda x: 0.1,
     "returned None": lambda x: print(end=""),
@@ -107,13 +107,13 @@ def blind_to_nan(losses):
 
 
 WRONG_JUDGES = {
-    "whatever it is given": lambda losses: "works",
-    "should answer 'too slow', 'works' or 'diverges'": lambda losses: "bad",
+    "for every list": lambda losses: "works",
+    "should return 'too slow', 'works' or 'diverges'": lambda losses: "bad",
     "The end alone": lambda losses: "works" if sum(losses[-20:]) / 20 < 1.5 else "too slow",
     "A comparison with NaN": blind_to_nan,
     "unlucky last batch": lambda losses: judge([*losses[:-20], *[losses[-1]] * 20]),
-    "Its noise decides nothing": lambda losses: "works" if judge(losses) == "too slow" else judge(losses),
-    "against the very first loss": lambda losses: (
+    "Noise decides nothing here": lambda losses: "works" if judge(losses) == "too slow" else judge(losses),
+    "with the very first loss": lambda losses: (
         judge(losses) if losses[2] < 20 or math.isnan(losses[-1]) else "works"
     ),
     "a jump alone": lambda losses: "diverges" if any(not loss < 3 for loss in losses) else judge(losses),

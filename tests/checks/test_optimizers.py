@@ -105,11 +105,11 @@ WRONG_MOMENTUM = {
     "the other way round.": lambda w, g, v, lr, m: (w - lr * (v + m * g), v + m * g),
     "momentum 1": lambda w, g, v, lr, m: (w - lr * (v + g), v + g),
     "return the old velocity": lambda w, g, v, lr, m: (w - lr * (m * v + g), v),
-    "gradient in place of the velocity": lambda w, g, v, lr, m: (w - lr * (m * v + g), g),
+    "gradient instead of the velocity": lambda w, g, v, lr, m: (w - lr * (m * v + g), g),
     "by the momentum too": lambda w, g, v, lr, m: (w - lr * m * (v + g), m * (v + g)),
     "return w first": lambda w, g, v, lr, m: momentum_right(w, g, v, lr, m)[::-1],
     "It should return 2 tensors": lambda w, g, v, lr, m: momentum_right(w, g, v, lr, m)[0],
-    "tuple of length 3": lambda w, g, v, lr, m: (w, v, g),
+    "It should return 2 tensors: `return w, velocity`": lambda w, g, v, lr, m: (w, v, g),
     "should lead to": lambda w, g, v, lr, m: (w - 0.1, v),
     "changed `v`": lambda w, g, v, lr, m: momentum_right(w, g, v.mul_(2), lr, m),
     "returned None": lambda w, g, v, lr, m: print(end=""),
@@ -145,25 +145,25 @@ def adam_from_lines(**lines):
 
 WRONG_ADAM = {
     "The bias correction is missing": adam_from_lines(mean="m", square="v"),
-    "correct m and forget v": adam_from_lines(square="v"),
-    "correct v and forget m": adam_from_lines(mean="m"),
+    "correct m but not v": adam_from_lines(square="v"),
+    "correct v but not m": adam_from_lines(mean="m"),
     "divide by v itself": adam_from_lines(new="w - lr * mean / (square + eps)"),
     "under the root": adam_from_lines(new="w - lr * mean / (square + eps).sqrt()"),
     "climbs": adam_from_lines(new="w + lr * mean / (square.sqrt() + eps)"),
-    "have changed places": lambda w, g, m, v, step, lr, beta1, beta2, eps: adam_right(
+    "swapped": lambda w, g, m, v, step, lr, beta1, beta2, eps: adam_right(
         w, g, m, v, step, lr, beta2, beta1, eps
     ),
-    "as if it were the next step": adam_from_lines(
+    "one step ahead": adam_from_lines(
         mean="m / (1 - beta1**(step + 1))", square="v / (1 - beta2**(step + 1))"
     ),
     "`step` as it is": adam_from_lines(mean="m / (1 - beta1**(step - 1))", square="v / (1 - beta2**(step - 1))"),
-    "collects the gradient itself": adam_from_lines(
+    "averages the gradient itself": adam_from_lines(
         v="beta2 * v + (1 - beta2) * g", new="w - lr * mean / (square.sqrt() + eps)"
     ),
-    "collects the gradient's size": adam_from_lines(v="beta2 * v + (1 - beta2) * g.abs()"),
+    "averages the gradient's absolute value": adam_from_lines(v="beta2 * v + (1 - beta2) * g.abs()"),
     "add the whole gradient": adam_from_lines(m="beta1 * m + g", v="beta2 * v + g**2"),
     "return the corrected": adam_from_lines(back="new, mean, square"),
-    "the one of step 1 at every step": adam_from_lines(mean="m / (1 - beta1)", square="v / (1 - beta2)"),
+    "the correction of step 1 at every step": adam_from_lines(mean="m / (1 - beta1)", square="v / (1 - beta2)"),
     "It should return 3 tensors": adam_from_lines(back="new, m"),
     "should lead to": adam_from_lines(new="w - lr * m"),
     "shape": adam_from_lines(back="new.sum(), m, v"),
@@ -197,26 +197,26 @@ WRONG_GROUPS = {
         {"params": model.base.parameters(), "lr": lr / 10},
         {"params": model.classifier.parameters(), "lr": lr},
     ],
-    "lies in two groups": lambda model, lr: [
+    "is in two groups": lambda model, lr: [
         {"params": model.base.parameters(), "lr": lr / 10},
         {"params": model.parameters(), "lr": lr},
     ],
-    "have changed places": with_rates(lambda lr: lr, lambda lr: lr / 10),
+    "swapped": with_rates(lambda lr: lr, lambda lr: lr / 10),
     "All parameters have the rate lr. ": with_rates(lambda lr: lr, lambda lr: lr),
     "All parameters have the rate lr / 10": with_rates(lambda lr: lr / 10, lambda lr: lr / 10),
-    "ten times faster": with_rates(lambda lr: lr * 10, lambda lr: lr),
+    "has the rate 10 × lr": with_rates(lambda lr: lr * 10, lambda lr: lr),
     "the rate of `base.0.weight` should be": with_rates(lambda lr: lr / 100, lambda lr: lr),
-    "'Lr' is no option": renamed("lr", "Lr"),
+    "'Lr' is not an option": renamed("lr", "Lr"),
     "under 'params'": renamed("params", "parameters"),
     "A group has no 'lr'": lambda model, lr: [
         {key: value for key, value in group.items() if key == "params"} for group in groups_right(model, lr)
     ],
     "returned an optimizer": lambda model, lr: torch.optim.SGD(groups_right(model, lr), lr=lr),
-    "A list of dictionaries": lambda model, lr: list(model.parameters()),
-    "A list of dictionaries, one": lambda model, lr: groups_right(model, lr)[0],
-    "none of the model's parameters": lambda model, lr: groups_right(copy.deepcopy(model), lr),
+    "return a list of dictionaries, each": lambda model, lr: list(model.parameters()),
+    "return a list of dictionaries": lambda model, lr: groups_right(model, lr)[0],
+    "not one of the model's parameters": lambda model, lr: groups_right(copy.deepcopy(model), lr),
     "returned None": lambda model, lr: print(end=""),
-    "should give one number": with_rates(lambda lr: "slow", lambda lr: lr),
+    "should return one number": with_rates(lambda lr: "slow", lambda lr: lr),
 }
 
 # Exercise 5.
@@ -242,7 +242,7 @@ WRONG_FORGOTTEN = {
     "frozen parameters too": lambda model, optimizer: [
         name for name, p in model.named_parameters() if id(p) not in held_by(optimizer)
     ],
-    "the first group only": lambda model, optimizer: [
+    "only at the first group": lambda model, optimizer: [
         name
         for name, p in model.named_parameters()
         if p.requires_grad and id(p) not in {id(q) for q in optimizer.param_groups[0]["params"]}
@@ -252,7 +252,7 @@ WRONG_FORGOTTEN = {
         for name, p in model.named_parameters()
         if p.requires_grad and not any(torch.equal(p, q) for q in all_held(optimizer))
     ],
-    "by `is`, or by id(p) in a set": lambda model, optimizer: [
+    "use `is`, or id(p) in a set": lambda model, optimizer: [
         name for name, p in model.named_parameters() if p.requires_grad and p not in all_held(optimizer)
     ],
     "compare shapes": lambda model, optimizer: [
@@ -268,7 +268,7 @@ WRONG_FORGOTTEN = {
     ],
     "It should hold names": lambda model, optimizer: [p for p in model.parameters() if id(p) not in held_by(optimizer)],
     "a list of names": lambda model, optimizer: len(forgotten_right(model, optimizer)),
-    "the base alone the answer is": lambda model, optimizer: [],
+    "only the base the answer is": lambda model, optimizer: [],
     "returned None": lambda model, optimizer: print(end=""),
     "RuntimeError: no such": lambda model, optimizer: torch.device("no such"),
 }
@@ -335,11 +335,11 @@ WRONG_HEAD = {
     "no group of your optimizer holds it": head_cured(lambda model: model.base.parameters()),
     "Only the new head has learned": head_cured(lambda model: model.classifier.parameters()),
     "make a new optimizer for every batch": head_cured(anew=True),
-    "Is momentum=0.9 gone": head_cured(momentum=0.0),
+    "Did you drop momentum=0.9": head_cured(momentum=0.0),
     "pile up": head_cured(clear=False),
-    "Neither head nor base": head_cured(steps=False),
-    "3 outputs; 2 are wanted": head_kept,
-    "Your weights are not those": head_cured(momentum=0.5),
+    "Neither the head nor the base": head_cured(steps=False),
+    "3 outputs; it should have 2": head_kept,
+    "Your weights differ from those": head_cured(momentum=0.5),
     "It should return the model": lambda *case: head_right(*case).classifier.weight,
     "returned None": lambda *case: print(end=""),
     "AttributeError": lambda model, num_classes, batches, lr: model.head,

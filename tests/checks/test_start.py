@@ -60,7 +60,7 @@ WRONG_EPOCHS = {
     "once for each batch in order": reversed_batches,
     "returned a tensor": keeps_the_tensor,
     "sum of the losses": turns("zfbs", lambda losses, sizes: sum(losses)),
-    "the last loss alone": turns("zfbs", lambda losses, sizes: losses[-1]),
+    "only the last loss": turns("zfbs", lambda losses, sizes: losses[-1]),
     "by the number of rows": turns("zfbs", lambda losses, sizes: sum(losses) / sum(sizes)),
     "losses is": turns("zfbs", lambda losses, sizes: 9.0),
     "returned None": turns("zfbs", lambda losses, sizes: None),
@@ -79,21 +79,21 @@ def test_a_wrong_epoch_is_explained(words):
 
 
 def test_gradients_that_were_left_behind_must_be_cleared_before_the_first_step():
-    assert "somebody had left behind" in message_for(checks.train_one_epoch, turns("fbsz"))
+    assert "gradients left over from before" in message_for(checks.train_one_epoch, turns("fbsz"))
 
 
 # Exercise 2.
 
 RIGHT = ["gradients", "nothing", "nothing", "gradients", "weights"]
 WRONG_CHANGES = {
-    "are still there, and zero_grad() takes them away": (0, "nothing"),
-    "The weights are what was learned": (0, "weights"),
-    "gradients come with backward() alone": (1, "gradients"),
+    "are still there, and zero_grad() removes them": (0, "nothing"),
+    "The weights are what has been learned": (0, "weights"),
+    "only backward() computes gradients": (1, "gradients"),
     "only a number with a graph": (2, "gradients"),
-    "Nobody has gone yet": (3, "weights"),
+    "The weights have not moved yet": (3, "weights"),
     "that is why they must be cleared": (4, "gradients"),
-    "it does not change 'weights'. Look at section 3": (1, "weights"),
-    "It should answer 'nothing', 'gradients' or 'weights'": (2, "loss"),
+    "that is not what changes here. Look at section 3": (1, "weights"),
+    "It should return 'nothing', 'gradients' or 'weights'": (2, "loss"),
 }
 
 
@@ -133,15 +133,15 @@ def two_levels(cwd, path):
 
 WRONG_PATHS = {
     "A plain name leads down": lambda cwd, path: f"/{path}",
-    "One dot is the folder where you are": lambda cwd, path: follow(cwd, path, skip=("",)),
+    "One dot is the current folder": lambda cwd, path: follow(cwd, path, skip=("",)),
     "Two dots lead up": lambda cwd, path: follow(cwd, path, up="up"),
     "Three dots are a name like any other": two_levels,
     "Empty names": lambda cwd, path: follow(cwd, path, skip=(".",)) if "//" in path else follow(cwd, path),
     "starts at the root": lambda cwd, path: follow(cwd, path, rooted=False),
-    "From the root the answer begins": lambda cwd, path: "/" * (cwd == "/") + follow(cwd, path),
+    "From the root, the answer begins": lambda cwd, path: "/" * (cwd == "/") + follow(cwd, path),
     "stays at `/`": lambda cwd, path: "/logs/.." if path.count("..") == 3 and "..." not in path else follow(cwd, path),
     "IndexError": lambda cwd, path: follow(cwd, path, floor=False),
-    "should give the folder as a string": lambda cwd, path: ["course", "data"],
+    "should return the folder as a string": lambda cwd, path: ["course", "data"],
     "returned None": lambda cwd, path: print(end=""),
 }
 
@@ -165,10 +165,10 @@ def beside(script, name):
 
 WRONG_FOLDERS = {
     "where the script was started": lambda script, name: Path.cwd() / name,
-    "where the script was started, and not": lambda script, name: name,
+    "where the script was started, not": lambda script, name: name,
     "inside the file train.py": lambda script, name: Path(script).resolve() / name,
     "one level too high": lambda script, name: Path(script).resolve().parent.parent / name,
-    "right and relative": lambda script, name: Path(script).parent / name,
+    "right but relative": lambda script, name: Path(script).parent / name,
     "the script's own folder": lambda script, name: Path(script).resolve().parent,
     "yours ends in 'other'": lambda script, name: Path(script).resolve().parent / "other",
     "It should return a path": lambda script, name: 3,

@@ -50,7 +50,7 @@ def test_numbers_are_read(value):
         ([[1.0], 2.0], r"Item 0 of your list is \[1\.0\]"),
         ([1.0, torch.ones(2)], "Item 1 of your list is tensor"),
         ([1.0, math.nan], "Your answer holds NaN"),
-        ([1.0], r"Your list has 1 numbers\. It should have 2"),
+        ([1.0], r"Your list has length 1\. It should have length 2"),
     ],
 )
 def test_what_are_no_numbers_is_explained(value, words):
@@ -67,8 +67,8 @@ def test_a_tensor_is_read_detached_in_double_precision():
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (torch.ones(3, 2), r"has the shape \(3, 2\)\. It should have the shape \(2, 3\)\..* transpose it with \.T"),
-        (torch.ones(6), r"has the shape \(6,\)\. It should have the shape \(2, 3\)\.$"),
+        (torch.ones(3, 2), r"has shape \(3, 2\)\. It should have shape \(2, 3\): transpose it with \.T"),
+        (torch.ones(6), r"has shape \(6,\)\. It should have shape \(2, 3\)\.$"),
         ([[1.0]], r"returned a list, \[\[1\.0\]\]\. It should return a tensor"),
         (torch.full((2, 3), math.nan), "Your answer holds NaN"),
     ],
@@ -80,7 +80,7 @@ def test_what_is_no_such_tensor_is_told_with_both_shapes(value, words):
 
 def test_a_word_is_one_of_those_asked_for():
     assert choice("mean", ["sum", "mean"]) == "mean"
-    for value, words in (("median", "answered 'median'. It should answer 'sum', 'mean' or 'last'"), (3, "answered 3")):
+    for value, words in (("median", "returned 'median'. It should return 'sum', 'mean' or 'last'"), (3, "returned 3")):
         with pytest.raises(Wrong, match=words):
             choice(value, ["sum", "mean", "last"])
 

@@ -73,29 +73,29 @@ WRONG_CURVES = {
     "your steps still count epochs": curves(count="epoch", ask="epoch", reset="never"),
     "only when an epoch ends": curves(ask="epoch"),
     "start again in each epoch": curves(restart=True),
-    "one point for each batch. Write only": lambda epochs, every, add: curves()(epochs, 1, add),
-    "no two points share a place": curves(step=lambda steps, epoch: epoch),
-    "divided by 100, but hold": curves(weighted=False, divide="hundred"),
-    "divided by 100. Divide by the number of samples": curves(divide="hundred"),
+    "one point per batch. Write only": lambda epochs, every, add: curves()(epochs, 1, add),
+    "no two points are at the same step": curves(step=lambda steps, epoch: epoch),
+    "by 100, but they hold": curves(weighted=False, divide="hundred"),
+    "by 100. Divide by the number of samples": curves(divide="hundred"),
     "And 100 is not `every`": curves(weighted=False, divide="hundred", reset="never"),
-    "Your windows only grow: after a point was written, the window begins at 0 again.": curves(
+    "set the window to 0 again.": curves(
         weighted=False, divide="every", reset="never"
     ),
     "mean since training began": curves(reset="never"),
-    "back after each point, but not the count": curves(reset="sum"),
-    "but still divided by `every`": curves(weighted=False, divide="every", reset="epoch too"),
+    "You reset the sum after each point, but not the count": curves(reset="sum"),
+    "but still divide by `every`": curves(weighted=False, divide="every", reset="epoch too"),
     "Your window starts again at each epoch": curves(reset="epoch too"),
     "step_loss is a mean of batch means": curves(weighted=False),
     "You add loss × samples but divide by the number of batches": curves(divide="every"),
-    "still written where a window ends": curves(epoch_where="window"),
-    "epoch_loss has one point for each batch": curves(epoch_where="batch"),
+    "still written when a window ends": curves(epoch_where="window"),
+    "epoch_loss has one point per batch": curves(epoch_where="batch"),
     "epoch_loss is a mean of batch means": curves(epoch_weighted=False),
     "divide by the number of batches. Divide by the number of samples": curves(epoch_divide="batches"),
     "Your epoch_loss is a sum. Divide it by the number of samples": curves(epoch_divide="nothing"),
     "Divide it by what was added": curves(epoch_divide="nothing", epoch_weighted=False),
     "You wrote the tag 'loss'": curves(tags=("loss", "epoch_loss")),
     "Nothing was written under 'epoch_loss'": curves(epoch_where="nowhere"),
-    "48 batches hold 12 full windows of 4; your step_loss has 24": lambda epochs, every, add: curves()(
+    "48 batches have 12 full windows of 4; your step_loss has 24": lambda epochs, every, add: curves()(
         epochs, every, lambda tag, value, x: [add(tag, value, x) for _ in range(1 + (tag == "step_loss"))]
     ),
     "Point 0 of your step_loss is 7.0000": lambda epochs, every, add: curves()(
@@ -146,16 +146,16 @@ def scaled(x=lambda x, i, b, e: x, y=lambda y, i, b, e: y):
 
 WRONG_POINTS = {
     "what the loop was meant to draw": lambda b, n, e, loss: [(step, loss) for step in range(e, b * n + 1, e)],
-    "the height is not": scaled(y=lambda y, i, b, e: y / b),
+    "the y are not": scaled(y=lambda y, i, b, e: y / b),
     "That is the sum": scaled(y=lambda y, i, b, e: y * e),
     "You divided one batch's loss": scaled(y=lambda y, i, b, e: y / b / e),
-    "has been raised before it is asked": scaled(x=lambda x, i, b, e: x - 1),
+    "is raised before it is checked": scaled(x=lambda x, i, b, e: x - 1),
     "since `steps` counts epochs": scaled(x=lambda x, i, b, e: x * b),
     "Your points climb": scaled(y=lambda y, i, b, e: y * (i + 1)),
-    "You draw a point an epoch": lambda b, n, e, loss: [(epoch + 1, b * loss) for epoch in range(n)],
+    "You draw a point every epoch": lambda b, n, e, loss: [(epoch + 1, b * loss) for epoch in range(n)],
     "the list is empty": lambda b, n, e, loss: drawn(b, n, e, loss) or [(n, b * loss)],
-    "the loop draws 1 points; you foretell 2": lambda b, n, e, loss: [*drawn(b, n, e, loss), (n, 0.0)],
-    "the first point is at (100, 11.5); yours is at (1.0, 2.0)": lambda b, n, e, loss: [(1, 2)],
+    "the number of points drawn is 1; your list has length 2": lambda b, n, e, loss: [*drawn(b, n, e, loss), (n, 0.0)],
+    "the first point is (100, 11.5); yours is (1.0, 2.0)": lambda b, n, e, loss: [(1, 2)],
     "It should return a list of pairs": lambda b, n, e, loss: 23.0,
     "It should be a pair (x, y)": lambda b, n, e, loss: [1, 2, 3],
     "returned None": lambda b, n, e, loss: print(end=""),
@@ -206,12 +206,12 @@ WRONG_STATES = {
     "copy.deepcopy(model.state_dict())": but(model=lambda model, *_: model.state_dict()),
     "copy.deepcopy(optimizer.state_dict())": but(optimizer=lambda model, optimizer, *_: optimizer.state_dict()),
     "A seed says where the random numbers began": but(random=lambda *_: 0),
-    "'step' is 0 after 3 steps": but(step=lambda *_: 0),
-    "which are no parameters": but(
+    "'step' is 0; it should be 3": but(step=lambda *_: 0),
+    "which are not parameters": but(
         model=lambda model, *_: {n: p.detach().clone() for n, p in model.named_parameters()}
     ),
-    "drew or set random numbers": but(random=lambda *_: (torch.rand(1), torch.get_rng_state())[1]),
-    "ends with other weights": but(random=lambda *_: torch.Generator().manual_seed(5).get_state()),
+    "drew random numbers or set their state": but(random=lambda *_: (torch.rand(1), torch.get_rng_state())[1]),
+    "ends with different weights": but(random=lambda *_: torch.Generator().manual_seed(5).get_state()),
     "It should return a dict": lambda *run: list(saved(*run).values()),
     "returned None": lambda model, optimizer, scheduler, step: print(end=""),
     "Your function changed": lambda model, *run: (nn.init.zeros_(model[0].weight), saved(model, *run))[1],
@@ -275,20 +275,20 @@ def gradient_left(step):
 
 
 WRONG_TESTS = {
-    "answers False to every step": lambda step: False,
-    "answers True to every step": lambda step: True,
+    "returns False for every step": lambda step: False,
+    "returns True for every step": lambda step: True,
     "the opposite each time": lambda step: not remembers(step),
     "whether a gradient is left after the step": gradient_left,
-    "looks for the words zero_grad": lambda step: (
+    "looks for the word zero_grad": lambda step: (
         "zero_grad" not in inspect.getsource(step).partition('"""')[0]
         and "zero_grad" not in inspect.getsource(step).rpartition('"""')[2]
     ),
     "puts a gradient in before the first call": with_poison,
-    "looks at the first parameter only": one_parameter_only,
-    "To a step that calls zero_grad() on another optimizer": lambda step: (
+    "looks only at the first parameter": one_parameter_only,
+    "For a step that calls zero_grad() on another optimizer": lambda step: (
         "another" not in step.__name__ and remembers(step)
     ),
-    "It should answer True or False": lambda step: 1,
+    "It should return True or False": lambda step: 1,
     "returned None": lambda step: print(end=""),
 }
 
