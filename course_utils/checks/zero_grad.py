@@ -1,7 +1,7 @@
 """Lesson 04's checks: what is in .grad, a ball that keeps its gradients, a loop to cure, an epoch with accumulation."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +14,13 @@ Batch = tuple[Tensor, Tensor]
 
 
 def _find_faults(
-    given: Sequence[Any], simulate: Callable[..., Sequence[Any]], variants: Sequence[Sequence[tuple[Any, str]]]
+    given: Sequence[Any], simulate: Callable[..., Iterable[Any]], variants: Sequence[Sequence[tuple[Any, str]]]
 ) -> str | None:
     """Return the fewest misconceptions that together explain all of the learner's results, or None.
 
     Args:
         given: the learner's result of each case.
-        simulate: computes the results of each case for one variant of each kind.
+        simulate: computes the result of each case, one after the other, for one variant of each kind.
         variants: for each kind the variants, each with its misconception; the first of each kind is right.
     """
     combined = sorted(itertools.product(*variants), key=lambda chosen: sum(bool(why) for _, why in chosen))
@@ -125,9 +125,8 @@ _BALLS = (
 )
 
 
-def _simulate_balls(variant: str) -> list[Tensor]:
-    """Return the path of each ball in one variant."""
-    paths = []
+def _simulate_balls(variant: str) -> Iterator[Tensor]:
+    """Yield the path of each ball in one variant."""
     for start, lr, curvature, num_steps, clear_every in _BALLS:
         path, gradients, held, k = [start], [], 0.0, clear_every or num_steps + 1
         for step in range(1, num_steps + 1):
@@ -146,8 +145,7 @@ def _simulate_balls(variant: str) -> list[Tensor]:
             path.append(path[-1] - lr * used)
             if variant not in ("never clear", "clear early") and step % k == 0:
                 held = 0.0
-        paths.append(torch.tensor(path, dtype=torch.float64))
-    return paths
+        yield torch.tensor(path, dtype=torch.float64)
 
 
 _BALL_VARIANTS = [
@@ -265,9 +263,8 @@ def _loop_cases() -> Iterator[tuple[_TwoParts, Any, Any, list[Batch]]]:
         yield model, base_optimizer, classifier_optimizer, _make_batches(seed, sizes)
 
 
-def _simulate_loops(base: str, classifier: str) -> list[Tensor]:
-    """Return the losses of each case if each optimizer clears "first", "never", or "between" backward and step."""
-    results = []
+def _simulate_loops(base: str, classifier: str) -> Iterator[Tensor]:
+    """Yield the losses of each case if each optimizer clears "first", "never", or "between" backward and step."""
     for model, base_optimizer, classifier_optimizer, batches in _loop_cases():
         parts = [(base_optimizer, base), (classifier_optimizer, classifier)]
         losses = []
@@ -282,8 +279,7 @@ def _simulate_loops(base: str, classifier: str) -> list[Tensor]:
                     optimizer.zero_grad()
                 optimizer.step()
             losses.append(loss.item())
-        results.append(torch.tensor(losses, dtype=torch.float64))
-    return results
+        yield torch.tensor(losses, dtype=torch.float64)
 
 
 def _variants_of(part: str) -> list[tuple[str, str]]:
@@ -355,9 +351,8 @@ _EPOCHS = (
 )
 
 
-def _simulate_epochs(scale: str, clear: str, step: str) -> list[Tensor]:
-    """Return the weights after each epoch of accumulation, with one variant of each kind."""
-    results = []
+def _simulate_epochs(scale: str, clear: str, step: str) -> Iterator[Tensor]:
+    """Yield the weights after each epoch of accumulation, with one variant of each kind."""
     for seed, sizes, k in _EPOCHS:
         model = _make_model(seed)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
@@ -382,8 +377,7 @@ def _simulate_epochs(scale: str, clear: str, step: str) -> list[Tensor]:
                     optimizer.step()
             if step == "group" or (step == "full" and len(group) == k):
                 optimizer.step()
-        results.append(_weights(model))
-    return results
+        yield _weights(model)
 
 
 _ACCUMULATION_VARIANTS = [

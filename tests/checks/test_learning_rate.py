@@ -113,9 +113,7 @@ WRONG_JUDGES = {
     "A comparison with NaN": blind_to_nan,
     "unlucky last batch": lambda losses: judge([*losses[:-20], *[losses[-1]] * 20]),
     "Noise decides nothing here": lambda losses: "works" if judge(losses) == "too slow" else judge(losses),
-    "with the very first loss": lambda losses: (
-        judge(losses) if losses[2] < 20 or math.isnan(losses[-1]) else "works"
-    ),
+    "with the very first loss": lambda losses: judge(losses) if losses[2] < 20 or math.isnan(losses[-1]) else "works",
     "a jump alone": lambda losses: "diverges" if any(not loss < 3 for loss in losses) else judge(losses),
     "One lucky batch": lambda losses: "works" if min(losses) < 0.7 * losses[0] else judge(losses),
     "the run works": lambda losses: "works" if judge(losses) == "too slow" else "too slow",

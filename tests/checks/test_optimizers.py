@@ -150,12 +150,8 @@ WRONG_ADAM = {
     "divide by v itself": adam_from_lines(new="w - lr * mean / (square + eps)"),
     "under the root": adam_from_lines(new="w - lr * mean / (square + eps).sqrt()"),
     "climbs": adam_from_lines(new="w + lr * mean / (square.sqrt() + eps)"),
-    "swapped": lambda w, g, m, v, step, lr, beta1, beta2, eps: adam_right(
-        w, g, m, v, step, lr, beta2, beta1, eps
-    ),
-    "one step ahead": adam_from_lines(
-        mean="m / (1 - beta1**(step + 1))", square="v / (1 - beta2**(step + 1))"
-    ),
+    "swapped": lambda w, g, m, v, step, lr, beta1, beta2, eps: adam_right(w, g, m, v, step, lr, beta2, beta1, eps),
+    "one step ahead": adam_from_lines(mean="m / (1 - beta1**(step + 1))", square="v / (1 - beta2**(step + 1))"),
     "`step` as it is": adam_from_lines(mean="m / (1 - beta1**(step - 1))", square="v / (1 - beta2**(step - 1))"),
     "averages the gradient itself": adam_from_lines(
         v="beta2 * v + (1 - beta2) * g", new="w - lr * mean / (square.sqrt() + eps)"
@@ -379,7 +375,7 @@ def test_a_right_answer_passes(name, place):
 def test_a_wrong_answer_is_explained(name, words):
     verdict = getattr(checks, name)(WRONG[name][words])
     assert not verdict.passed
-    assert words.removesuffix(", one") in repr(verdict)
+    assert words in repr(verdict)
 
 
 @pytest.mark.parametrize("name", RIGHT)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils.checks.values import Wrong, choice, number, numbers, same, short, compare, tensor
+from course_utils.checks.values import Wrong, choice, compare, number, numbers, same, short, tensor
 
 
 @pytest.mark.parametrize("value", [2, 2.0, torch.tensor(2), torch.tensor(2.0, requires_grad=True), np.float32(2)])

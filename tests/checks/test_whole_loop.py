@@ -78,9 +78,7 @@ WRONG_CURVES = {
     "by 100, but they hold": curves(weighted=False, divide="hundred"),
     "by 100. Divide by the number of samples": curves(divide="hundred"),
     "And 100 is not `every`": curves(weighted=False, divide="hundred", reset="never"),
-    "set the window to 0 again.": curves(
-        weighted=False, divide="every", reset="never"
-    ),
+    "set the window to 0 again.": curves(weighted=False, divide="every", reset="never"),
     "mean since training began": curves(reset="never"),
     "You reset the sum after each point, but not the count": curves(reset="sum"),
     "but still divide by `every`": curves(weighted=False, divide="every", reset="epoch too"),

@@ -89,7 +89,9 @@ WRONG_LOGS = {
     "a point for every batch": a_point_for_every_batch,
     "the mean since the start of the run": losses_logged(epoch_value=lambda losses, seen, total: mean(seen)),
     "holds the epochs before as well": losses_logged(epoch_value=lambda losses, seen, total: sum(seen) / len(losses)),
-    "divide by the number of all batches of the run": losses_logged(epoch_value=lambda losses, seen, total: sum(losses) / total),
+    "divide by the number of all batches of the run": losses_logged(
+        epoch_value=lambda losses, seen, total: sum(losses) / total
+    ),
     "the last batch's loss": losses_logged(epoch_value=lambda losses, *_: losses[-1]),
     "no curve with the tag 'loss/step'; its tags are 'Loss/step'": losses_logged(tags=("Loss/step", "loss/epoch")),
     "The file holds no curves": lambda writer, epochs: print(end=""),
