@@ -1,4 +1,4 @@
-"""Exercises in a real kernel: endless loops and the stop button end a check, a hint follows a NameError, cells go on."""
+"""Exercises in a real kernel: endless loops and the stop button end a check, and a hint follows a NameError."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The checks of lesson 06: the right answer passes, each typical wrong one is told by its misconception."""
+"""Lesson 06's checks: the right answer passes, and each typical wrong one is explained by its misconception."""
 
 import itertools
 
@@ -8,11 +8,7 @@ import torch
 from course_utils import checks
 from course_utils.checks.item import _starter_loop
 
-
-def message_for(check, function):
-    verdict = check(function)
-    assert not verdict.passed
-    return verdict.message
+from . import message_for
 
 
 def after(node):
@@ -185,7 +181,7 @@ def test_a_wrong_validation_is_explained(words):
     assert torch.is_grad_enabled()
 
 
-def test_the_loop_as_it_was_given_is_not_attempted():
+def test_the_starter_loop_is_not_attempted():
     assert "these are the lines as they were given" in message_for(checks.lean_validation, _starter_loop)
 
 
@@ -274,8 +270,8 @@ WRONG_WINDOWS = {
 
 @pytest.mark.parametrize("answer", [once, by_stack, lambda *given: tuple(once(*given))])
 def test_the_right_accumulator_passes(answer):
-    verdict = checks.read_once_a_window(answer)
-    assert verdict.passed, verdict.message
+    result = checks.read_once_a_window(answer)
+    assert result.passed, result.message
 
 
 @pytest.mark.parametrize("words", WRONG_WINDOWS)

@@ -1,4 +1,4 @@
-"""Lesson 01's checks: the solutions pass, and each typical wrong answer is told by its misconception."""
+"""Lesson 01's checks: the solutions pass, and each typical wrong answer is explained by its misconception."""
 
 import copy
 
@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from course_utils import checks
+
+from . import message_for
 
 # Exercise 1.
 
@@ -305,12 +307,12 @@ def head_added(model, num_classes, batches, lr):
     return model
 
 
-def head_cured(select=lambda model: model.parameters(), momentum=0.9, anew=False, clear=True, steps=True):
+def head_fixed(select=lambda model: model.parameters(), momentum=0.9, new_each_batch=False, clear=True, steps=True):
     def answer(model, num_classes, batches, lr):
         model.classifier = nn.Linear(model.classifier.in_features, num_classes)
         optimizer = torch.optim.SGD(select(model), lr=lr, momentum=momentum)
         for x, y in batches:
-            if anew:
+            if new_each_batch:
                 optimizer = torch.optim.SGD(select(model), lr=lr, momentum=momentum)
             if clear:
                 optimizer.zero_grad()
@@ -328,14 +330,14 @@ def head_kept(model, num_classes, batches, lr):
 
 WRONG_HEAD = {
     "after the model is complete": lambda *case: head_given(*case),
-    "no group of your optimizer holds it": head_cured(lambda model: model.base.parameters()),
-    "Only the new head has learned": head_cured(lambda model: model.classifier.parameters()),
-    "make a new optimizer for every batch": head_cured(anew=True),
-    "Did you drop momentum=0.9": head_cured(momentum=0.0),
-    "pile up": head_cured(clear=False),
-    "Neither the head nor the base": head_cured(steps=False),
+    "no group of your optimizer holds it": head_fixed(lambda model: model.base.parameters()),
+    "Only the new head has learned": head_fixed(lambda model: model.classifier.parameters()),
+    "make a new optimizer for every batch": head_fixed(new_each_batch=True),
+    "Did you drop momentum=0.9": head_fixed(momentum=0.0),
+    "pile up": head_fixed(clear=False),
+    "Neither the head nor the base": head_fixed(steps=False),
     "3 outputs; it should have 2": head_kept,
-    "Your weights differ from those": head_cured(momentum=0.5),
+    "Your weights differ from those": head_fixed(momentum=0.5),
     "It should return the model": lambda *case: head_right(*case).classifier.weight,
     "returned None": lambda *case: print(end=""),
     "AttributeError": lambda model, num_classes, batches, lr: model.head,
@@ -367,15 +369,13 @@ WRONG = {
 
 @pytest.mark.parametrize(("name", "place"), [(name, place) for name in RIGHT for place in range(len(RIGHT[name]))])
 def test_a_right_answer_passes(name, place):
-    verdict = getattr(checks, name)(RIGHT[name][place])
-    assert verdict.passed, verdict.message
+    result = getattr(checks, name)(RIGHT[name][place])
+    assert result.passed, result.message
 
 
 @pytest.mark.parametrize(("name", "words"), [(name, words) for name in WRONG for words in WRONG[name]])
 def test_a_wrong_answer_is_explained(name, words):
-    verdict = getattr(checks, name)(WRONG[name][words])
-    assert not verdict.passed
-    assert words in repr(verdict)
+    assert words in message_for(getattr(checks, name), WRONG[name][words])
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -385,5 +385,5 @@ def test_three_dots_are_not_attempted(name):
     assert "Not attempted yet" in repr(getattr(checks, name)(stub))
 
 
-def test_the_loop_as_it_was_given_is_not_attempted():
+def test_the_starter_loop_is_not_attempted():
     assert "these are the lines as they were given" in repr(checks.new_head(head_given))

@@ -47,13 +47,13 @@ def test_solved_tried_and_guesses_are_shown_for_this_lesson_alone():
         ("y", "You made one prediction; it did not come out as you guessed."),
     ],
 )
-def test_one_prediction_is_said_in_the_singular(guess, words):
+def test_a_single_prediction_has_its_own_sentence(guess, words):
     progress().predict("02-a", "Which?", guess)
     progress().reveal("02-a", "Which?", "x")
     assert repr(checks.report("02")).endswith(words)
 
 
-def test_html_says_the_same_and_is_safe(tmp_path, monkeypatch):
+def test_the_html_report_has_the_same_content_escaped(tmp_path, monkeypatch):
     (tmp_path / "<b>file").write_text("in the way")
     monkeypatch.setenv("COURSE_LEARNER_DIR", str(tmp_path / "<b>file" / "learner"))
     progress().solve("02-descend", True)

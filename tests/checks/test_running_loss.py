@@ -1,4 +1,4 @@
-"""Lesson 05's checks: the right answer passes, and each typical wrong one is told by its misconception."""
+"""Lesson 05's checks: the right answer passes, and each typical wrong one is explained by its misconception."""
 
 import math
 from itertools import accumulate
@@ -7,15 +7,11 @@ import pytest
 
 from course_utils import checks
 
+from . import message_for
+
 
 def mean(values):
     return sum(values) / len(values)
-
-
-def message_for(check, answer):
-    verdict = check(answer)
-    assert not verdict.passed
-    return verdict.message
 
 
 # Exercise 1: the sum since the start, undone.
@@ -123,7 +119,7 @@ def books(
     epoch_reset=True,
     tag="step_loss",
 ):
-    """A loop with one thing different from the cured one."""
+    """A loop with one thing different from the right one."""
 
     def keep_books(epochs, log):
         steps, window, total, samples = 0, 0.0, 0.0, 0
@@ -225,16 +221,16 @@ def grow(epochs, log):
         log("epoch_loss", total, epoch)
 
 
-def test_the_cured_loop_passes():
+def test_the_fixed_loop_passes():
     assert checks.books(books()).passed
 
 
 @pytest.mark.parametrize("words", WRONG_BOOKS)
-def test_a_loop_that_is_still_sick_is_explained(words):
+def test_a_loop_that_is_still_wrong_is_explained(words):
     assert words in message_for(checks.books, WRONG_BOOKS[words])
 
 
-def test_the_lines_as_they_were_given_are_not_attempted():
+def test_the_starter_loop_is_not_attempted():
     def untouched(epochs, log):
         steps = 0
         running_loss1 = 0.0

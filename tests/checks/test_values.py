@@ -1,4 +1,4 @@
-"""The helpers of the checks: what fits is read, what does not is told with what it is and what it should be."""
+"""The helpers of the checks: what fits is read; for the rest, the message names what it is and what it should be."""
 
 import math
 from collections import namedtuple
@@ -28,7 +28,7 @@ def test_a_number_is_read(value):
         (torch.tensor(math.nan), "Your answer holds NaN"),
     ],
 )
-def test_what_is_no_number_is_explained(value, words):
+def test_what_is_not_a_number_is_explained(value, words):
     with pytest.raises(Wrong, match=words):
         number(value)
 
@@ -53,7 +53,7 @@ def test_numbers_are_read(value):
         ([1.0], r"Your list has length 1\. It should have length 2"),
     ],
 )
-def test_what_are_no_numbers_is_explained(value, words):
+def test_what_is_not_a_list_of_numbers_is_explained(value, words):
     with pytest.raises(Wrong, match=words):
         numbers(value, 2)
 
@@ -73,12 +73,12 @@ def test_a_tensor_is_read_detached_in_double_precision():
         (torch.full((2, 3), math.nan), "Your answer holds NaN"),
     ],
 )
-def test_what_is_no_such_tensor_is_told_with_both_shapes(value, words):
+def test_a_tensor_of_another_shape_is_explained_with_both_shapes(value, words):
     with pytest.raises(Wrong, match=words):
         tensor(value, (2, 3))
 
 
-def test_a_word_is_one_of_those_asked_for():
+def test_a_word_must_be_one_of_the_options():
     assert choice("mean", ["sum", "mean"]) == "mean"
     for value, words in (("median", "returned 'median'. It should return 'sum', 'mean' or 'last'"), (3, "returned 3")):
         with pytest.raises(Wrong, match=words):
@@ -94,7 +94,7 @@ def test_same_means_shape_and_values_within_rounding():
     assert same([1.0, 1.0], [1.0, 1.0 + 1e-5], rel_tol=1e-4)
 
 
-def test_a_wrong_value_is_told_by_the_first_typical_one_that_it_is():
+def test_a_wrong_value_is_explained_by_the_first_mistake_that_fits():
     typical = [(2.0, "twice"), (3.0, "thrice"), (3.0, "never")]
     compare(1.0, 1.0, typical, "else")
     compare(1.0, 1.0, [(1.0, "a trap: the right value goes first")], "else")

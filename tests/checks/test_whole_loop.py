@@ -1,4 +1,4 @@
-"""Lesson 08's checks: the right answer passes, and each typical wrong one is told by its misconception."""
+"""Lesson 08's checks: the right answer passes, and each typical wrong one is explained by its misconception."""
 
 import copy
 import inspect
@@ -10,6 +10,8 @@ from torch import nn
 from course_utils import checks
 from course_utils.checks.whole_loop import _starter_loop
 
+from . import message_for
+
 
 def curves(
     *,
@@ -19,13 +21,13 @@ def curves(
     weighted=True,
     reset="window",
     divide="count",
-    epoch_where="epoch",
+    epoch_point="epoch",
     epoch_weighted=True,
     epoch_divide="count",
     tags=("step_loss", "epoch_loss"),
     restart=False,
 ):
-    """A bookkeeping with one choice made otherwise."""
+    """A bookkeeping with one choice changed."""
 
     def answer(epochs, every, add_scalar):
         steps, window, window_count = 0, 0.0, 0
@@ -39,7 +41,7 @@ def curves(
                     window = 0.0
                 elif reset != "never":
                     window, window_count = 0.0, 0
-                if epoch_where == "window":
+                if epoch_point == "window":
                     add_scalar(tags[1], total / total_count, epoch)
 
         for epoch, batches in enumerate(epochs):
@@ -56,13 +58,13 @@ def curves(
                     steps += 1
                 if ask == "batch":
                     ask_window(epoch)
-                if epoch_where == "batch":
+                if epoch_point == "batch":
                     add_scalar(tags[1], total / total_count, epoch)
             if count == "epoch":
                 steps += 1
             if ask == "epoch":
                 ask_window(epoch)
-            if epoch_where == "epoch":
+            if epoch_point == "epoch":
                 divisor = {"count": total_count, "batches": len(batches), "nothing": 1}[epoch_divide]
                 add_scalar(tags[1], total / divisor, epoch)
 
@@ -85,14 +87,14 @@ WRONG_CURVES = {
     "Your window starts again at each epoch": curves(reset="epoch too"),
     "step_loss is a mean of batch means": curves(weighted=False),
     "You add loss × samples but divide by the number of batches": curves(divide="every"),
-    "still written when a window ends": curves(epoch_where="window"),
-    "epoch_loss has one point per batch": curves(epoch_where="batch"),
+    "still written when a window ends": curves(epoch_point="window"),
+    "epoch_loss has one point per batch": curves(epoch_point="batch"),
     "epoch_loss is a mean of batch means": curves(epoch_weighted=False),
     "divide by the number of batches. Divide by the number of samples": curves(epoch_divide="batches"),
     "Your epoch_loss is a sum. Divide it by the number of samples": curves(epoch_divide="nothing"),
     "Divide it by what was added": curves(epoch_divide="nothing", epoch_weighted=False),
     "You wrote the tag 'loss'": curves(tags=("loss", "epoch_loss")),
-    "Nothing was written under 'epoch_loss'": curves(epoch_where="nowhere"),
+    "Nothing was written under 'epoch_loss'": curves(epoch_point="nowhere"),
     "48 batches have 12 full windows of 4; your step_loss has 24": lambda epochs, every, add: curves()(
         epochs, every, lambda tag, value, x: [add(tag, value, x) for _ in range(1 + (tag == "step_loss"))]
     ),
@@ -111,11 +113,11 @@ WRONG_CURVES = {
 }
 
 
-def test_the_cured_loop_passes():
+def test_the_fixed_loop_passes():
     assert checks.two_curves(curves()).passed
 
 
-def test_the_loop_as_given_is_not_attempted_and_is_wrong_in_another_dress():
+def test_the_loop_as_given_is_not_attempted_and_is_wrong_under_another_name():
     assert "as they were given" in repr(checks.two_curves(_starter_loop))
     other = lambda epochs, every, add_scalar: _starter_loop(epochs, every, add_scalar)  # noqa: E731
     assert "your steps still count epochs" in repr(checks.two_curves(other))
@@ -123,9 +125,7 @@ def test_the_loop_as_given_is_not_attempted_and_is_wrong_in_another_dress():
 
 @pytest.mark.parametrize("words", WRONG_CURVES)
 def test_wrong_curves_are_explained(words):
-    verdict = checks.two_curves(WRONG_CURVES[words])
-    assert not verdict.passed
-    assert words in verdict.message
+    assert words in message_for(checks.two_curves, WRONG_CURVES[words])
 
 
 def drawn(num_batches, num_epochs, every, loss):
@@ -166,9 +166,7 @@ def test_the_right_points_pass():
 
 @pytest.mark.parametrize("words", WRONG_POINTS)
 def test_wrong_points_are_explained(words):
-    verdict = checks.drawn_points(WRONG_POINTS[words])
-    assert not verdict.passed
-    assert words in verdict.message
+    assert words in message_for(checks.drawn_points, WRONG_POINTS[words])
 
 
 def saved(model, optimizer, scheduler, step):
@@ -182,7 +180,7 @@ def saved(model, optimizer, scheduler, step):
 
 
 def but(**changes):
-    """The right answer with some of its parts made otherwise; None leaves one out."""
+    """The right answer with some of its parts changed; None leaves one out."""
 
     def answer(model, optimizer, scheduler, step):
         state = saved(model, optimizer, scheduler, step)
@@ -222,9 +220,7 @@ def test_a_whole_state_passes():
 
 @pytest.mark.parametrize("words", WRONG_STATES)
 def test_a_state_that_lacks_something_is_explained(words):
-    verdict = checks.save_state(WRONG_STATES[words])
-    assert not verdict.passed
-    assert words in verdict.message
+    assert words in message_for(checks.save_state, WRONG_STATES[words])
 
 
 def small():
@@ -297,6 +293,4 @@ def test_a_good_test_passes():
 
 @pytest.mark.parametrize("words", WRONG_TESTS)
 def test_a_poor_test_is_explained(words):
-    verdict = checks.remembers_gradients(WRONG_TESTS[words])
-    assert not verdict.passed
-    assert words in verdict.message
+    assert words in message_for(checks.remembers_gradients, WRONG_TESTS[words])

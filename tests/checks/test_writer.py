@@ -1,4 +1,4 @@
-"""Lesson 07's checks: right answers pass, and each typical wrong one is told by its misconception."""
+"""Lesson 07's checks: right answers pass, and each typical wrong one is explained by its misconception."""
 
 import threading
 
@@ -7,6 +7,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from course_utils import checks
 from course_utils.checks import writer as module
+
+from . import message_for
 
 
 def mean(values):
@@ -109,9 +111,7 @@ def test_losses_on_their_steps_pass():
 
 @pytest.mark.parametrize("words", WRONG_LOGS)
 def test_losses_on_other_steps_are_explained(words):
-    verdict = checks.log_losses(WRONG_LOGS[words])
-    assert not verdict.passed
-    assert words in repr(verdict)
+    assert words in message_for(checks.log_losses, WRONG_LOGS[words])
 
 
 # Exercise 2.
@@ -162,9 +162,7 @@ def test_an_image_that_looks_right_passes_in_each_of_its_forms():
 
 @pytest.mark.parametrize("words", WRONG_IMAGES)
 def test_an_image_that_looks_wrong_is_explained(words):
-    verdict = checks.log_image(WRONG_IMAGES[words])
-    assert not verdict.passed
-    assert words in repr(verdict)
+    assert words in message_for(checks.log_image, WRONG_IMAGES[words])
 
 
 # Exercise 3.
@@ -182,19 +180,19 @@ def in_the_inner_loop(folder, epochs):
                     writer.add_scalar("step_loss", mean(window), steps)
 
 
-def cured(
+def fixed(
     divide=3,
     every_batch=True,
     inside=False,
-    anew=False,
+    reset_each_epoch=False,
     close_in_loop=False,
     ending="with",
-    set_back=True,
+    reset=True,
     epoch_value=mean,
     epoch_from=0,
     step_at=lambda steps, epoch: steps,
 ):
-    """The cured loop with one ill left in it."""
+    """Return the fixed loop with one mistake left in it."""
 
     def lines(writer, epochs):
         steps, window = 0, 0.0
@@ -203,7 +201,7 @@ def cured(
             nonlocal window
             if steps % 3 == 0:
                 writer.add_scalar("step_loss", window / divide, step_at(steps, epoch))
-                window = 0.0 if set_back else window
+                window = 0.0 if reset else window
                 if close_in_loop:
                     writer.close()
                 return True
@@ -211,7 +209,7 @@ def cured(
 
         for epoch, losses in enumerate(epochs):
             reported = False
-            window = 0.0 if anew else window
+            window = 0.0 if reset_each_epoch else window
             for loss in losses:
                 window += loss
                 if every_batch:
@@ -242,30 +240,30 @@ def cured(
     return answer
 
 
-WRONG_CURES = {
-    "`steps` counts epochs, while the sum": cured(every_batch=False),
-    "holds sums. Divide by the 3": cured(divide=1),
-    "never reset": cured(set_back=False),
-    "You reset the sum of 'step_loss' at each new epoch": cured(anew=True),
+WRONG_FIXES = {
+    "`steps` counts epochs, while the sum": fixed(every_batch=False),
+    "holds sums. Divide by the 3": fixed(divide=1),
+    "never reset": fixed(reset=False),
+    "You reset the sum of 'step_loss' at each new epoch": fixed(reset_each_epoch=True),
     "it is in the loop over the batches": in_the_inner_loop,
-    "is at the number of the epoch": cured(step_at=lambda steps, epoch: epoch),
-    "it is inside the `if`": cured(inside=True),
-    "'epoch_loss' holds sums": cured(epoch_value=sum),
-    "shifted 'epoch_loss' by one": cured(epoch_from=1),
-    "event files: each add_scalar after a close()": cured(close_in_loop=True),
-    "still open when the function had returned": cured(ending="never"),
-    "still open when training failed halfway": cured(ending="last line"),
-    "hid the error": cured(ending="hidden"),
+    "is at the number of the epoch": fixed(step_at=lambda steps, epoch: epoch),
+    "it is inside the `if`": fixed(inside=True),
+    "'epoch_loss' holds sums": fixed(epoch_value=sum),
+    "shifted 'epoch_loss' by one": fixed(epoch_from=1),
+    "event files: each add_scalar after a close()": fixed(close_in_loop=True),
+    "still open when the function had returned": fixed(ending="never"),
+    "still open when training failed halfway": fixed(ending="last line"),
+    "hid the error": fixed(ending="hidden"),
     "The file holds no curves. Log one with the tag 'step_loss'": lambda folder, epochs: SummaryWriter(folder).close(),
-    "should be at step": cured(epoch_value=max),
+    "should be at step": fixed(epoch_value=max),
 }
 
 
-def test_the_cured_loop_passes():
-    assert checks.train_and_log(cured()).passed
+def test_the_fixed_loop_passes():
+    assert checks.train_and_log(fixed()).passed
 
 
-def test_the_given_lines_are_not_attempted_and_are_ill(monkeypatch):
+def test_the_starter_loop_is_not_attempted_and_wrong(monkeypatch):
     monkeypatch.setattr(module, "SummaryWriter", SummaryWriter, raising=False)
     assert "the lines as they were given" in repr(checks.train_and_log(module._starter_loop))
 
@@ -275,12 +273,10 @@ def test_the_given_lines_are_not_attempted_and_are_ill(monkeypatch):
     assert "`steps` counts epochs" in repr(checks.train_and_log(attempted))
 
 
-@pytest.mark.parametrize("words", WRONG_CURES)
-def test_a_loop_that_is_still_ill_is_explained(words):
+@pytest.mark.parametrize("words", WRONG_FIXES)
+def test_a_loop_that_is_still_wrong_is_explained(words):
     threads = threading.active_count()
-    verdict = checks.train_and_log(WRONG_CURES[words])
-    assert not verdict.passed
-    assert words in repr(verdict)
+    assert words in message_for(checks.train_and_log, WRONG_FIXES[words])
     assert threading.active_count() == threads
 
 
@@ -304,7 +300,7 @@ def predicted(actions, sure_by=("flush", "close"), files_by="add after close", f
 
 
 def since_the_last(actions):
-    """Begins anew at 0 after each flush or close."""
+    """Return a prediction that starts again at 0 after each flush or close."""
     ends = [place for place, action in enumerate(actions) if action != "add"]
     first = ends[-2] if len(ends) > 1 else 0
     return predicted(actions)[0], actions[first : ends[-1]].count("add") if ends else 0
@@ -334,6 +330,4 @@ def test_the_right_prediction_passes():
 
 @pytest.mark.parametrize("words", WRONG_PREDICTIONS)
 def test_a_wrong_prediction_is_explained(words):
-    verdict = checks.survivors(WRONG_PREDICTIONS[words])
-    assert not verdict.passed
-    assert words in repr(verdict)
+    assert words in message_for(checks.survivors, WRONG_PREDICTIONS[words])

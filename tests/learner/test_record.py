@@ -255,16 +255,21 @@ def test_a_killed_lesson_frees_its_lock_and_waiting_for_a_stuck_one_ends(tmp_pat
 
 
 def test_a_lock_keeps_the_second_waiting(tmp_path, monkeypatch):
-    order = []
+    order, waiting, true_sleep = [], threading.Event(), time.sleep
+
+    def sleep(seconds):
+        waiting.set()
+        true_sleep(seconds)
 
     def second():
         with exclusive_lock(tmp_path / "lock"):
             order.append("second")
 
+    monkeypatch.setattr(time, "sleep", sleep)
     with exclusive_lock(tmp_path / "lock"):
         thread = threading.Thread(target=second)
         thread.start()
-        time.sleep(0.1)
+        assert waiting.wait(60)  # The lock is polled.
         order.append("first")
     thread.join(60)
     assert order == ["first", "second"]
