@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from course_utils.checks.runner import Answer, exercise
-from course_utils.checks.values import Wrong, choice, compare, number, numbers, same
+from course_utils.checks.values import Wrong, choice, compare, first_difference, number, numbers, same
 
 
 def _path(value: Any, start: float, length: int) -> list[float]:
@@ -88,15 +88,13 @@ def descend(answer: Answer) -> None:
         path = _path(answer(start, lr, curvature, num_steps), start, num_steps + 1)
         if same(path, right):
             continue
-        step = next(step for step in range(num_steps + 1) if not same(path[step], right[step]))
+        step = first_difference(path, right)
         compare(
             path,
             right,
             _mistaken_paths(start, lr, curvature, num_steps),
-            (
-                f"From {start:.3f} with lr {lr:.3f} and λ {curvature:.3f}, step {step} should lead to "
-                f"{right[step]:.4f}; yours leads to {path[step]:.4f}."
-            ),
+            f"From {start:.3f} with lr {lr:.3f} and λ {curvature:.3f}, step {step} should lead to {right[step]:.4f}; "
+            f"yours leads to {path[step]:.4f}.",
         )
 
 

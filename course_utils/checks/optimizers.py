@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.checks.runner import Answer, exercise
-from course_utils.checks.values import Wrong, compare, name_mistake, number, same, short, tensor
+from course_utils.checks.values import Wrong, compare, first_difference, name_mistake, number, same, short, tensor
 
 
 class _BaseAndClassifier(nn.Module):
@@ -229,15 +229,13 @@ def momentum_step(answer: Answer) -> None:
         if same(path[0], gradients[0]):
             raise Wrong("Your two results are in the wrong order: return w first, then the velocity.")
         mistakes = [(_momentum_path(step, start, gradients, lrs, momentum), why) for step, why in _MOMENTUM_MISTAKES]
-        at = next(place for place in range(5) if not same(path[place], right[place]))
+        at = first_difference(path, right)
         compare(
             path,
             right,
             mistakes,
-            (
-                f"With momentum {momentum}, step {at + 1} should lead to {_row(right[at])}; yours "
-                f"leads to {_row(path[at])}."
-            ),
+            f"With momentum {momentum}, step {at + 1} should lead to {_row(right[at])}; yours "
+            f"leads to {_row(path[at])}.",
         )
 
 
@@ -336,7 +334,7 @@ def adam_step(answer: Answer) -> None:
         path = _adam_path(answer, start, gradients, options)
         if same(path, right):
             continue
-        at = next(place for place in range(5) if not same(path[place], right[place]))
+        at = first_difference(path, right)
         mistakes = [(_adam_path(step, start, gradients, options), why) for step, why in _ADAM_MISTAKES]
         no_number = (
             "Your w is NaN from the first step on. Do you divide by 1 − beta ** (step − 1)? That is 0 in the first "
@@ -347,10 +345,8 @@ def adam_step(answer: Answer) -> None:
             path,
             right,
             mistakes,
-            (
-                f"With lr {lr}, betas {beta1} and {beta2}, eps {eps}, step {at + 1} should lead to {_row(right[at])}; "
-                f"yours leads to {_row(path[at])}."
-            ),
+            f"With lr {lr}, betas {beta1} and {beta2}, eps {eps}, step {at + 1} should lead to {_row(right[at])}; "
+            f"yours leads to {_row(path[at])}.",
         )
 
 
@@ -626,9 +622,7 @@ def new_head(answer: Answer) -> None:
             weights,
             right,
             mistakes,
-            (
-                "Your weights differ from those of a model whose head is made once and then trained together with the "
-                f"base by SGD with lr {lr} and momentum 0.9, one step for each batch."
-            ),
+            "Your weights differ from those of a model whose head is made once and then trained together with the "
+            f"base by SGD with lr {lr} and momentum 0.9, one step for each batch.",
             rel_tol=1e-4,
         )

@@ -355,7 +355,7 @@ def name_curve(answer: Answer) -> None:
             if run == "another order":  # of the additions: the last digit differs
                 logged = [math.nextafter(value, math.inf) for value in logged]
             try:
-                said = answer(list(logged), [list(epoch) for epoch in epochs])
+                named = answer(list(logged), [list(epoch) for epoch in epochs])
             except Wrong:
                 if given and answer.value is None:
                     raise Wrong(
@@ -363,35 +363,35 @@ def name_curve(answer: Answer) -> None:
                         "added in another order differ in their last digit. Use math.isclose."
                     ) from None
                 raise
-            given[run, name] = choice(said, NAMES)
+            given[run, name] = choice(named, NAMES)
     if len(set(given.values())) == 1:
         raise Wrong(f"Your function returns {given['small losses', NAMES[0]]!r} for every curve.")
     _check_names(given)
 
 
 def _check_names(given: dict[tuple[str, str], str]) -> None:
-    falling = {right: said for (run, right), said in given.items() if run == "a loss that falls"}
+    falling = {right: named for (run, right), named in given.items() if run == "a loss that falls"}
     pairs = [(NAMES[0], NAMES[2], "sums"), (NAMES[1], NAMES[3], "means")]
     for first, second, kind in pairs:
         if falling[first] == falling[second] and falling[first] in (first, second):
             raise Wrong(
                 f"You call both {kind} {falling[first]!r}. After the first epoch they are equal: compare a later epoch."
             )
-    if all(said == right for right, said in falling.items()):
-        for (run, right), said in given.items():
-            if said != right and run == "another order":
+    if all(named == right for right, named in falling.items()):
+        for (run, right), named in given.items():
+            if named != right and run == "another order":
                 raise Wrong(
-                    f"You call the {right} {said!r} when its losses were added in another order. Then the last digit "
+                    f"You call the {right} {named!r} when its losses were added in another order. Then the last digit "
                     "differs: compare with math.isclose, not with ==."
                 )
-            if said != right:
+            if named != right:
                 raise Wrong(
-                    f"With {run} you call the {right} {said!r}. You judge by the look of the curve, or by its size: "
+                    f"With {run} you call the {right} {named!r}. You judge by the look of the curve, or by its size: "
                     "compute the four candidates and compare the numbers."
                 )
         return
     swapped = dict([*((a, b) for a, b, _ in pairs), *((b, a) for a, b, _ in pairs)])
-    if all(said == swapped[right] for right, said in falling.items()):
+    if all(named == swapped[right] for right, named in falling.items()):
         raise Wrong("You swapped the epoch and the start: 'since the start' means that nothing was set to zero.")
-    right, said = next((right, said) for right, said in falling.items() if said != right)
-    raise Wrong(f"You call the {right} {said!r}. Compute that number for the last epoch and compare.")
+    right, named = next((right, named) for right, named in falling.items() if named != right)
+    raise Wrong(f"You call the {right} {named!r}. Compute that number for the last epoch and compare.")

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR, StepLR
 
 from course_utils.checks.runner import Answer, exercise
-from course_utils.checks.values import Wrong, compare, number, numbers, same
+from course_utils.checks.values import Wrong, compare, first_difference, number, numbers, same
 
 
 @exercise("03-even-ratios", "Write the finder's rates", praise="Each rate is the previous one times the same factor.")
@@ -46,7 +46,7 @@ def even_ratios(answer: Answer) -> None:
                 "You multiply by end / start at every step. That is the ratio of all num_steps - 1 steps together.",
             ),
         ]
-        place = _first_difference(given, right)
+        place = first_difference(given, right)
         compare(
             given,
             right,
@@ -58,12 +58,6 @@ def even_ratios(answer: Answer) -> None:
                 else f"You return {len(given)} rates. num_steps={count} asks for {count}."
             ),
         )
-
-
-def _first_difference(given: Sequence[float], right: Sequence[float]) -> int:
-    """Return the first position at which two lists differ."""
-    pairs = enumerate(zip(given, right, strict=False))
-    return next((place for place, (one, other) in pairs if not same(one, other)), 0)
 
 
 def _centered_mean(losses: Sequence[float], place: int) -> float:
@@ -153,7 +147,7 @@ def read_finder(answer: Answer) -> None:
             "You always return the largest rate. Look where the mean of the losses is lowest.",
         ),
     ]
-    place = _first_difference(given, right)
+    place = first_difference(given, right)
     compare(
         given,
         right,
@@ -304,7 +298,7 @@ def warmup_cosine(answer: Answer) -> None:
         given = [number(answer(step, num_steps, num_warmup, final)) for step in range(num_steps + 1)]
         right = _schedule_by_torch(num_steps, num_warmup, final)
         wrong = _mistaken_shares(num_steps, num_warmup, final) if num_warmup else []
-        step = _first_difference(given, right)
+        step = first_difference(given, right)
         compare(
             given,
             right,
@@ -447,7 +441,7 @@ def cured_schedule(answer: Answer) -> None:
                 "forward, loss, backward, step; record the rate just before the step."
             )
         if not same(used, right):
-            place = _first_difference(used, right)
+            place = first_difference(used, right)
             raise Wrong(f"Step {place} should have the rate {right[place]:g}; yours is {used[place]:g}.")
 
 

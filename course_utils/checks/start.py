@@ -38,7 +38,10 @@ class _RecordingSGD(torch.optim.SGD):
         super().zero_grad(set_to_none)
 
 
-def _epoch(model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: nn.Module, batches: Batches) -> list[float]:
+def reference_epoch(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss_fn: nn.Module, batches: Batches
+) -> list[float]:
+    """Train on each batch once and return the losses."""
     losses = []
     for x, y in batches:
         optimizer.zero_grad()
@@ -94,7 +97,7 @@ def train_one_epoch(answer: Answer) -> None:
         batches = [(torch.randn(rows, 3), torch.randint(2, (rows,))) for rows in sizes]
         loss_fn(model(batches[0][0]), batches[0][1]).backward()  # gradients left over from before
         oracle = copy.deepcopy(model)
-        losses = _epoch(oracle, torch.optim.SGD(oracle.parameters(), lr=0.5), loss_fn, batches)
+        losses = reference_epoch(oracle, torch.optim.SGD(oracle.parameters(), lr=0.5), loss_fn, batches)
         optimizer = _RecordingSGD(model)
         given = answer(model, optimizer, loss_fn, batches)
         if not _same_weights(model, oracle):
@@ -160,7 +163,7 @@ def _changes() -> list[str]:
     model, loss_fn = nn.Linear(3, 2), nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
     x, y = torch.randn(4, 3), torch.randint(2, (4,))
-    _epoch(model, optimizer, loss_fn, [(x, y)])
+    reference_epoch(model, optimizer, loss_fn, [(x, y)])
     names: dict[str, Any] = {"model": model, "optimizer": optimizer, "loss_fn": loss_fn, "x": x, "y": y}
     found = []
     for verb in VERBS:

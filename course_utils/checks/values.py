@@ -116,6 +116,11 @@ def same_points(first: Points, second: Points, *, rel_tol: float = 1e-6) -> bool
     return same(first_xs, second_xs) and same(first_ys, second_ys, rel_tol=rel_tol)
 
 
+def first_difference(given: Iterable[Any], right: Iterable[Any], equal: Callable[[Any, Any], bool] = same) -> int:
+    """Return the first position at which two sequences differ, or 0."""
+    return next((place for place, pair in enumerate(zip(given, right, strict=False)) if not equal(*pair)), 0)
+
+
 def name_mistake(given: T, mistakes: Iterable[tuple[T, str]], equal: Callable[[T, T], bool] = same) -> None:
     """Raise `Wrong` with the misconception of the first typical wrong value that equals the learner's, if one does."""
     for value, why in mistakes:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.checks.runner import Answer, exercise
-from course_utils.checks.values import Points, Wrong, name_mistake, same, same_points, short
+from course_utils.checks.values import Points, Wrong, first_difference, name_mistake, same, same_points, short
 
 Batch = tuple[float, int]
 
@@ -221,7 +221,7 @@ def _compare_curve(tag: str, given: Points, right: Points, mistakes: Sequence[tu
     if same(_ys(given), _ys(right)):
         return
     name_mistake(_ys(given), [(_ys(points), why) for points, why in mistakes])
-    place = next(place for place in range(len(right)) if not same(given[place][1], right[place][1]))
+    place = first_difference(_ys(given), _ys(right))
     raise Wrong(f"Point {place} of your {tag} is {given[place][1]:.4f}; the mean per sample is {right[place][1]:.4f}.")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from course_utils.checks.runner import Answer, exercise
-from course_utils.checks.values import Points, Wrong, mean, name_mistake, same_points, short
+from course_utils.checks.values import Points, Wrong, first_difference, mean, name_mistake, same_points, short
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -77,7 +77,7 @@ def _compare_points(name: str, points: Points, right: Points, mistakes: Sequence
     name_mistake(points, mistakes, _same_logged)
     if len(points) != len(right):
         raise Wrong(f"{name} has {len(points)} points; it should have {len(right)}.")
-    place = next(place for place in range(len(right)) if not _same_logged([points[place]], [right[place]]))
+    place = first_difference(points, right, lambda one, other: _same_logged([one], [other]))
     given, wanted = points[place], right[place]
     raise Wrong(
         f"Point {place + 1} of {name} should be at step {wanted[0]} with the value {wanted[1]:.4f}; yours is at step "
@@ -227,7 +227,7 @@ def log_image(answer: Answer) -> None:
                 raise Wrong(f"The file holds no image with the tag 'input'; its tags are {', '.join(map(repr, tags))}.")
             events = found.Images("input")
         if len(events) != 1:
-            raise Wrong(f"The file holds {len(events)} images with the tag 'input'; one was asked for.")
+            raise Wrong(f"The file holds {len(events)} images with the tag 'input'; it should hold one.")
         if events[0].step != step:
             if events[0].step == 0:
                 raise Wrong(

@@ -1,4 +1,4 @@
-"""Lesson 04's checks: what is in .grad, a ball that keeps its gradients, a loop to cure, an epoch with accumulation."""
+"""Lesson 04's checks: what is in .grad, a ball that keeps its gradients, a loop to fix, an epoch with accumulation."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.checks.runner import Answer, exercise
-from course_utils.checks.values import Wrong, number, numbers, same, short
+from course_utils.checks.start import reference_epoch
+from course_utils.checks.values import Wrong, first_difference, number, numbers, same, short
 
 Batch = tuple[Tensor, Tensor]
 
@@ -197,9 +198,9 @@ def ball_without_clearing(answer: Answer) -> None:
     fault = _find_faults(given, _simulate_balls, [_BALL_VARIANTS])
     if fault is not None:
         raise Wrong(fault)
-    ball = next(ball for ball in range(len(_BALLS)) if not same(given[ball], right[ball]))
+    ball = first_difference(given, right)
     start, lr, curvature, _, clear_every = _BALLS[ball]
-    step = next(step for step in range(len(right[ball])) if not same(given[ball][step], right[ball][step]))
+    step = first_difference(given[ball], right[ball])
     raise Wrong(
         f"From {start} with lr {lr}, curvature {curvature} and clear_every={clear_every}, step {step} should lead to "
         f"{right[ball][step]:.4f}; yours leads to {given[ball][step]:.4f}."
@@ -312,14 +313,8 @@ def cured_loop(answer: Answer) -> None:
     for (model, base_optimizer, classifier_optimizer, batches), (seed, _) in zip(_loop_cases(), _LOOPS, strict=True):
         loss_fn = nn.CrossEntropyLoss()
         losses = numbers(answer(model, base_optimizer, classifier_optimizer, loss_fn, batches), len(batches))
-        oracle, true = _make_model(seed), []
-        optimizer = torch.optim.SGD(oracle.parameters(), lr=0.4)
-        for x, y in batches:
-            optimizer.zero_grad()
-            loss = loss_fn(oracle(x), y)
-            loss.backward()
-            optimizer.step()
-            true.append(loss.item())
+        oracle = _make_model(seed)
+        true = reference_epoch(oracle, torch.optim.SGD(oracle.parameters(), lr=0.4), loss_fn, batches)
         given.append(torch.tensor(losses, dtype=torch.float64))
         right.append(torch.tensor(true, dtype=torch.float64))
         moved = moved and same(_weights(model), _weights(oracle))
@@ -334,7 +329,7 @@ def cured_loop(answer: Answer) -> None:
         raise Wrong(faults)
     if all(map(same, (losses.cumsum(0) for losses in right), given)):
         raise Wrong("Your list holds the sum of the losses so far. It should hold each batch's own loss.")
-    step = next(step for step in range(len(right[0])) if not same(given[0][step], right[0][step]))
+    step = first_difference(given[0], right[0])
     raise Wrong(
         f"The loss of batch {step + 1} should be {right[0][step]:.4f}; yours is {given[0][step]:.4f}. Keep the five "
         "verbs in their order: clear, forward, loss, backward, step."
@@ -458,7 +453,7 @@ def accumulate(answer: Answer) -> None:
     faults = _find_faults(given, _simulate_epochs, _ACCUMULATION_VARIANTS)
     if faults is not None:
         raise Wrong(faults)
-    case = next(case for case in range(len(_EPOCHS)) if not same(given[case], right[case]))
+    case = first_difference(given, right)
     _, sizes, k = _EPOCHS[case]
     off = (given[case] - right[case]).abs().max().item()
     raise Wrong(
