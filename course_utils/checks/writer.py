@@ -28,7 +28,7 @@ def _temporary_folder() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _writer(folder: Path) -> Iterator[Any]:
-    """A real SummaryWriter, closed whatever happens."""
+    """Yield a real SummaryWriter and close it, whatever happens."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder))
@@ -86,7 +86,7 @@ def _compare_points(name: str, points: Points, right: Points, mistakes: Sequence
 
 
 def _loss_cases() -> Iterator[list[list[float]]]:
-    """Return the batch losses of each epoch for a few runs."""
+    """Yield a few runs: the batch losses of each epoch."""
     generator = torch.Generator().manual_seed(0)
     for sizes in ((4, 4, 4), (5, 3), (1, 1)):
         yield [(1 + torch.rand(size, generator=generator)).tolist() for size in sizes]
