@@ -375,23 +375,19 @@ def save_state(answer: Answer) -> None:
                 raise Wrong(f"You kept the {name} itself, or a copy of it. Keep a copy of its state_dict().")
         step = state["step"]
         run.train(after)
-        _check_state(state, step, weights, before, _make_resume(state, after), run)
+        _check_state(state, step, weights, before, after, run)
 
 
-def _make_resume(state: Mapping[str, Any], after: int) -> Callable[..., dict[str, Tensor]]:
-    """Make a function that restores a fresh run from a state, trains it, and returns its weights."""
-
-    def resume(**instead: Any) -> dict[str, Tensor]:
-        fresh, parts = _DropoutRun(seed=99), {**state, **instead}
-        fresh.model.load_state_dict(parts["model"])
-        fresh.optimizer.load_state_dict(copy.deepcopy(parts["optimizer"]))
-        fresh.scheduler.load_state_dict(parts["scheduler"])
-        fresh.step = parts["step"]
-        torch.set_rng_state(parts["random"])
-        fresh.train(after)
-        return fresh.weights()
-
-    return resume
+def _resume(state: Mapping[str, Any], num_steps: int) -> dict[str, Tensor]:
+    """Restore a fresh run from a state, train it, and return its weights."""
+    fresh = _DropoutRun(seed=99)
+    fresh.model.load_state_dict(state["model"])
+    fresh.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+    fresh.scheduler.load_state_dict(state["scheduler"])
+    fresh.step = state["step"]
+    torch.set_rng_state(state["random"])
+    fresh.train(num_steps)
+    return fresh.weights()
 
 
 def _check_state(
@@ -399,7 +395,7 @@ def _check_state(
     step: Any,
     saved_weights: dict[str, Tensor],
     before: int,
-    resume: Callable[..., dict[str, Tensor]],
+    after: int,
     run: _DropoutRun,
 ) -> None:
     if step != before:
@@ -427,7 +423,7 @@ def _check_state(
             "Your copy of the optimizer changed while the run went on: its state_dict() returns the live running "
             "means. Keep copy.deepcopy(optimizer.state_dict())."
         )
-    if all(torch.equal(value, run.model.state_dict()[name]) for name, value in resume().items()):
+    if all(torch.equal(value, run.model.state_dict()[name]) for name, value in _resume(state, after).items()):
         return
     raise Wrong("A run restored from your dict ends with different weights than one that was never stopped.")
 
