@@ -7,7 +7,7 @@ from course_utils.checks.report import report
 from course_utils.checks.running_loss import books, name_curve, predict_curve, recover, window_means
 from course_utils.checks.schedules import cured_schedule, even_ratios, read_finder, try_rate, warmup_cosine
 from course_utils.checks.start import beside_script, follow_path, train_one_epoch, what_changes
-from course_utils.checks.whole_loop import drawn_points, remembers_gradients, take_down, two_curves
+from course_utils.checks.whole_loop import drawn_points, remembers_gradients, save_state, two_curves
 from course_utils.checks.writer import log_image, log_losses, survivors, train_and_log
 from course_utils.checks.zero_grad import accumulate, ball_without_clearing, cured_loop, grad_after
 
@@ -41,9 +41,9 @@ __all__ = [
     "recover",
     "remembers_gradients",
     "report",
+    "save_state",
     "sgd_step",
     "survivors",
-    "take_down",
     "train_and_log",
     "train_one_epoch",
     "try_rate",

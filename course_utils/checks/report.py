@@ -1,4 +1,4 @@
-"""What a lesson's end shows: which exercises are solved, and how many guesses came out as made."""
+"""The report at the end of a lesson: which exercises are solved, and how many predictions came true."""
 
 import html
 
@@ -8,13 +8,13 @@ from course_utils.learner.record import progress
 
 
 class Report:
-    """The standing of one lesson when it was asked for, as text and as HTML.
+    """The state of one lesson at the time of the call, as text and as HTML.
 
     Attributes:
         lesson: the lesson's number.
         exercises: each exercise of the lesson with its state: "solved", "tried" or "not attempted".
-        guesses: how many predictions of the lesson were made before their outcome was seen.
-        right: how many of them came out as guessed.
+        guesses: the number of predictions of the lesson whose outcome was seen after a guess.
+        right: how many of those guesses were right.
         news: what the learner should know about the record, or "".
     """
 
@@ -38,8 +38,11 @@ class Report:
     def _predicted(self) -> str:
         if not self.guesses:
             return "You made no predictions."
-        made = "You made one prediction" if self.guesses == 1 else f"You made {self.guesses} predictions"
-        return f"{made}; {self.right or 'none'} came out as you guessed."
+        if self.guesses > 1:
+            return f"You made {self.guesses} predictions; {self.right} of them came out as you guessed."
+        if self.right:
+            return "You made one prediction; it came out as you guessed."
+        return "You made one prediction; it did not come out as you guessed."
 
     def __repr__(self) -> str:
         width = max(len(exercise.title) for exercise, _ in self.exercises)
@@ -53,8 +56,8 @@ class Report:
         marks = {"solved": "✓", "tried": "…", "not attempted": "–"}
         cell = 'style="text-align: left; padding: 2px 12px 2px 0"'
         rows = "".join(
-            f"<tr><td {cell}>{marks[state]}</td><td {cell}>{place}. {html.escape(exercise.title)}</td>"
-            f"<td {cell}>{state}</td></tr>"
+            f"<tr><td {cell}>{marks[state]}</td><td {cell}>{place}. {html.escape(exercise.title)}</td><td "
+            f"{cell}>{state}</td></tr>"
             for place, (exercise, state) in enumerate(self.exercises, start=1)
         )
         below = "<br>".join(html.escape(words) for words in (self._predicted(), self.news) if words)
@@ -76,7 +79,7 @@ def _state(entry: dict[str, object] | None) -> str:
 
 
 def report(lesson: str) -> Report:
-    """Show for one lesson, "02" for example, which exercises are solved and how many guesses came out.
+    """Return the report of one lesson, "02" for example: which exercises are solved, and how the guesses came out.
 
     Raises:
         ValueError: no lesson of that number has exercises.

@@ -1,4 +1,4 @@
-"""What every check stands on: a verdict, and the runner that looks after a function which is not finished yet.
+"""The runner of the checks: it calls a function that may not be finished yet, and always returns a result.
 
 A check is a function that calls the learner's function on a few cases and raises `Wrong` with the misconception behind
 a wrong answer. The decorator `exercise` makes it public: it takes the learner's function and returns a `CheckResult`.
@@ -23,9 +23,9 @@ from course_utils.checks.time_limit import TimeLimit, TimeLimitExceeded
 from course_utils.checks.values import Wrong, short
 from course_utils.learner.record import progress
 
-# A check takes well below a second. A function that needs more than this, in seconds, does not end.
+# A check takes well under a second. A function that takes more than this, in seconds, is stopped.
 SECONDS = 10.0
-# What a learner's function prints is shown after the check, up to this many characters.
+# How many characters of what a learner's function prints are shown after the check.
 MOST_PRINTED = 2000
 
 
@@ -42,7 +42,7 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class Exercise:
-    """An exercise: its key in the learner's record, which begins with the lesson's number, and its title."""
+    """An exercise: its id in the learner's record, which begins with the lesson's number, and its title."""
 
     name: str
     title: str
@@ -58,17 +58,18 @@ def exercise(
     praise: str,
     may_change: Collection[int] = (),
     returns_nothing: bool = False,
-    given: Callable[..., Any] | None = None,
+    starter: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[["Answer"], None]], Callable[[Callable[..., Any]], CheckResult]]:
-    """Make the public check of an exercise out of a function that asks the learner's function and raises `Wrong`.
+    """Turn a function that calls the learner's function and raises `Wrong` into the public check of an exercise.
 
     Args:
-        name: the key in the learner's record: the lesson's number, a hyphen, words.
-        title: the exercise's title as it stands in the lesson.
-        praise: what is said when all is right, one sentence.
-        may_change: the places, from 0, of the arguments that the learner's function may change.
-        returns_nothing: whether the learner's function need not give anything back.
-        given: where the stub is not three dots but lines to be cured, the same lines: they are "not attempted".
+        name: the id in the learner's record: the lesson's number, a hyphen, words.
+        title: the exercise's title, as in the lesson.
+        praise: one sentence for a right answer.
+        may_change: the positions, from 0, of the arguments that the learner's function may change.
+        returns_nothing: whether the learner's function may return None.
+        starter: the lines of the stub, if it has lines to fix instead of three dots; unchanged, they are
+            "not attempted".
 
     Raises:
         ValueError: another exercise has this name.
@@ -86,10 +87,10 @@ def exercise(
                 praise,
                 may_change=may_change,
                 returns_nothing=returns_nothing,
-                given=given,
+                starter=starter,
             )
 
-        # Not functools.wraps, which would show the signature of `cases`.
+        # functools.wraps would show the signature of `cases`.
         check.__name__ = check.__qualname__ = cases.__name__
         check.__module__, check.__doc__ = cases.__module__, cases.__doc__
         return check
@@ -98,56 +99,59 @@ def exercise(
 
 
 class Answer:
-    """The learner's function as a check calls it: what it was given must come back unchanged, and something with it.
+    """The learner's function as a check calls it: it must return something and leave its arguments unchanged.
 
     Attributes:
-        value: what the last call gave back.
+        function: the learner's function.
+        value: what the last call returned.
+        error: what the last call raised, or None.
     """
 
     def __init__(self, function: Callable[..., Any], printed: "_Printed", may_change: Collection[int], nothing: bool):
-        self.function, self.value = function, None
-        self._printed, self._may_change, self._returns_nothing = printed, may_change, nothing
+        self.function = function
+        self.value: Any = None
         self.error: BaseException | None = None
+        self._printed, self._may_change, self._returns_nothing = printed, may_change, nothing
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the learner's function.
 
         Raises:
-            Wrong: it does not take these arguments, changed one of them, or gave back None.
+            Wrong: it does not take these arguments, changed one of them, or returned None.
             Exception: whatever it raised.
         """
-        self._fits(arguments)
-        before = [None if place in self._may_change else _taken_down(value) for place, value in enumerate(arguments)]
-        told = len(self._printed.kept)
+        self._check_signature(arguments)
+        before = [None if place in self._may_change else _snapshot(value) for place, value in enumerate(arguments)]
+        printed_before = len(self._printed.kept)
         try:
             self.value = self.function(*arguments)
         except (Exception, SystemExit) as error:
             self.error = error
             raise
         for place, value in enumerate(arguments):
-            if place not in self._may_change and not _equal(before[place], _taken_down(value)):
-                raise Wrong(_changed(self._parameter(place), value))
+            if place not in self._may_change and not _equal(before[place], _snapshot(value)):
+                raise Wrong(_mutation_message(self._parameter(place), value))
         if self.value is None and not self._returns_nothing:
-            told = self._printed.kept[told:].strip()
-            if told:
+            printed = self._printed.kept[printed_before:].strip()
+            if printed:
                 raise Wrong(
-                    f"Your function printed {short(told)} and gave back None: print only shows a value, it does not "
-                    "hand it back. End with a return."
+                    f"Your function printed {short(printed)} and returned None: print only shows a value, it does not "
+                    "return it. End with a return."
                 )
-            raise Wrong("Your function gave back None: end it with a return.")
+            raise Wrong("Your function returned None: end it with a return.")
         return self.value
 
-    def _fits(self, arguments: Sequence[Any]) -> None:
+    def _check_signature(self, arguments: Sequence[Any]) -> None:
         try:
             signature = inspect.signature(self.function)
-        except ValueError:  # a function written in C may not tell
+        except ValueError:  # some functions written in C have no signature
             return
         try:
             signature.bind(*arguments)
         except TypeError:
             raise Wrong(
-                f"Your function takes {signature}, but is called with {len(arguments)} "
-                f"argument{'s' * (len(arguments) != 1)}: leave the first line of the stub as it was."
+                f"Your function takes {signature}. The check calls it with another number of arguments, "
+                f"{len(arguments)}: leave the first line of the stub as it was."
             ) from None
 
     def _parameter(self, place: int) -> str:
@@ -155,61 +159,61 @@ class Answer:
             parameter = list(inspect.signature(self.function).parameters.values())[place]
             if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 return f"`{parameter.name}`"
-        return f"argument number {place + 1}"
+        return f"argument {place + 1}"
 
 
 def _run(
     name: str,
-    answer: Any,
+    function: Any,
     cases: Callable[[Answer], None],
     praise: str,
     *,
     may_change: Collection[int],
     returns_nothing: bool,
-    given: Callable[..., Any] | None,
+    starter: Callable[..., Any] | None,
 ) -> CheckResult:
-    """Run `cases` on the learner's function, turn what happens into a verdict and record the attempt."""
-    if not callable(answer):
-        return CheckResult(False, f"Pass the function itself, without calling it; this is {short(answer)}.")
-    if _same_lines(answer, _untouched):
+    """Run `cases` on the learner's function, turn what happens into a result and record the attempt."""
+    if not callable(function):
+        return CheckResult(False, f"Pass the function itself, without calling it; this is {short(function)}.")
+    if _same_code(function, _empty_stub):
         return CheckResult(
             False, "Not attempted yet: write the body in place of the three dots, run the cell, then check again."
         )
-    if given is not None and _same_lines(answer, given):
+    if starter is not None and _same_code(function, starter):
         return CheckResult(
             False, "Not attempted yet: these are the lines as they were given. Change them, then run the cell."
         )
     printed = _Printed()
-    asked = Answer(answer, printed, may_change, returns_nothing)
+    answer = Answer(function, printed, may_change, returns_nothing)
     limit = TimeLimit(SECONDS)
-    where = ""
+    stopped_at = None
     try:
-        with _as_before(), contextlib.redirect_stdout(printed):
-            limit.call(lambda: cases(asked))
-        passed, said = True, f"Right. {praise}"
+        with _isolated(), contextlib.redirect_stdout(printed):
+            limit.call(lambda: cases(answer))
+        passed, message = True, f"Right. {praise}"
     except Wrong as wrong:
-        passed, said = False, f"Not yet. {wrong}"
-    except TimeLimitExceeded as up:
-        where = _where(up, asked)
+        passed, message = False, f"Not yet. {wrong}"
+    except TimeLimitExceeded as error:
+        stopped_at = _own_line(error, answer)
     except (Exception, SystemExit) as error:
-        passed, said = False, _stopped(error, asked)
-    if limit.fired:  # also where the learner's function caught it
-        passed, said = False, _endless(limit.seconds, where)
+        passed, message = False, _error_message(error, answer)
+    if limit.fired:  # also if the learner's function caught the exception
+        passed, message = False, _timeout_message(limit.seconds, stopped_at)
     sys.stdout.write(printed.text())
     progress().solve(name, passed)
-    return CheckResult(passed, f"{said} {progress().news()}".strip())
+    return CheckResult(passed, f"{message} {progress().news()}".strip())
 
 
 @contextlib.contextmanager
-def _as_before() -> Iterator[None]:
-    """Start with known random numbers and with gradients, and put back what the learner's function may have turned."""
+def _isolated() -> Iterator[None]:
+    """Start with known random numbers and with gradients on, and restore both afterwards."""
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.default_generator.manual_seed(0)
         yield
 
 
 class _Printed(io.TextIOBase):
-    """Where print goes during a check: kept up to a limit, so that an endless loop that prints fills nothing."""
+    """Collects what is printed during a check, up to a limit, so that an endless loop that prints fills no memory."""
 
     def __init__(self) -> None:
         self.kept, self._more = "", False
@@ -223,15 +227,15 @@ class _Printed(io.TextIOBase):
         return len(text)
 
     def text(self) -> str:
-        """What was printed, or its beginning."""
+        """Return what was printed, or its beginning."""
         return f"{self.kept}\n… (more was printed)\n" if self._more else self.kept
 
 
-# What is said when a function does not come to its end.
+# The messages for a function that does not reach its end.
 
 
 def _own_frames(error: BaseException, answer: Answer) -> list[traceback.FrameSummary]:
-    """The frames of a traceback that lie in the file, or in the notebook's cell, of the learner's function."""
+    """Return the frames of a traceback that are in the file, or the notebook's cell, of the learner's function."""
     code = getattr(answer.function, "__code__", None)
     if code is None:
         return []
@@ -241,87 +245,90 @@ def _own_frames(error: BaseException, answer: Answer) -> list[traceback.FrameSum
     return list(traceback.StackSummary.extract(iter(own)))
 
 
-def _where(error: BaseException, answer: Answer) -> str:
+def _own_line(error: BaseException, answer: Answer) -> str | None:
+    """Return the learner's own line in which an error was raised, as a sentence, or None if there is none."""
     frames = _own_frames(error, answer)
-    return f" at your line {frames[-1].lineno}: {frames[-1].line}" if frames else ""
+    return f"It was at your line {frames[-1].lineno}: {frames[-1].line}" if frames else None
 
 
-def _endless(seconds: float, where: str) -> str:
-    return (
-        f"Your function was still running after {seconds:g} s and was stopped{where}\n"
-        "Look at its loop: can the condition become false, and does a list that it walks over stay as long as it is?"
+def _paragraphs(*sentences: str | None) -> str:
+    return "\n".join(sentence for sentence in sentences if sentence is not None)
+
+
+def _timeout_message(seconds: float, own_line: str | None) -> str:
+    return _paragraphs(
+        f"Your function was still running after {seconds:g} s and was stopped.",
+        own_line,
+        "Look at its loop: can the condition become false? Does the list that it iterates over stop growing?",
     )
 
 
-def _stopped(error: BaseException, answer: Answer) -> str:
-    """One or two sentences for whatever a check raised that is not `Wrong`."""
-    if error is not answer.error and not _own_frames(error, answer):
-        return (
-            f"The check cannot read what your function gave back, {short(answer.value)}: "
-            f"{type(error).__name__}: {error}"
-        )
-    where, kind = _where(error, answer), type(error).__name__
+def _error_message(error: BaseException, answer: Answer) -> str:
+    """Return one or two sentences for whatever a check raised that is not `Wrong`."""
+    own_line, kind = _own_line(error, answer), type(error).__name__
+    if error is not answer.error and own_line is None:
+        return f"The check cannot read what your function returned, {short(answer.value)}: {kind}: {error}"
+    advice = None
     if isinstance(error, UnboundLocalError):
-        return (
-            f"Your function uses a name before it has a value: {error}{where}\n"
-            "Give it a start value inside the function, before the loop."
-        )
-    if isinstance(error, NameError) and error.name is not None:
-        return (
-            f"Run the cells above first: `{error.name}` is not defined yet ({kind}){where}\n"
-            "If they did run, look for a misspelt name."
-        )
-    if isinstance(error, RecursionError):
-        return (
-            f"Your function calls itself without end ({kind}){where}\nWrite a loop, or give it a case in which it ends."
-        )
-    if isinstance(error, SystemExit):
-        return f"Your function ends Python itself ({kind}){where}\nUse return to leave a function."
-    return f"Your function stopped with {kind}: {error}{where}"
+        sentence = f"Your function uses a name before it has a value: {error}"
+        advice = "Give it a start value inside the function, before the loop."
+    elif isinstance(error, NameError) and error.name is not None:
+        sentence = f"Run the cells above first: `{error.name}` is not defined yet ({kind})."
+        advice = "If they have been run, look for a misspelled name."
+    elif isinstance(error, RecursionError):
+        sentence = f"Your function calls itself without end ({kind})."
+        advice = "Write a loop, or add a case in which it returns without calling itself."
+    elif isinstance(error, SystemExit):
+        sentence = f"Your function ends Python itself ({kind})."
+        advice = "Use return to leave a function."
+    else:
+        sentence = f"Your function stopped with {kind}: {error}"
+    return _paragraphs(sentence, own_line, advice)
 
 
 # Stubs.
 
 
-def _untouched() -> None: ...
+def _empty_stub() -> None: ...
 
 
-def _same_lines(first: Any, second: Any) -> bool:
-    """Whether two functions have the same lines; comments, blank lines and docstrings do not count."""
-    codes = [getattr(function, "__code__", None) for function in (first, second)]
-    return None not in codes and _lines(codes[0]) == _lines(codes[1])
+def _same_code(first: Any, second: Any) -> bool:
+    """Return whether two functions have the same lines, apart from comments, blank lines and docstrings."""
+    code, other = (getattr(function, "__code__", None) for function in (first, second))
+    return code is not None and other is not None and _instructions(code) == _instructions(other)
 
 
-def _lines(code: types.CodeType) -> list[Any]:
+def _instructions(code: types.CodeType) -> list[Any]:
     return [
-        (step.opname, _lines(step.argval) if isinstance(step.argval, types.CodeType) else step.argval)
+        (step.opname, _instructions(step.argval) if isinstance(step.argval, types.CodeType) else step.argval)
         for step in dis.get_instructions(code)
-        # Where a line stands, and how warm it is, changes nothing.
+        # These depend on where a line is and on how often it has run.
         if step.opname not in ("RESUME", "NOP", "CACHE", "EXTENDED_ARG")
     ]
 
 
-# Arguments that were changed in place.
+# Arguments changed in place.
 
 
-def _taken_down(value: Any) -> Any:
-    """A copy of an argument to compare with later: tensors, lists, models and optimizers by their values."""
+def _snapshot(value: Any) -> Any:
+    """Copy the values of an argument, so that they can be compared later: tensors, lists, models and optimizers."""
     if isinstance(value, Tensor):
         return value.detach().clone()
     if isinstance(value, list | tuple):
-        return [_taken_down(item) for item in value]
+        return [_snapshot(item) for item in value]
     if isinstance(value, dict):
-        return {key: _taken_down(item) for key, item in value.items()}
+        return {key: _snapshot(item) for key, item in value.items()}
     if callable(getattr(value, "state_dict", None)):
-        return _taken_down(value.state_dict())
+        return _snapshot(value.state_dict())
     return value
 
 
 def _equal(before: Any, now: Any) -> bool:
     if isinstance(before, Tensor) and isinstance(now, Tensor):
-        alike = before.dtype == now.dtype and before.shape == now.shape
-        # NaN differs from itself; here it is the same.
-        return alike and bool(((before == now) | ((before != before) & (now != now))).all())
+        if before.dtype != now.dtype or before.shape != now.shape:
+            return False
+        # NaN differs from itself, but here it is unchanged.
+        return bool(((before == now) | ((before != before) & (now != now))).all())
     if isinstance(before, list) and isinstance(now, list):
         return len(before) == len(now) and all(map(_equal, before, now))
     if isinstance(before, dict) and isinstance(now, dict):
@@ -331,15 +338,17 @@ def _equal(before: Any, now: Any) -> bool:
     return type(before) is type(now) and isinstance(now, int | float | str | bool | None) and before == now
 
 
-def _changed(parameter: str, value: Any) -> str:
+def _mutation_message(parameter: str, value: Any) -> str:
     if isinstance(value, Tensor):
-        cure = f"make a new tensor ({parameter.strip('`')} * 2, and not *= or a name that ends with _)"
-    elif isinstance(value, list | dict):
-        cure = "work on a copy (list(…) or dict(…)), without append, pop, sort or an assignment to one of its items"
-    elif callable(getattr(value, "state_dict", None)):
-        cure = "work on copy.deepcopy of it"
-    else:
-        cure = "work on a copy"
-    return (
-        f"Your function changed {parameter}, which is not its own: whoever called it still needs it. Instead, {cure}."
-    )
+        return (
+            f"Your function changed {parameter}, which belongs to its caller. Make a new tensor: "
+            f"{parameter.strip('`')} * 2 makes one; *= and methods whose names end in _ change the old one."
+        )
+    if isinstance(value, list | dict):
+        return (
+            f"Your function changed {parameter}, which belongs to its caller. Work on a copy, list(…) or dict(…): "
+            "append, pop, sort and assignments to an item change the original."
+        )
+    if callable(getattr(value, "state_dict", None)):
+        return f"Your function changed {parameter}, which belongs to its caller. Work on copy.deepcopy of it."
+    return f"Your function changed {parameter}, which belongs to its caller. Work on a copy."

@@ -1,5 +1,6 @@
-"""Lesson 05's checks: a sum undone, window means, the notes' last loop cured, a curve predicted, a curve named."""
+"""Lesson 05's checks: a sum undone, window means, the notes' last loop fixed, a curve predicted, a curve named."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from itertools import accumulate
@@ -8,57 +9,52 @@ from typing import Any
 import torch
 
 from course_utils.checks.runner import Answer, exercise
-from course_utils.checks.values import Wrong, choice, numbers, short, tell
+from course_utils.checks.values import Wrong, choice, compare, mean, numbers, short
 
 NAMES = ("sum since the start", "mean since the start", "sum of the epoch", "mean of the epoch")
 WINDOW = 4
 
 
 def _epochs(generator: torch.Generator, num_epochs: int, length: int) -> list[list[float]]:
-    """Batch losses that fall, as those of a run do, with some noise."""
+    """Return the batch losses of each epoch; they fall, with some noise, as in a real run."""
     rows = torch.rand(num_epochs, length, generator=generator, dtype=torch.float64)
     return [(row + 2.0 / epoch).tolist() for epoch, row in enumerate(rows, start=1)]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
 
 
 @exercise(
     "05-recover",
     "Get the kilometres back",
-    praise="Nothing was lost: the sum since the start holds the mean of every epoch.",
+    praise="Nothing was lost: the sum since the start determines the mean of every epoch.",
 )
 def recover(answer: Answer) -> None:
-    """Check exercise 1 of lesson 05: the epochs' means out of the sum since the start."""
+    """Check exercise 1 of lesson 05: the epochs' means from the sum since the start."""
     generator = torch.Generator().manual_seed(0)
     for num_epochs, length in ((4, 5), (1, 3), (6, 23)):
         epochs = _epochs(generator, num_epochs, length)
         sums = list(accumulate(sum(epoch) for epoch in epochs))
-        right = [_mean(epoch) for epoch in epochs]
+        right = [mean(epoch) for epoch in epochs]
         given = numbers(answer(sums, length))
-        tell(
+        compare(
             given,
             right,
             [
                 (
                     right[1:],
-                    f"The first epoch is missing: {num_epochs} sums, {num_epochs} epochs. Before the first the sum "
-                    "was 0.",
+                    f"The first epoch is missing: {num_epochs} sums, {num_epochs} epochs. Before "
+                    "the first, the sum was 0.",
                 ),
                 (
                     [sums[0], *right[1:]],
-                    "Your first value is the sum of the first epoch. It has to be divided by the number of batches "
-                    "too.",
+                    "Your first value is the sum of the first epoch. Divide it by the number of batches, too.",
                 ),
                 (
                     [total / length for total in sums],
-                    "You divide the whole sum by the batches of one epoch. Subtract the sum before this epoch first.",
+                    "You divide the whole sum by the batches of one epoch. First subtract the sum before this epoch.",
                 ),
                 (
                     [total / (length * count) for count, total in enumerate(sums, start=1)],
-                    "That is the mean since the start. An epoch's own sum is what was added since the one before: "
-                    "subtract.",
+                    "That is the mean since the start. An epoch's own sum is what was added since the "
+                    "previous epoch: subtract.",
                 ),
                 (
                     [mean * length for mean in right],
@@ -66,28 +62,33 @@ def recover(answer: Answer) -> None:
                 ),
                 (
                     [mean * length / num_epochs for mean in right],
-                    "You divide by the number of epochs. An epoch's sum holds one loss a batch: divide by the batches.",
+                    "You divide by the number of epochs. An epoch's sum has one loss per batch: divide "
+                    "by the number of batches.",
                 ),
-                ([-mean for mean in right], "The sign is turned: subtract the earlier sum from the later one."),
-                (sums, "Those are the sums as they were given. Subtract from each the one before it, then divide."),
+                ([-mean for mean in right], "The sign is reversed: subtract the earlier sum from the later one."),
+                (sums, "Those are the sums as they were given. Subtract the previous one from each, then divide."),
             ],
             f"For the sums {short(sums)} of epochs of {length} batches the means are {short(right)}; "
             f"yours are {short(given)}.",
         )
 
 
+def _divide_by(count: int, losses: Sequence[float]) -> float:
+    return sum(losses) / count
+
+
 def _windows(epochs: list[list[float]], window: int, finish: Callable[[list[float]], float]) -> list[float]:
-    """One value for each window of each epoch, the short one at its end too."""
+    """Return one value per window of each epoch, including the short one at its end."""
     return [finish(epoch[start : start + window]) for epoch in epochs for start in range(0, len(epoch), window)]
 
 
 @exercise(
     "05-windows",
     "Write this step",
-    praise="Each of your means is divided by what was added, and no batch of one epoch is counted in the next.",
+    praise="You divide each sum by what was added, and no batch of one epoch is counted in the next.",
 )
 def window_means(answer: Answer) -> None:
-    """Check exercise 2 of lesson 05: means over windows that begin anew with each epoch."""
+    """Check exercise 2 of lesson 05: means over windows that start again with each epoch."""
     generator = torch.Generator().manual_seed(0)
     for num_epochs, length, window in ((3, 7, 3), (2, 4, 2), (2, 3, 5)):
         epochs = _epochs(generator, num_epochs, length)
@@ -102,61 +103,59 @@ def window_means(answer: Answer) -> None:
                     kept = 0.0
         ends = [place for place in range(1, length + 1) if place % window == 0 or place == length]
         given = numbers(answer([list(epoch) for epoch in epochs], window))
-        tell(
+        compare(
             given,
-            _windows(epochs, window, _mean),
+            _windows(epochs, window, mean),
             [
                 (
-                    _windows(epochs, window, lambda losses, w=window: sum(losses) / w),
-                    "The last window of an epoch is short, and you divide it by the full length. Divide by what was "
-                    "added.",
+                    _windows(epochs, window, functools.partial(_divide_by, window)),
+                    "The last window of an epoch is short, but you divide it by the full length. "
+                    "Divide by what was added.",
                 ),
                 (
                     _windows(epochs, window, sum),
-                    "Those are sums. They show the trend as well, but the short window at an epoch's end lies too "
-                    "low: divide "
-                    "each by the number of losses in it.",
+                    "Those are sums. They show the trend as well, but the short window at the end of an epoch is too "
+                    "low: divide each by the number of losses in it.",
                 ),
                 (
-                    _windows([flat], window, _mean),
-                    "Your windows run on from one epoch into the next. Begin a new window with each epoch.",
+                    _windows([flat], window, mean),
+                    "Your windows continue from one epoch into the next. Start a new window with each epoch.",
                 ),
                 (
-                    [_mean(losses) for epoch in full for losses in epoch],
+                    [mean(losses) for epoch in full for losses in epoch],
                     "The rest at the end of an epoch is missing: it is a window too, a short one.",
                 ),
                 (
                     carried,
-                    "The rest of an epoch is added to the first window of the next one, which comes out too large. "
-                    "Log the "
-                    "rest at the epoch's end, and set the sum to zero.",
+                    "You add the rest of an epoch to the first window of the next one, which becomes too large. Log "
+                    "the rest at the end of the epoch and set the sum to zero.",
                 ),
                 (
                     [sum(epoch[:end]) / window for epoch in epochs for end in ends],
-                    "Your sum is not set to zero after a window: each value holds all windows before it. This is the "
-                    "ramp.",
+                    "You do not set the sum to zero after a window: each value includes all windows "
+                    "before it. This is the ramp.",
                 ),
                 (
-                    [_mean(epoch[:end]) for epoch in epochs for end in ends],
-                    "Your sum and count run on after a window: that is the mean since the epoch began. Set both to "
-                    "zero.",
+                    [mean(epoch[:end]) for epoch in epochs for end in ends],
+                    "Your sum and count continue after a window: that is the mean since the epoch "
+                    "began. Set both to zero.",
                 ),
                 (
-                    [_mean(epoch) for epoch in epochs],
-                    "Those are the means of whole epochs. Log after every window too.",
+                    [mean(epoch) for epoch in epochs],
+                    "Those are the means of whole epochs. Log after every window, too.",
                 ),
                 (
-                    [_mean(flat[max(0, end - window) : end]) for end in range(1, len(flat) + 1)],
-                    "That is a moving mean, one value for each batch. Here each batch belongs to one window only.",
+                    [mean(flat[max(0, end - window) : end]) for end in range(1, len(flat) + 1)],
+                    "That is a moving mean, one value per batch. Here each batch belongs to only one window.",
                 ),
             ],
             f"For epochs of {length} batches in windows of {window} the means are "
-            f"{short(_windows(epochs, window, _mean))}; yours are {short(given)}.",
+            f"{short(_windows(epochs, window, mean))}; yours are {short(given)}.",
         )
 
 
-def sick_books(epochs, log):
-    """The lines of the stub of exercise 3, as the notes have them."""
+def _starter_loop(epochs, log):
+    """The starter code of exercise 3, from the notes."""
     steps = 0
     running_loss1 = 0.0
     for epoch, batches in enumerate(epochs):
@@ -173,7 +172,7 @@ def sick_books(epochs, log):
 @exercise(
     "05-books",
     "Cure this loop",
-    given=sick_books,
+    starter=_starter_loop,
     returns_nothing=True,
     praise="Two accumulators, each divided by what was added to it, and steps that count batches.",
 )
@@ -205,36 +204,35 @@ def _check_epoch_loss(points: list[tuple[Any, Any]], epochs: list[list[tuple[flo
     if len(points) != len(epochs):
         raise Wrong(
             f"epoch_loss has {len(points)} points for {len(epochs)} epochs. Its line is inside the if of the window: "
-            "take it out, after the loop over the batches."
+            "move it out, after the loop over the batches."
         )
     values = numbers([value for _, value in points], len(epochs))
     sizes = [size for _, size in epochs[0]]
     losses = [[loss for loss, _ in batches] for batches in epochs]
     weighted = [[loss * size for loss, size in batches] for batches in epochs]
-    tell(
+    compare(
         values,
         [sum(row) / sum(sizes) for row in weighted],
         [
             (
-                [_mean(row) for row in losses],
-                "epoch_loss counts each batch alike, but the last one is short. Add loss × size, divide by the "
-                "samples.",
+                [mean(row) for row in losses],
+                "epoch_loss counts each batch equally, but the last one is short. Add loss × size and divide "
+                "by the number of samples.",
             ),
             (
                 [sum(row) / sum(sizes) for row in losses],
-                f"You add one loss for each batch and divide by the samples: {sum(sizes) / length:.3g} times too "
-                "small. Add "
-                "loss × size.",
+                f"You add one loss per batch and divide by the samples: the result is {sum(sizes) / length:.3g} times "
+                "too small. Add loss × size.",
             ),
             (
                 [sum(row) / length for row in weighted],
-                "You add loss × size and divide by the batches. Divide by what you added: the samples.",
+                "You add loss × size and divide by the number of batches. Divide by the number of samples.",
             ),
             ([sum(row) for row in losses], "epoch_loss is a sum. Divide it."),
             ([sum(row) for row in weighted], "epoch_loss is a sum over samples. Divide it by their number."),
             (
                 list(accumulate(sum(row) / sum(sizes) for row in weighted)),
-                "epoch_loss grows from epoch to epoch: set its sum to zero where an epoch begins.",
+                "epoch_loss grows from epoch to epoch: set its sum to zero when an epoch begins.",
             ),
         ],
         f"In epochs of {length} batches, epoch_loss should be {short([sum(row) / sum(sizes) for row in weighted])}; "
@@ -242,13 +240,13 @@ def _check_epoch_loss(points: list[tuple[Any, Any]], epochs: list[list[tuple[flo
     )
     if [step for step, _ in points] != list(range(len(epochs))):
         raise Wrong(
-            f"epoch_loss is logged at {short([step for step, _ in points])}. Its x is the epoch: 0, 1, 2 and so on."
+            f"epoch_loss is logged at {short([step for step, _ in points])}. Its step is the epoch: 0, 1, 2 and so on."
         )
 
 
 def _check_step_loss(points: list[tuple[Any, Any]], epochs: list[list[tuple[float, int]]], flat: list[float]) -> None:
     length, ends = len(epochs[0]), range(WINDOW, len(flat) + 1, WINDOW)
-    right = [_mean(flat[end - WINDOW : end]) for end in ends]
+    right = [mean(flat[end - WINDOW : end]) for end in ends]
     values = numbers([value for _, value in points])
     if len(values) == len(epochs) // WINDOW:
         raise Wrong(
@@ -261,7 +259,7 @@ def _check_step_loss(points: list[tuple[Any, Any]], epochs: list[list[tuple[floa
         if (place + 1) % WINDOW == 0:
             lost.append(kept / WINDOW)
             kept = 0.0
-    tell(
+    compare(
         values,
         right,
         [
@@ -270,14 +268,13 @@ def _check_step_loss(points: list[tuple[Any, Any]], epochs: list[list[tuple[floa
                 "step_loss climbs: running_loss1 is never set to zero. Set it to zero after each point.",
             ),
             (
-                [_mean(flat[:end]) for end in ends],
+                [mean(flat[:end]) for end in ends],
                 "step_loss is the mean since the start. Set running_loss1 to zero after each point, and divide by 4.",
             ),
             (
                 lost,
-                "running_loss1 is set to zero where an epoch begins, but a window of steps runs on: what was added "
-                "before the "
-                "epoch's end is lost. Set it to zero only after each point.",
+                "You set running_loss1 to zero when an epoch begins, but a window of steps continues: what was added "
+                "before the end of the epoch is lost. Set it to zero only after each point.",
             ),
             ([sum(flat[end - WINDOW : end]) for end in ends], "step_loss is a sum of 4 losses. Divide it by 4."),
             (flat, "You log a step_loss for each batch. Log it after every 4 batches."),
@@ -306,31 +303,29 @@ def predict_curve(answer: Answer) -> None:
             if (i + 1) % 10 == 0:
                 right.append(window_loss / 10)
                 window_loss = 0.0
-    never = "You expect a sum that is never set to zero. It is, after each point; only the epoch's end is forgotten."
-    tell(
+    never = "You expect a sum that is never set to zero. It is, after each point, but not at the end of an epoch."
+    compare(
         given,
         right,
         [
             (
                 [1.0] * 4,
-                "You expect the mean each time. But i begins anew with each epoch, and window_loss does not: what is "
-                "in it "
-                "when the second epoch begins?",
+                "You expect the mean each time. But i starts again with each epoch, and window_loss does not: what "
+                "does it hold when the second epoch begins?",
             ),
             ([1.0, 2.0, 3.0, 4.0], never),
             ([1.0, 2.3, 3.6, 4.9], never),
             (
                 [1.0, 1.3, 1.6, 1.9],
-                "Three batches are left over in each epoch, but they do not pile up: the next point takes them and "
-                "sets the "
-                "sum to zero.",
+                "Three batches are left over in each epoch, but they do not pile up: the next point includes them "
+                "and sets the sum to zero.",
             ),
-            ([1.3] * 4, "Before the first epoch nothing is left over: the first point is another one."),
+            ([1.3] * 4, "Nothing is left over before the first epoch, so the first point is different."),
             ([10.0, 13.0, 13.0, 13.0], "Those are the sums. The loop divides by 10."),
-            ([1.0] * 5, "52 batches hold five full windows, but i begins anew with each epoch: one point an epoch."),
+            ([1.0] * 5, "52 batches have five full windows, but i starts again with each epoch: one point per epoch."),
             ([1.0, 0.3] * 4, "Nothing is logged at the end of an epoch: i + 1 is 13 there, and 13 % 10 is not 0."),
         ],
-        f"The loop logs four numbers, one an epoch; yours are {short(given)}. Begin with the first: ten losses of 1.0 "
+        f"The loop logs four numbers, one per epoch; yours are {short(given)}. Start with the first: ten losses of 1.0 "
         "are added, then divided by 10.",
     )
 
@@ -339,14 +334,14 @@ def predict_curve(answer: Answer) -> None:
 def name_curve(answer: Answer) -> None:
     """Check exercise 5 of lesson 05: which of four numbers was logged after each epoch."""
     generator = torch.Generator().manual_seed(0)
-    # In 64ths, sums are exact in any order: a comparison with == fails only where it is meant to.
+    # Sums of 64ths are exact in any order: a comparison with == fails only in the case meant for it.
     falling = [[round(64 * x) / 64 for x in row] for row in _epochs(generator, 4, 5)]
-    # The loss of this run grows, so that its means rise as the sum of another run would.
+    # The loss of this run grows, so that its means rise as the sums of another run do.
     runs = {"a loss that falls": falling, "a loss that grows": [[3 * x for x in row] for row in falling[::-1]]}
-    # A run whose sums are all below those of the others' means: size alone names nothing.
+    # The sums of this run are all below the means of the others: size alone does not name a curve.
     runs["small losses"] = [[x / 100 for x in row] for row in falling]
     runs["another order"] = falling
-    given = {}
+    given: dict[tuple[str, str], str] = {}
     for run, epochs in runs.items():
         sums = [sum(epoch) for epoch in epochs]
         totals = list(accumulate(sums))
@@ -357,46 +352,46 @@ def name_curve(answer: Answer) -> None:
             NAMES[3]: [total / 5 for total in sums],
         }
         for name, logged in curves.items():
-            if run == "another order":  # the losses were added in: the last digit differs
+            if run == "another order":  # of the additions: the last digit differs
                 logged = [math.nextafter(value, math.inf) for value in logged]
             try:
-                said = answer(list(logged), [list(epoch) for epoch in epochs])
+                named = answer(list(logged), [list(epoch) for epoch in epochs])
             except Wrong:
                 if given and answer.value is None:
                     raise Wrong(
-                        "Your function names some curves and gives back None for others. If you compare with ==: "
-                        "floats that were added in another order differ in their last digit. Use math.isclose."
+                        "Your function names some curves and returns None for others. If you compare with ==: floats "
+                        "added in another order differ in their last digit. Use math.isclose."
                     ) from None
                 raise
-            given[run, name] = choice(said, NAMES)
+            given[run, name] = choice(named, NAMES)
     if len(set(given.values())) == 1:
-        raise Wrong(f"Your function answers {given['small losses', NAMES[0]]!r} whatever it is given.")
-    _tell_names(given)
+        raise Wrong(f"Your function returns {given['small losses', NAMES[0]]!r} for every curve.")
+    _check_names(given)
 
 
-def _tell_names(given: dict[tuple[str, str], str]) -> None:
-    falling = {right: said for (run, right), said in given.items() if run == "a loss that falls"}
+def _check_names(given: dict[tuple[str, str], str]) -> None:
+    falling = {right: named for (run, right), named in given.items() if run == "a loss that falls"}
     pairs = [(NAMES[0], NAMES[2], "sums"), (NAMES[1], NAMES[3], "means")]
     for first, second, kind in pairs:
         if falling[first] == falling[second] and falling[first] in (first, second):
             raise Wrong(
-                f"You call both {kind} {falling[first]!r}. After the first epoch they are equal: compare a later one."
+                f"You call both {kind} {falling[first]!r}. After the first epoch they are equal: compare a later epoch."
             )
-    if all(said == right for right, said in falling.items()):
-        for (run, right), said in given.items():
-            if said != right and run == "another order":
+    if all(named == right for right, named in falling.items()):
+        for (run, right), named in given.items():
+            if named != right and run == "another order":
                 raise Wrong(
-                    f"You call the {right} {said!r} where its losses were added in another order. Then the last digit "
+                    f"You call the {right} {named!r} when its losses were added in another order. Then the last digit "
                     "differs: compare with math.isclose, not with ==."
                 )
-            if said != right:
+            if named != right:
                 raise Wrong(
-                    f"With {run} you call the {right} {said!r}. You judge by the look of the curve, or by its size: "
-                    "compute the four candidates and compare numbers."
+                    f"With {run} you call the {right} {named!r}. You judge by the look of the curve, or by its size: "
+                    "compute the four candidates and compare the numbers."
                 )
         return
     swapped = dict([*((a, b) for a, b, _ in pairs), *((b, a) for a, b, _ in pairs)])
-    if all(said == swapped[right] for right, said in falling.items()):
-        raise Wrong("You have the epoch and the start exchanged: since the start means that nothing was set to zero.")
-    right, said = next((right, said) for right, said in falling.items() if said != right)
-    raise Wrong(f"You call the {right} {said!r}. Compute that number for the last epoch and compare.")
+    if all(named == swapped[right] for right, named in falling.items()):
+        raise Wrong("You swapped the epoch and the start: 'since the start' means that nothing was set to zero.")
+    right, named = next((right, named) for right, named in falling.items() if named != right)
+    raise Wrong(f"You call the {right} {named!r}. Compute that number for the last epoch and compare.")

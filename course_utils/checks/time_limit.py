@@ -1,4 +1,4 @@
-"""A limit of time for somebody else's function, on any thread and any system."""
+"""A time limit for a function that somebody else wrote, on any thread and any system."""
 
 import ctypes
 import sys
@@ -8,25 +8,26 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-# So many times `TimeLimitExceeded` is tried without a trace.
+# How many times `TimeLimitExceeded` is raised before a trace function is tried.
 PLAIN = 5
-# How often the clock looks, and how long the imports of one call may take besides, in seconds.
+# How often the watcher looks, and how long the imports of one call may take in addition, in seconds.
 TICK, IMPORTS = 0.05, 120.0
 
 
 class TimeLimitExceeded(BaseException):
-    """The time is over. It is no Exception, so that a learner's `except Exception` lets it through."""
+    """The time is over. This is not an `Exception`, so that a learner's `except Exception` does not catch it."""
 
 
 class _RaisedTwice(TimeLimitExceeded):
-    """Raised where the first ones were hidden: one that is hidden is raised once more at the handler's next line.
+    """Raised after the first ones were caught: if it is caught too, it is raised again on the handler's next line.
 
-    Almost all of a loop's time may be spent in one call inside a `try`. Each `TimeLimitExceeded` then comes there, and
-    a bare `except:` hides each. Python makes the exception in the learner's own thread, and there a trace can be set.
+    A loop may spend almost all its time in one call inside a `try`. Then each `TimeLimitExceeded` arrives there, and a
+    bare `except:` catches each one. Python creates the exception in the learner's own thread, where a trace function
+    can be set.
     """
 
     def __init__(self) -> None:
-        # From Python 3.12 on the trace may begin as late as the loop's next turn, back inside the `try`. So it waits
+        # From Python 3.12 on, the trace may begin as late as the loop's next turn, back inside the `try`. So it waits
         # until it has seen a `TimeLimitExceeded` itself: the line after that is the handler's.
         seen = False
 
@@ -37,10 +38,10 @@ class _RaisedTwice(TimeLimitExceeded):
             if event == "exception":
                 seen = seen or issubclass(argument[0], TimeLimitExceeded)
             elif event == "line" and seen:
-                raise TimeLimitExceeded  # and Python takes the trace away
+                raise TimeLimitExceeded  # and Python removes the trace function
             return raise_again
 
-        frame = sys._getframe(1)
+        frame: types.FrameType | None = sys._getframe(1)
         while frame is not None and not _is_ours(frame):
             frame.f_trace = raise_again
             frame = frame.f_back
@@ -52,26 +53,27 @@ def _is_ours(frame: types.FrameType) -> bool:
 
 
 class TimeLimit:
-    """Call a function, and raise `TimeLimitExceeded` in it, again and again, from the moment the time is over.
+    """Call a function once, and raise `TimeLimitExceeded` in it, repeatedly, from the moment its time is over.
 
-    Time spent in imports does not count, and nothing is raised there: PyTorch loads seconds' worth of itself when the
-    first optimizer is made, and an import that is broken off leaves half a module behind, which fails ever after.
+    The time of imports does not count, and nothing is raised during one: PyTorch imports much of itself when the
+    first optimizer is made, and an interrupted import leaves half a module behind, which fails ever after.
 
-    A second thread watches the clock and asks Python to raise. A signal would end a waiting call too, but works on
-    the main thread alone and not on Windows, and a timer may already be used by somebody else. So Ctrl-C stays as it
-    is, and a call that waits outside Python ends at its own pace or by Ctrl-C. Again and again, because a bare
-    `except:` in an endless loop hides it.
+    A second thread watches the clock and asks Python to raise. A signal could also end a call that waits, but it works
+    on the main thread only and not on Windows, and somebody else may be using the timer. So Ctrl-C stays as it is, and
+    a call that waits outside Python ends by itself or by Ctrl-C. The exception is raised repeatedly because a bare
+    `except:` in an endless loop catches it.
 
     Attributes:
         seconds: the time, in seconds.
-        fired: whether it was over before the function ended, also where the function hid it.
+        fired: whether the time was over before the function ended, even if the function caught the exception.
     """
 
     def __init__(self, seconds: float):
         self.seconds, self.fired = seconds, False
+        self._begun = False
 
     def call(self, function: Callable[[], None]) -> None:
-        """Call `function()`; when this returns or raises, no `TimeLimitExceeded` is left that could strike later.
+        """Call `function()`; once this returns or raises, no `TimeLimitExceeded` can be raised any more.
 
         Raises:
             TimeLimitExceeded: the time was over.
@@ -81,31 +83,38 @@ class TimeLimit:
         ended.acquire()
         thread, trace = ctypes.c_ulong(threading.get_ident()), sys.gettrace()
         watcher = threading.Thread(target=self._watch, args=(gate, ended, thread), name="check-clock", daemon=True)
-        strikes: list[BaseException] = []
+        interrupt: KeyboardInterrupt | None = None
         try:
+            # The clock starts only now: an exception raised inside `Thread.start` would break the locks in there.
             watcher.start()
+            self._begun = True
             function()
         finally:
-            # Python raises what another thread asked for at a call or at a turn of a loop. So this one call into C
-            # comes first, not in an __exit__ of ours, which could be struck before its first line, and no loop goes
-            # round the rest. From here on at most two are left, the one that was asked for and the one that the
-            # watcher is about to ask for, and perhaps a Ctrl-C: after three tries the fourth is left in peace.
+            # Python raises what another thread asked for after a call or at a turn of a loop. So this one call into C
+            # comes first: an __exit__ of ours could be interrupted before its first line. From here on at most two
+            # exceptions are left, the one already asked for and the one that the watcher is about to ask for, and
+            # perhaps a Ctrl-C: after three attempts nothing can interrupt the fourth. The handlers call nothing.
             try:
                 gate.release()
-            except (TimeLimitExceeded, KeyboardInterrupt) as error:
-                strikes.append(error)
+            except TimeLimitExceeded:
+                pass
+            except KeyboardInterrupt as error:
+                interrupt = error
             try:
                 _clear(watcher, ended, thread, trace)
-            except (TimeLimitExceeded, KeyboardInterrupt) as error:
-                strikes.append(error)
+            except TimeLimitExceeded:
+                pass
+            except KeyboardInterrupt as error:
+                interrupt = error
             try:
                 _clear(watcher, ended, thread, trace)
-            except (TimeLimitExceeded, KeyboardInterrupt) as error:
-                strikes.append(error)
+            except TimeLimitExceeded:
+                pass
+            except KeyboardInterrupt as error:
+                interrupt = error
             _clear(watcher, ended, thread, trace)
-            for strike in strikes:
-                if isinstance(strike, KeyboardInterrupt):
-                    raise strike
+            if interrupt is not None:
+                raise interrupt
 
     def _watch(self, gate: threading.Lock, ended: threading.Lock, thread: ctypes.c_ulong) -> None:
         left, imports, times = self.seconds, IMPORTS, 0
@@ -113,6 +122,8 @@ class TimeLimit:
         while not gate.acquire(timeout=min(TICK, left if left > 0 else 0.02)):
             now = time.monotonic()
             passed, before = now - before, now
+            if not self._begun:
+                continue
             if imports > 0 and _imports(thread.value):
                 imports -= passed
                 continue
@@ -126,7 +137,7 @@ class TimeLimit:
 
 
 def _imports(thread: int) -> bool:
-    """Whether a thread is about to load a module."""
+    """Return whether a thread is importing a module."""
     frame = sys._current_frames().get(thread)
     while frame is not None:
         if frame.f_code.co_name == "_find_and_load" and frame.f_code.co_filename.startswith("<frozen importlib"):
@@ -135,8 +146,8 @@ def _imports(thread: int) -> bool:
     return False
 
 
-def _clear(watcher: threading.Thread, ended: threading.Lock, thread: ctypes.c_ulong, trace: object) -> None:
-    """Wait for the watcher's end and take back what it asked for; it may be done several times."""
+def _clear(watcher: threading.Thread, ended: threading.Lock, thread: ctypes.c_ulong, trace: Any) -> None:
+    """Wait until the watcher has ended and cancel the exception that it asked for; safe to repeat."""
     sys.settrace(trace)
     while watcher.ident is not None and ended.locked():
         time.sleep(0.0005)

@@ -1,4 +1,4 @@
-"""How the learner's guesses over the course came out, from the record of predictions."""
+"""How often the learner's guesses were right, from the record of predictions."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from typing import Any
 
 Predictions = Mapping[str, Mapping[str, Any]]
 
-# What a learner may say of all guesses together: the words, and the shares that they mean.
+# The answers a learner may choose for all guesses together, and the shares that they mean.
 BRACKETS = {
     "fewer than a quarter": (0.0, 0.25),
     "a quarter to a half": (0.25, 0.5),
@@ -21,9 +21,9 @@ class Calibration:
 
     Attributes:
         lesson: the lesson's number, as "02", or "all".
-        right: guesses that came out as made.
-        wrong: guesses that did not.
-        unguessed: predictions whose outcome was seen without a guess.
+        right: the number of guesses that came true.
+        wrong: the number of guesses that did not.
+        unguessed: the number of predictions whose outcome was seen without a guess.
     """
 
     lesson: str
@@ -33,17 +33,17 @@ class Calibration:
 
     @property
     def guessed(self) -> int:
-        """How many guesses were made."""
+        """The number of guesses."""
         return self.right + self.wrong
 
     @property
     def share(self) -> float | None:
-        """The share of guesses that came out as made, 0 to 1; None without a guess."""
+        """The share of guesses that came true, 0 to 1; None without a guess."""
         return self.right / self.guessed if self.guessed else None
 
 
 def _lesson(name: str) -> str:
-    """A prediction's lesson: its name begins with the lesson's number."""
+    """Return a prediction's lesson: its name begins with the lesson's number."""
     return name.partition("-")[0]
 
 
@@ -56,7 +56,7 @@ def tally(predictions: Predictions, *, leave_out: Collection[str] = ()) -> list[
 
     Args:
         predictions: the learner's record, `progress().predictions()`: by name, `guess` and, once seen, `outcome`.
-        leave_out: the names of predictions that do not count.
+        leave_out: the names of predictions to exclude.
 
     >>> tally({"02-a": {"guess": "one", "outcome": "one"}, "02-b": {"guess": "one", "outcome": "two"}})
     [Calibration(lesson='02', right=1, wrong=1, unguessed=0)]
@@ -68,7 +68,7 @@ def tally(predictions: Predictions, *, leave_out: Collection[str] = ()) -> list[
 
 
 def total(tallies: list[Calibration]) -> Calibration:
-    """Add the lessons up."""
+    """Return the sum of all lessons."""
     right, wrong, unguessed = (sum(getattr(each, name) for each in tallies) for name in ("right", "wrong", "unguessed"))
     return Calibration("all", right, wrong, unguessed)
 
@@ -80,7 +80,7 @@ def _count(lesson: str, entries: list[Mapping[str, Any]]) -> Calibration:
 
 
 def surprises(predictions: Predictions, *, leave_out: Collection[str] = ()) -> list[tuple[str, str, str, str]]:
-    """List the guesses that came out otherwise, as (lesson, question, guess, outcome), in the order of the lessons."""
+    """Return the wrong guesses as (lesson, question, guess, outcome), in the order of the lessons."""
     found = [
         (_lesson(name), entry["question"], entry["guess"], entry["outcome"])
         for name, entry in _seen(predictions, leave_out).items()
@@ -90,11 +90,14 @@ def surprises(predictions: Predictions, *, leave_out: Collection[str] = ()) -> l
 
 
 def bracket(share: float) -> str:
-    """The words of `BRACKETS` for a share of 0 to 1; a share on a border belongs to the higher one.
+    """Return the words of `BRACKETS` for a share of 0 to 1; a share on a border belongs to the higher bracket.
 
     Raises:
         ValueError: the share is not between 0 and 1.
     """
     if not 0 <= share <= 1:
-        raise ValueError(f"a share lies between 0 and 1, got {share!r}")
+        raise ValueError(
+            f"a share must be between 0 and 1, got {share!r}: divide the number of right guesses "
+            "by the number of guesses"
+        )
     return [words for words, (low, _) in BRACKETS.items() if share >= low][-1]

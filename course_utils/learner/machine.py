@@ -1,4 +1,4 @@
-"""What the course needs of a machine, whether it is here, and what to do where it is not."""
+"""What the course needs from a machine, whether it has it, and what to do if it does not."""
 
 import importlib.metadata
 import platform
@@ -15,18 +15,18 @@ from course_utils.learner.record import learner_folder
 
 DISTRIBUTION = "training-loop-course"
 REQUIREMENT = re.compile(r"(?P<name>[\w.-]+)[^;]*?>=\s*(?P<least>[\d.]+)")
-INSTALL = "run `make lab` in the course's folder, or `pip install -e '.[lab]'`, then restart the kernel"
+INSTALL = "Run `make lab` in the course's folder, or `pip install -e '.[lab]'`; then restart the kernel."
 
 
 @dataclass(frozen=True)
 class MachineCheck:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Attributes:
-        name: what it is.
-        ok: whether the course can work with it.
-        found: what is there, in a few words: a version, a device, a folder.
-        advice: what to do where it is not ok, else "".
+        name: what was checked.
+        ok: whether the course works with it.
+        found: what was found, in a few words: a version, a device, a folder.
+        advice: what to do if it is not ok, in whole sentences, or "".
     """
 
     name: str
@@ -36,7 +36,7 @@ class MachineCheck:
 
 
 def look() -> list[MachineCheck]:
-    """Look at Python, the packages, the device and the folders; nothing is installed or left behind."""
+    """Check Python, the packages, the device and the folders; nothing is installed or left behind."""
     return [_python(), *_packages(), _device(), *_folders()]
 
 
@@ -47,15 +47,15 @@ def _python() -> MachineCheck:
     except importlib.metadata.PackageNotFoundError:
         return MachineCheck("the course's package", False, "not installed", INSTALL)
     ok = sys.version_info[:2] >= _version(least)
-    return MachineCheck("Python", ok, found, "" if ok else f"install Python {least} or newer, then {INSTALL}")
+    return MachineCheck("Python", ok, found, "" if ok else f"Install Python {least} or newer. {INSTALL}")
 
 
 def _packages() -> Iterator[MachineCheck]:
-    """Compare what is installed with what the course's package says that it and its labs require."""
+    """Compare what is installed with what the course's package and its labs require."""
     try:
         required = importlib.metadata.requires(DISTRIBUTION) or []
     except importlib.metadata.PackageNotFoundError:
-        return  # told once already
+        return  # `_python` has reported it
     for line in required:
         words = REQUIREMENT.match(line)
         if words is None or ("extra ==" in line and not re.search(r"extra == ['\"]lab['\"]", line)):
@@ -67,11 +67,11 @@ def _packages() -> Iterator[MachineCheck]:
             yield MachineCheck(name, False, "not installed", INSTALL)
             continue
         ok = _version(found) >= _version(least)
-        yield MachineCheck(name, ok, found, "" if ok else f"version {least} or newer is needed: {INSTALL}")
+        yield MachineCheck(name, ok, found, "" if ok else f"Version {least} or newer is needed. {INSTALL}")
 
 
 def _version(text: str) -> tuple[int, ...]:
-    """The first two numbers of a version, which is as far as the course's requirements go."""
+    """Return the first two numbers of a version, which are all that the course's requirements use."""
     return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
 
 
@@ -87,9 +87,12 @@ def _folders() -> Iterator[MachineCheck]:
     places = {
         "your own folder": (
             learner_folder(),
-            "set COURSE_LEARNER_DIR to a folder of yours; until then your answers are kept in memory only",
+            "Set COURSE_LEARNER_DIR to a folder of yours; until then, your answers are kept only in memory.",
         ),
-        "the folder for passing files": (Path(tempfile.gettempdir()), "set TMPDIR to a folder that you may write to"),
+        "the folder for temporary files": (
+            Path(tempfile.gettempdir()),
+            "Set TMPDIR to a folder that you can write to.",
+        ),
     }
     for name, (folder, advice) in places.items():
         try:

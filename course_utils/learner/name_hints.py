@@ -1,8 +1,8 @@
-"""Say where a missing name is made, when a cell of a lesson is run before the section that it needs.
+"""Report where a missing name is defined when a cell of a lesson is run before the section that it needs.
 
-A lesson's first code cell calls `guide()`. When a cell then ends with Python's NameError, the lesson's file is read,
-and below the error stands the section in which another cell makes the name. Where no cell makes it, the learner has
-mistyped it: Python itself suggests names that look alike, so nothing is added.
+A lesson's first code cell calls `guide()`. When a later cell ends with Python's NameError, the lesson's file is read,
+and a sentence below the error names the section in which another cell defines the name. If no cell defines it, the
+learner has mistyped it: Python itself suggests similar names, so nothing is added.
 """
 
 import ast
@@ -22,10 +22,10 @@ HEADING = re.compile(r"(#{1,6})\s+(.+?)[\s#]*$")
 NUMBERED = re.compile(r"(\d+)\.\s+(.+)")
 EXERCISE = re.compile(r"(Exercise \d+)\.\s+(.+?)(?:\s+\([^()]*\))?$")
 FENCE = re.compile(r"\s{0,3}(```|~~~)")
-# Magics that run the rest of the cell as Python in the notebook's own names.
+# Magics that run the rest of the cell as Python in the notebook's own namespace.
 WHOLE_CELL = re.compile(r"\A\s*%%(?:capture|doctor|time)\b.*\n")
 
-# The words of the menus in which all cells above one cell are run.
+# The menu entries that run all cells above a cell.
 JUPYTERLAB = "Run > Run All Above Selected Cell"
 VS_CODE = "Execute Above Cells, in the bar of the cell"
 
@@ -36,9 +36,9 @@ class Cell:
 
     Attributes:
         source: its code.
-        id: its id in the file, or None where the file has none.
-        section: the heading `## …` that it stands under, without the marks; "" above the first one.
-        exercise: the heading `### Exercise …` that it stands under, or "".
+        id: its id in the file, or None if the file has none.
+        section: the heading `## …` above it, without the marks, or "".
+        exercise: the heading `### Exercise …` above it, or "".
     """
 
     source: str
@@ -48,9 +48,9 @@ class Cell:
 
 
 def guide() -> None:
-    """From now on, let each cell of this kernel that ends with a NameError say where the name is made.
+    """Report where the name is defined, from now on, whenever a cell of this kernel ends with a NameError.
 
-    Called twice, it says so once. Outside of IPython nothing happens.
+    Calling it twice changes nothing. Outside IPython it does nothing.
     """
     if "IPython" in sys.modules:
         from IPython import get_ipython
@@ -61,17 +61,17 @@ def guide() -> None:
 
 def load_ipython_extension(shell: Any) -> None:
     """Do what `guide()` does, for `%load_ext course_utils.learner.name_hints`."""
-    shell.events.register("post_run_cell", _after_a_cell)  # IPython takes the same function in once
+    shell.events.register("post_run_cell", _on_post_run_cell)  # IPython registers the same function only once
 
 
 def unload_ipython_extension(shell: Any) -> None:
     """Undo `guide()`."""
-    if _after_a_cell in shell.events.callbacks["post_run_cell"]:
-        shell.events.unregister("post_run_cell", _after_a_cell)
+    if _on_post_run_cell in shell.events.callbacks["post_run_cell"]:
+        shell.events.unregister("post_run_cell", _on_post_run_cell)
 
 
 def read_cells(path: Path) -> list[Cell]:
-    """Read the code cells of a notebook, each with the headings that it stands under; none where it cannot be read."""
+    """Return the code cells of a notebook, each with the headings above it; none if it cannot be read."""
     try:
         notebook = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -100,7 +100,7 @@ def read_cells(path: Path) -> list[Cell]:
 
 
 def _headings(markdown: str) -> Iterator[tuple[int, str]]:
-    """The headings of a cell of text, each with its level; a comment in a block of code is none."""
+    """Yield the headings of a Markdown cell, each with its level; comments in a code block are not headings."""
     fence = None
     for line in markdown.splitlines():
         if mark := FENCE.match(line):
@@ -110,61 +110,61 @@ def _headings(markdown: str) -> Iterator[tuple[int, str]]:
 
 
 @functools.lru_cache(maxsize=1000)
-def names_made(source: str) -> frozenset[str]:
-    """The names that a cell makes for the cells after it; none where it cannot be parsed.
+def names_bound(source: str) -> frozenset[str]:
+    """Return the names that a cell defines for the cells after it; none if it cannot be parsed.
 
-    What it only changes (`steps += 1`) or takes away (`del`, and the name after `except … as`) is not made by it, nor
-    is what lives inside its functions.
+    Names that it only changes (`steps += 1`) or deletes (`del`, and the name after `except … as`) do not count, nor
+    do the local names of its functions.
     """
     try:
-        with warnings.catch_warnings():  # about a learner's string, say, of which Python has spoken already
+        with warnings.catch_warnings():  # Python has already issued them, about a string of the learner's, for example
             warnings.simplefilter("ignore")
-            tree = ast.parse(_plain(source))
+            tree = ast.parse(_to_python(source))
     except (SyntaxError, ValueError, RecursionError, MemoryError):  # all that Python's parser raises
         return frozenset()
-    names = _Names()
+    names = _BoundNames()
     names.visit(tree)
-    return frozenset(names.made - names.gone)
+    return frozenset(names.bound - names.deleted)
 
 
-def _plain(source: str) -> str:
-    """A cell as Python: with its magics and shell commands put into the words that IPython runs."""
+def _to_python(source: str) -> str:
+    """Return a cell as Python, with its magics and shell commands as IPython runs them."""
     from IPython.core.inputtransformer2 import TransformerManager
 
     return TransformerManager().transform_cell(WHOLE_CELL.sub("", source, count=1))
 
 
-class _Names(ast.NodeVisitor):
-    """Gathers the names that the statements of a module bind."""
+class _BoundNames(ast.NodeVisitor):
+    """Collects the names that the statements of a module bind."""
 
     def __init__(self) -> None:
-        self.made: set[str] = set()
-        self.gone: set[str] = set()
+        self.bound: set[str] = set()
+        self.deleted: set[str] = set()
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Store):
-            self.made.add(node.id)
+            self.bound.add(node.id)
         elif isinstance(node.ctx, ast.Del):
-            self.gone.add(node.id)
+            self.deleted.add(node.id)
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) -> None:
-        self.made.add(node.name)
-        # What a function binds is its own, apart from what it declares global.
-        self.made.update(name for inner in ast.walk(node) if isinstance(inner, ast.Global) for name in inner.names)
+        self.bound.add(node.name)
+        # The names that a function binds are its own, except those that it declares global.
+        self.bound.update(name for inner in ast.walk(node) if isinstance(inner, ast.Global) for name in inner.names)
 
     visit_AsyncFunctionDef = visit_ClassDef = visit_FunctionDef
 
     def visit_Import(self, node: ast.Import | ast.ImportFrom) -> None:
-        self.made.update(alias.asname or alias.name.split(".")[0] for alias in node.names)
+        self.bound.update(alias.asname or alias.name.split(".")[0] for alias in node.names)
 
     visit_ImportFrom = visit_Import
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
-        """A lambda keeps its names."""
+        """Ignore a lambda: its names are its own."""
 
     def visit_ListComp(self, node: ast.AST) -> None:
-        """A comprehension keeps its names, all but those of `:=`."""
-        self.made.update(inner.target.id for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr))
+        """Collect only the names of `:=`: the others are the comprehension's own."""
+        self.bound.update(inner.target.id for inner in ast.walk(node) if isinstance(inner, ast.NamedExpr))
 
     visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
 
@@ -172,31 +172,31 @@ class _Names(ast.NodeVisitor):
         self.visit(node.value)
 
     def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
-        if node.value is not None:  # `x: int` alone only says what x will be
+        if node.value is not None:  # `x: int` alone does not bind x
             self.generic_visit(node)
 
     def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
         self.generic_visit(node)
         if node.name:
-            self.gone.add(node.name)
+            self.deleted.add(node.name)
 
     def visit_MatchAs(self, node: ast.MatchAs | ast.MatchStar) -> None:
         self.generic_visit(node)
         if node.name:
-            self.made.add(node.name)
+            self.bound.add(node.name)
 
     visit_MatchStar = visit_MatchAs
 
     def visit_MatchMapping(self, node: ast.MatchMapping) -> None:
         self.generic_visit(node)
         if node.rest:
-            self.made.add(node.rest)
+            self.bound.add(node.rest)
 
 
-def place_of(cells: list[Cell], source: str, cell_id: str | None = None) -> int | None:
-    """Find the cell that was run among a notebook's code cells: by its id, or by its code; None where it is not there.
+def find_cell(cells: list[Cell], source: str, cell_id: str | None = None) -> int | None:
+    """Return the index of the cell that was run among a notebook's code cells, found by id or by code, or None.
 
-    The id finds a cell that was edited since. It is the front end's, so it may be missing.
+    The id also finds a cell that has been edited since. It comes from the front end, so it may be missing.
     """
     by_id = [at for at, cell in enumerate(cells) if cell_id is not None and cell.id == cell_id]
     by_code = [at for at, cell in enumerate(cells) if cell.source.strip() == source.strip()]
@@ -204,32 +204,40 @@ def place_of(cells: list[Cell], source: str, cell_id: str | None = None) -> int 
 
 
 def explain(cells: list[Cell], name: str, at: int | None, menu: str = JUPYTERLAB) -> str | None:
-    """Say in which section a name is made and what to do, or give None where no other cell makes it.
+    """Return in which section a name is defined and what to do, or None if no other cell defines it.
 
     Args:
         cells: the code cells of the lesson.
         name: the name that was missing.
-        at: the index of the cell in which it was missing, or None where that is not known.
-        menu: where the front end runs all cells above one.
+        at: the index of the cell in which it was missing, or None if that is not known.
+        menu: the front end's menu entry that runs all cells above a cell.
     """
-    makers = [place for place, cell in enumerate(cells) if place != at and name in names_made(cell.source)]
-    if not makers:
+    defining = [place for place, cell in enumerate(cells) if place != at and name in names_bound(cell.source)]
+    if not defining:
         return None
     if at is None:
-        maker = cells[makers[0]]
-        return f"`{name}` is made in {_title(maker)}. Run the lesson down to there first, then run this cell again."
-    above = [place for place in makers if place < at]
+        title = _title(cells[defining[0]])
+        return f"`{name}` is defined in {title}. Run the lesson down to there first, then run this cell again."
+    above = [place for place in defining if place < at]
     if not above:
-        maker = cells[makers[0]]
-        return f"`{name}` is made only further down, in {_title(maker)}. Run that cell first, then run this one again."
-    maker = cells[above[-1]]
-    if maker.exercise and maker.exercise != cells[at].exercise:
-        where = f"`{name}` is what you write in {_title(maker)}. Run that exercise first"
-    elif maker.section == cells[at].section:
-        where = f"`{name}` is made further up in {_title(maker)}. Run the cells above first"
-    else:
-        where = f"`{name}` is made in {_title(maker)}. Run that section first"
-    return f"{where}: click into this cell, choose {menu}, then run this cell again."
+        title = _title(cells[defining[0]])
+        return f"`{name}` is defined only further down, in {title}. Run that cell first, then run this one again."
+    cell = cells[above[-1]]
+    title = _title(cell)
+    if cell.exercise and cell.exercise != cells[at].exercise:
+        return (
+            f"`{name}` is what you write in {title}. Run that exercise first: click into this cell, choose {menu}, "
+            "then run this cell again."
+        )
+    if cell.section == cells[at].section:
+        return (
+            f"`{name}` is defined further up in {title}. Run the cells above first: click into this cell, choose "
+            f"{menu}, then run this cell again."
+        )
+    return (
+        f"`{name}` is defined in {title}. Run that section first: click into this cell, choose {menu}, "
+        "then run this cell again."
+    )
 
 
 def _title(cell: Cell) -> str:
@@ -240,8 +248,8 @@ def _title(cell: Cell) -> str:
     return f"the section “{cell.section}”" if cell.section else "the cells above the first section"
 
 
-def _after_a_cell(result: Any) -> None:
-    """Look at how a cell ended, and show where the name is made that it missed."""
+def _on_post_run_cell(result: Any) -> None:
+    """Show where the missing name is defined if a cell ended with a NameError."""
     from IPython import get_ipython
     from IPython.display import display
 
@@ -252,38 +260,38 @@ def _after_a_cell(result: Any) -> None:
     menu = VS_CODE if "__vsc_ipynb_file__" in shell.user_ns else JUPYTERLAB
     sources = {run.raw_cell, *shell.history_manager.input_hist_raw}
     sentences = {
-        explain(cells, name, place_of(cells, run.raw_cell, run.cell_id), menu)
-        for cells in _likeliest(_notebooks(shell.user_ns), sources)
+        explain(cells, name, find_cell(cells, run.raw_cell, run.cell_id), menu)
+        for cells in _best_matches(_notebooks(shell.user_ns), sources)
     } - {None}
-    if len(sentences) == 1:  # two copies of a lesson say the same; of two lessons that differ, one would be wrong
+    if len(sentences) == 1:  # two copies of a lesson agree; of two lessons that differ, one would be wrong
         (sentence,) = sentences
         display({"text/markdown": sentence, "text/plain": sentence}, raw=True)
 
 
 def _missing_name(error: BaseException | None, namespace: dict[str, Any]) -> str | None:
-    """The global name of the notebook that an error says is missing, or None where it says something else."""
-    # Python names neither a local variable that has no value yet nor what a learner raises by hand.
+    """Return the global name of the notebook that an error reports as missing, or None."""
+    # error.name is None for a local variable that has no value yet, and for an error that a learner raises.
     if not isinstance(error, NameError) or error.name is None or error.name in namespace:
         return None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         innermost = frame
     if innermost.f_globals is not namespace or error.name in innermost.f_code.co_freevars:
-        return None  # a name that a library misses, or a variable of the function around a function
+        return None  # a name missing in a library, or a variable of an enclosing function
     return error.name
 
 
 def _notebooks(namespace: dict[str, Any]) -> list[list[Cell]]:
-    """The code cells of the notebook that this kernel belongs to, or of all in its folder where nobody names it."""
+    """Return the code cells of this kernel's notebook, or of all notebooks in its folder if it is not known."""
     for named in (os.environ.get("JPY_SESSION_NAME"), namespace.get("__vsc_ipynb_file__")):
-        # The server may name it as seen from its own folder; the kernel runs in the notebook's.
+        # The path may be relative to the server's folder; the kernel runs in the notebook's.
         for path in (Path(named), Path(Path(named).name)) if isinstance(named, str) else ():
             if path.suffix == ".ipynb" and path.is_file():
                 return [read_cells(path)]
     return [read_cells(path) for path in sorted(Path().glob("*.ipynb"))]
 
 
-def _likeliest(notebooks: list[list[Cell]], sources: set[str]) -> list[list[Cell]]:
-    """Those notebooks that hold the most of the cells that were run: the lesson, and copies of it."""
+def _best_matches(notebooks: list[list[Cell]], sources: set[str]) -> list[list[Cell]]:
+    """Return the notebooks that hold most of the cells that were run: the lesson, and copies of it."""
     run = {source.strip() for source in sources}
     held = [len(run & {cell.source.strip() for cell in cells}) for cells in notebooks]
     return [cells for cells, count in zip(notebooks, held, strict=True) if count == max(held)]

@@ -16,10 +16,10 @@ Record = dict[str, Any]
 
 
 def learner_folder() -> Path:
-    """Where the learner's own files go: $COURSE_LEARNER_DIR, or `learner` beside the notebooks' folder.
+    """Return the folder of the learner's own files: $COURSE_LEARNER_DIR, or `learner` beside the notebooks' folder.
 
-    Without a checkout around it (the package was installed from a wheel) it is `training-loop-learner` in the
-    home folder. The folder is not made here.
+    If the package is not in a checkout but was installed from a wheel, it is `training-loop-learner` in the home
+    folder. The folder is not created here.
     """
     chosen = os.environ.get("COURSE_LEARNER_DIR")
     if chosen:
@@ -30,15 +30,15 @@ def learner_folder() -> Path:
     return Path.home() / "training-loop-learner"
 
 
-def _new() -> Record:
+def _empty_record() -> Record:
     return {"version": VERSION, "predictions": {}, "exercises": {}}
 
 
 def _parse(text: str) -> Record:
-    """The record that a file's text holds.
+    """Return the record in a file's text.
 
     Raises:
-        ValueError: it is damaged, or not a record of this version.
+        ValueError: the text is damaged, or not a record of this version.
     """
     found = json.loads(text)
     if not isinstance(found, dict) or found.get("version") != VERSION:
@@ -53,11 +53,11 @@ def _parse(text: str) -> Record:
 
 
 class LearnerRecord:
-    """What the learner guessed and solved, kept in `progress.json` in the learner's folder.
+    """What the learner has guessed and solved, in `progress.json` in the learner's folder.
 
-    Several lessons may be open at once. So each entry is written into what the file holds at that moment, by one
-    process at a time, and every question is answered from the file. Where it cannot be written, the entries wait in
-    memory, and the first one for which the file can be written again brings all of them there.
+    Several lessons may be open at once. So each change is applied to what the file holds at that moment, by one
+    process at a time, and every query reads the file. If the file cannot be written, changes wait in memory, and the
+    next successful write saves all of them.
 
     Args:
         folder: the folder of the file; by default `learner_folder()`.
@@ -67,42 +67,44 @@ class LearnerRecord:
         self.path = (folder or learner_folder()) / "progress.json"
         self._thread_lock = threading.RLock()
         self._waiting: list[Callable[[Record], None]] = []
-        self._said: list[str] = []
-        self._unsaid: list[str] = []
+        self._warned: list[str] = []
+        self._pending: list[str] = []
         with self._thread_lock:
-            self._now()
+            self._load()
 
     def news(self) -> str:
-        """What the learner should know about the record, in a sentence, once: the next call returns ""."""
+        """Return what the learner should know about the record, in sentences, once: the next call returns ""."""
         with self._thread_lock:
-            told, self._unsaid = " ".join(self._unsaid), []
-            return told
+            news, self._pending = " ".join(self._pending), []
+            return news
 
-    def _say(self, sentence: str) -> None:
-        if sentence not in self._said:
-            self._said.append(sentence)
-            self._unsaid.append(sentence)
+    def _warn(self, sentence: str) -> None:
+        if sentence not in self._warned:
+            self._warned.append(sentence)
+            self._pending.append(sentence)
 
-    def _now(self) -> Record:
-        """The record as it is now: what is on disk, and on top of it what waits in memory."""
+    def _load(self) -> Record:
+        """Return the current record: what is on disk, with the changes that wait in memory."""
         try:
             record = _parse(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            record = _new()
+            record = _empty_record()
         except OSError as error:
-            record = _new()
-            # Nothing there at all, because a file lies where the folder should be, is said when something is written.
+            record = _empty_record()
+            # If a file is where the folder should be, there is no record yet; the first write warns of it.
             if not isinstance(error, NotADirectoryError):
-                self._say(f"{str(self.path)!r} cannot be read ({error.strerror}); what you do now is kept in memory.")
+                self._warn(
+                    f"{str(self.path)!r} cannot be read ({error.strerror}); your answers are kept only in memory."
+                )
         except ValueError:
-            record = _new()
+            record = _empty_record()
             try:
                 with exclusive_lock(self._lock_path):
                     record = self._read_or_set_aside()
             except OSError as error:
-                self._say(
-                    f"{str(self.path)!r} cannot be used and not be moved aside ({error.strerror}); "
-                    "what you do now is kept in memory."
+                self._warn(
+                    f"{str(self.path)!r} can neither be used nor moved aside ({error.strerror}); your answers "
+                    "are kept only in memory."
                 )
         for change in self._waiting:
             change(record)
@@ -113,21 +115,21 @@ class LearnerRecord:
         return self.path.with_name(".progress.lock")
 
     def _read_or_set_aside(self) -> Record:
-        """Read the file; a damaged or foreign one is moved to a name of its own, never overwritten."""
+        """Read the file; move a damaged or foreign one to another name, so that it is never overwritten."""
         try:
             return _parse(self.path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return _new()
+            return _empty_record()
         except ValueError as error:
             aside, number = self.path.with_name("progress.unreadable.json"), 2
             while aside.exists():
                 aside, number = self.path.with_name(f"progress.unreadable-{number}.json"), number + 1
             os.replace(self.path, aside)
-            self._say(
-                f"{str(self.path)!r} could not be used ({error}); it was moved to {aside.name!r} "
-                "and a new record was begun."
+            self._warn(
+                f"{str(self.path)!r} could not be used ({error}); it was moved to {aside.name!r}, and "
+                "a new record was started."
             )
-            return _new()
+            return _empty_record()
 
     def _change(self, change: Callable[[Record], None]) -> None:
         self._waiting.append(change)
@@ -139,11 +141,13 @@ class LearnerRecord:
                 write_atomically(self.path, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
             self._waiting.clear()
         except OSError as error:
-            # The error's own text names a temporary file, another one each time; its reason is the same.
-            self._say(f"{str(self.path)!r} cannot be written ({error.strerror}); your answers are kept in memory only.")
+            # The error's own text names a temporary file, a different one each time; its reason is the same.
+            self._warn(
+                f"{str(self.path)!r} cannot be written ({error.strerror}); your answers are kept only in memory."
+            )
 
     def predict(self, name: str, question: str, guess: str) -> None:
-        """Record a guess. A guess that changes after its outcome was seen does not count: the first one stays."""
+        """Record a guess; after the outcome was seen, the guess no longer changes."""
 
         def change(record: Record) -> None:
             if "outcome" not in record["predictions"].get(name, {}):
@@ -153,7 +157,7 @@ class LearnerRecord:
             self._change(change)
 
     def reveal(self, name: str, question: str, outcome: str) -> str | None:
-        """Record the outcome beside the guess and return the guess, or None where there was none."""
+        """Record the outcome beside the guess and return the guess, or None if there was none."""
 
         def change(record: Record) -> None:
             record["predictions"].setdefault(name, {"question": question, "guess": None})["outcome"] = outcome
@@ -164,7 +168,7 @@ class LearnerRecord:
             return self.guess(name)
 
     def guess(self, name: str) -> str | None:
-        """The recorded guess of a prediction, or None."""
+        """Return the recorded guess of a prediction, or None."""
         return self.predictions().get(name, {}).get("guess")
 
     def solve(self, name: str, passed: bool) -> None:
@@ -179,14 +183,14 @@ class LearnerRecord:
             self._change(change)
 
     def predictions(self) -> dict[str, dict[str, Any]]:
-        """Every prediction by name: its question, guess and, once seen, its outcome."""
+        """Return every prediction by name: its question, its guess and, once seen, its outcome."""
         with self._thread_lock:
-            return self._now()["predictions"]
+            return self._load()["predictions"]
 
     def exercises(self) -> dict[str, dict[str, Any]]:
-        """Every exercise tried, by name: the number of tries and whether it is solved."""
+        """Return every attempted exercise by name: the number of tries and whether it is solved."""
         with self._thread_lock:
-            return self._now()["exercises"]
+            return self._load()["exercises"]
 
 
 @cache
@@ -195,5 +199,5 @@ def _progress_in(folder: Path) -> LearnerRecord:
 
 
 def progress() -> LearnerRecord:
-    """The learner's record: one for each learner's folder in a process."""
+    """Return the learner's record: one per learner's folder in a process."""
     return _progress_in(learner_folder())

@@ -1,4 +1,4 @@
-"""The checks of lesson 06: the right answer passes, each typical wrong one is told by its misconception."""
+"""Lesson 06's checks: the right answer passes, and each typical wrong one is explained by its misconception."""
 
 import itertools
 
@@ -6,13 +6,9 @@ import pytest
 import torch
 
 from course_utils import checks
-from course_utils.checks.item import _piling_validation
+from course_utils.checks.item import _starter_loop
 
-
-def told(check, function):
-    verdict = check(function)
-    assert not verdict.passed
-    return verdict.message
+from . import message_for
 
 
 def after(node):
@@ -76,21 +72,21 @@ def stops_without_graph(tensor):
 
 SHARED = set()
 WRONG_COUNTS = {
-    "once for each path": lambda tensor: paths(tensor.grad_fn),
-    "the first branch alone": lambda tensor: count(tensor, before=lambda node: after(node)[:1]),
+    "once per path": lambda tensor: paths(tensor.grad_fn),
+    "only the first branch": lambda tensor: count(tensor, before=lambda node: after(node)[:1]),
     "leave out the ends": lambda tensor: count(tensor) - ends(tensor),
     "leave out the first node": lambda tensor: count(tensor) - 1,
     "You count None": with_none,
-    "count the ends of the graph alone": ends,
-    "count the first node alone": lambda tensor: int(tensor.grad_fn is not None),
-    "there are 6 nodes; your function answers 9": lambda tensor: 9,
-    "stops at a tensor without a graph": stops_without_graph,
+    "count only the ends of the graph": ends,
+    "count only the first node": lambda tensor: int(tensor.grad_fn is not None),
+    "there are 6 nodes; your function returns 9": lambda tensor: 9,
+    "fails for a tensor without a graph": stops_without_graph,
     "no graph, so 0 nodes": lambda tensor: max(count(tensor), 1),
-    "Begin each call with an empty set": lambda tensor: count(tensor, seen=SHARED) if tensor.requires_grad else 0,
+    "Start each call with an empty set": lambda tensor: count(tensor, seen=SHARED) if tensor.requires_grad else 0,
     "calls itself for each node": recursive,
     "3,000 losses has 3,001": lambda tensor: min(count(tensor), 1000),
-    "It should give one number": lambda tensor: [count(tensor)],
-    "gave back None": lambda tensor: print(end=""),
+    "It should return one number": lambda tensor: [count(tensor)],
+    "returned None": lambda tensor: print(end=""),
 }
 
 
@@ -99,9 +95,9 @@ def test_the_right_count_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_COUNTS)
-def test_a_wrong_count_is_told_why(words):
+def test_a_wrong_count_is_explained(words):
     SHARED.clear()
-    assert words in told(checks.count_nodes, WRONG_COUNTS[words])
+    assert words in message_for(checks.count_nodes, WRONG_COUNTS[words])
 
 
 # Exercise 2.
@@ -154,22 +150,22 @@ def by(combine):
 
 
 WRONG_VALIDATIONS = {
-    "gave back a tensor, and its graph hangs on it": lambda m, f, b: sum(f(m(x), y) for x, y in b) / len(b) + 0,
-    "gave back a tensor. Take": lambda m, f, b: torch.tensor(validate(m, f, b)),
+    "returned a tensor, which keeps its graph alive": lambda m, f, b: sum(f(m(x), y) for x, y in b) / len(b) + 0,
+    "returned a tensor. Read": lambda m, f, b: torch.tensor(validate(m, f, b)),
     "each batch still builds a graph": item_alone,
     "left gradients turned off": turned_off,
     "calls backward()": backward,
-    "took requires_grad off": frozen,
+    "turned requires_grad off": frozen,
     "in eval mode": left_in_eval,
     "sum of the batch losses": by(lambda losses, sizes: sum(losses)),
-    "last batch alone": by(lambda losses, sizes: losses[-1]),
-    "the return stands inside the loop": by(lambda losses, sizes: losses[0]),
+    "only the loss of the last batch": by(lambda losses, sizes: losses[-1]),
+    "the return is inside the loop": by(lambda losses, sizes: losses[0]),
     "You divide by the number of images": by(lambda losses, sizes: sum(losses) / sum(sizes)),
     "mean over the images": by(lambda ls, sizes: sum(a * b for a, b in zip(ls, sizes, strict=True)) / sum(sizes)),
-    "write += and not =": by(lambda losses, sizes: losses[-1] / len(losses)),
+    "write +=, not =": by(lambda losses, sizes: losses[-1] / len(losses)),
     "the mean is": by(lambda losses, sizes: 7.5),
-    "gave back None": lambda m, f, b: print(end=""),
-    "It should give one number": by(lambda losses, sizes: losses),
+    "returned None": lambda m, f, b: print(end=""),
+    "It should return one number": by(lambda losses, sizes: losses),
     "ZeroDivisionError": lambda m, f, b: 1 / 0,
 }
 
@@ -180,13 +176,13 @@ def test_the_right_validation_passes(answer):
 
 
 @pytest.mark.parametrize("words", WRONG_VALIDATIONS)
-def test_a_wrong_validation_is_told_why(words):
-    assert words in told(checks.lean_validation, WRONG_VALIDATIONS[words])
+def test_a_wrong_validation_is_explained(words):
+    assert words in message_for(checks.lean_validation, WRONG_VALIDATIONS[words])
     assert torch.is_grad_enabled()
 
 
-def test_the_loop_as_it_was_given_is_not_attempted():
-    assert "these are the lines as they were given" in told(checks.lean_validation, _piling_validation)
+def test_the_starter_loop_is_not_attempted():
+    assert "these are the lines as they were given" in message_for(checks.lean_validation, _starter_loop)
 
 
 # Exercise 3.
@@ -253,8 +249,8 @@ WRONG_WINDOWS = {
     "you read 13 times for 3": variant(read=lambda loss: f"{loss.detach():.3f}"),
     "you read 13 times": variant(read=lambda loss: float(loss.detach()) > 2),
     "you read 13": variant(read=lambda loss: bool(loss > 0)),
-    "held the graphs of 2 losses at once": variant(detach=False),
-    "held the graphs of 5 losses at once": by_blocks,
+    "kept the graphs of 2 losses at once": variant(detach=False),
+    "kept the graphs of 5 losses at once": by_blocks,
     "never reset": variant(reset=False),
     "means since the start": variant(reset=False, divide=lambda total, window, done: total / done),
     "Those are the sums": variant(divide=lambda total, window, done: total),
@@ -262,25 +258,25 @@ WRONG_WINDOWS = {
         mean * window / length for length in [10 if window == 3 else 8] for mean in once(losses, window)
     ],
     "last losses of the windows": last_of_each,
-    "you gave its mean too": variant(tail=True),
+    "you returned its mean, too": variant(tail=True),
     "a number for each of the 10 losses": every_loss,
     "Your list holds tensors": lambda losses, window: [torch.tensor(mean) for mean in once(losses, window)],
     "have the means": variant(divide=lambda total, window, done: total / window + 1),
     "a list of numbers": lambda losses, window: sum(once(losses, window)),
-    "gave back None": lambda losses, window: print(end=""),
+    "returned None": lambda losses, window: print(end=""),
     "has no len()": lambda losses, window: len(losses),
 }
 
 
 @pytest.mark.parametrize("answer", [once, by_stack, lambda *given: tuple(once(*given))])
 def test_the_right_accumulator_passes(answer):
-    verdict = checks.read_once_a_window(answer)
-    assert verdict.passed, verdict.message
+    result = checks.read_once_a_window(answer)
+    assert result.passed, result.message
 
 
 @pytest.mark.parametrize("words", WRONG_WINDOWS)
-def test_a_wrong_accumulator_is_told_why(words):
-    assert words in told(checks.read_once_a_window, WRONG_WINDOWS[words])
+def test_a_wrong_accumulator_is_explained(words):
+    assert words in message_for(checks.read_once_a_window, WRONG_WINDOWS[words])
 
 
 # Exercise 4.
@@ -294,10 +290,10 @@ WRONG_WORDS = {
     "Line 4: Which of the two": (3, "float"),
     "Line 5: .tolist() leaves PyTorch": (4, "tensor"),
     "Line 6: A tensor without dimensions": (5, "list"),
-    "Line 7: .detach() takes off the graph alone": (6, "float"),
+    "Line 7: .detach() removes only the graph": (6, "float"),
     "Line 8: A float plus a tensor": (7, "float"),
     "Line 9: The comparison gives a tensor": (8, "tensor"),
-    "Line 1: it does not give 'int'. Run it and see": (0, "int"),
+    "Line 1: The result is not 'int'. Run it and see": (0, "int"),
     "The words are float, int": (0, "number"),
 }
 
@@ -308,19 +304,19 @@ def test_the_right_words_pass():
 
 
 @pytest.mark.parametrize("words", WRONG_WORDS)
-def test_a_wrong_word_is_told_why(words):
+def test_a_wrong_word_is_explained(words):
     place, word = WRONG_WORDS[words]
     answer = [*RIGHT[:place], word, *RIGHT[place + 1 :]]
-    assert words in told(checks.what_comes_back, lambda: answer)
+    assert words in message_for(checks.what_comes_back, lambda: answer)
 
 
 @pytest.mark.parametrize("answer", [RIGHT[:-1], "float", 3.0])
-def test_anything_but_nine_words_is_told(answer):
-    assert "Return a list of 9 words" in told(checks.what_comes_back, lambda: answer)
+def test_anything_but_nine_words_is_explained(answer):
+    assert "Return a list of 9 words" in message_for(checks.what_comes_back, lambda: answer)
 
 
 @pytest.mark.parametrize("check", ["count_nodes", "lean_validation", "read_once_a_window", "what_comes_back"])
 def test_a_stub_is_not_attempted(check):
     def stub(*given): ...
 
-    assert "Not attempted yet" in told(getattr(checks, check), stub)
+    assert "Not attempted yet" in message_for(getattr(checks, check), stub)

@@ -37,23 +37,23 @@ def test_solved_tried_and_guesses_are_shown_for_this_lesson_alone():
         progress().reveal(name, "Which?", outcome)
     text = repr(checks.report("02"))
     assert text.startswith("Lesson 02: 1 of 3 exercises solved.\n  1. Write this step  solved\n")
-    assert "3. Read the curve   tried\nYou made 2 predictions; 1 came out as you guessed." in text
+    assert "3. Read the curve   tried\nYou made 2 predictions; 1 of them came out as you guessed." in text
 
 
 @pytest.mark.parametrize(
     ("guess", "words"),
     [
-        ("x", "You made one prediction; 1 came out as you guessed."),
-        ("y", "You made one prediction; none came out as you guessed."),
+        ("x", "You made one prediction; it came out as you guessed."),
+        ("y", "You made one prediction; it did not come out as you guessed."),
     ],
 )
-def test_one_prediction_is_said_in_the_singular(guess, words):
+def test_a_single_prediction_has_its_own_sentence(guess, words):
     progress().predict("02-a", "Which?", guess)
     progress().reveal("02-a", "Which?", "x")
     assert repr(checks.report("02")).endswith(words)
 
 
-def test_html_says_the_same_and_is_safe(tmp_path, monkeypatch):
+def test_the_html_report_has_the_same_content_escaped(tmp_path, monkeypatch):
     (tmp_path / "<b>file").write_text("in the way")
     monkeypatch.setenv("COURSE_LEARNER_DIR", str(tmp_path / "<b>file" / "learner"))
     progress().solve("02-descend", True)
@@ -63,7 +63,7 @@ def test_html_says_the_same_and_is_safe(tmp_path, monkeypatch):
     assert "✓" in view
     assert "&lt;b&gt;file" in view
     assert "<b>file" not in view
-    assert "kept in memory" not in checks.report("02")._repr_html_()
+    assert "kept only in memory" not in checks.report("02")._repr_html_()
 
 
 def test_an_unknown_lesson_is_named_with_those_there_are():

@@ -1,4 +1,4 @@
-"""Lesson 03's checks: the right answer passes, and each typical wrong one is told by its misconception."""
+"""Lesson 03's checks: the right answer passes, and each typical wrong one is explained by its misconception."""
 
 import copy
 import math
@@ -7,14 +7,9 @@ import pytest
 import torch
 
 from course_utils import checks
-from course_utils.checks.schedules import _healthy_loop, _sick_loop
+from course_utils.checks.schedules import _reference_loop, _starter_loop
 
-
-def told(check, answer, words):
-    verdict = check(answer)
-    assert not verdict.passed
-    assert words in repr(verdict)
-
+from . import message_for
 
 # Exercise 1.
 
@@ -24,18 +19,18 @@ def even_ratios(start, end, num_steps):
 
 
 WRONG_RATES = {
-    "the same distance": lambda a, b, n: torch.linspace(a, b, n, dtype=torch.float64).tolist(),
+    "equal distances": lambda a, b, n: torch.linspace(a, b, n, dtype=torch.float64).tolist(),
     "Your last rate is not the end": lambda a, b, n: [a * (b / a) ** (step / n) for step in range(n)],
     "Your first rate is not the start": lambda a, b, n: [a * (b / a) ** (step / n) for step in range(1, n + 1)],
     "one rate too many": lambda a, b, n: even_ratios(a, b, n + 1),
-    "You give the exponents": lambda a, b, n: [math.log10(lr) for lr in even_ratios(a, b, n)],
-    "You give the logarithms": lambda a, b, n: [math.log(lr) for lr in even_ratios(a, b, n)],
+    "You return the exponents": lambda a, b, n: [math.log10(lr) for lr in even_ratios(a, b, n)],
+    "You return the logarithms": lambda a, b, n: [math.log(lr) for lr in even_ratios(a, b, n)],
     "Your rates fall": lambda a, b, n: even_ratios(a, b, n)[::-1],
-    "You take the whole way": lambda a, b, n: [a * (b / a) ** step for step in range(n)],
-    "You give 3 rates. num_steps=5 asks for 5": lambda a, b, n: [a, b, b],
+    "You multiply by end / start at every step": lambda a, b, n: [a * (b / a) ** step for step in range(n)],
+    "You return 3 rates. num_steps=5 asks for 5": lambda a, b, n: [a, b, b],
     "rate 1 should be 0.01; yours is 0.5": lambda a, b, n: [a, 0.5, *even_ratios(a, b, n)[2:]],
-    "It should give a list of numbers": lambda a, b, n: a,
-    "gave back None": lambda a, b, n: print(end=""),
+    "It should return a list of numbers": lambda a, b, n: a,
+    "returned None": lambda a, b, n: print(end=""),
     "ZeroDivisionError": lambda a, b, n: 1 / 0,
 }
 
@@ -48,8 +43,8 @@ def test_rates_of_even_ratio_pass_also_as_a_tensor():
 
 
 @pytest.mark.parametrize("words", WRONG_RATES)
-def test_wrong_rates_are_told_why(words):
-    told(checks.even_ratios, WRONG_RATES[words], words)
+def test_wrong_rates_are_explained(words):
+    assert words in message_for(checks.even_ratios, WRONG_RATES[words])
 
 
 # Exercise 2.
@@ -93,12 +88,12 @@ WRONG_READINGS = {
     "the rate of the lowest single loss": lambda lrs, losses: lrs[lowest(finite(losses))],
     "Your mean looks back": lambda lrs, losses: lrs[lowest(behind(finite(losses)))] / 3,
     "Your mean is an exponential one": lambda lrs, losses: lrs[lowest(exponential(finite(losses)))] / 3,
-    "You give the lowest mean loss": lambda lrs, losses: min(centred(finite(losses))),
-    "You give the place in the list": lambda lrs, losses: lowest(centred(finite(losses))),
-    "always take the largest rate": lambda lrs, losses: lrs[-1] / 3,
+    "You return the lowest mean loss": lambda lrs, losses: min(centred(finite(losses))),
+    "You return the index": lambda lrs, losses: lowest(centred(finite(losses))),
+    "always return the largest rate": lambda lrs, losses: lrs[-1] / 3,
     "A NaN or an infinity gets into your answer": lambda lrs, losses: lrs[lowest(centred(losses))] / 3,
-    "For curve 0 the answer is": lambda lrs, losses: 0.123,
-    "It should give one number": lambda lrs, losses: (1e-3, 1e-2),
+    "For curve 0 the rate is": lambda lrs, losses: 0.123,
+    "It should return one number": lambda lrs, losses: (1e-3, 1e-2),
     "Your answer holds NaN": lambda lrs, losses: math.nan,
     "Your function changed `losses`": lambda lrs, losses: losses.clear() or 0.1,
 }
@@ -109,8 +104,8 @@ def test_the_right_reading_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_READINGS)
-def test_a_wrong_reading_is_told_why(words):
-    told(checks.read_finder, WRONG_READINGS[words], words)
+def test_a_wrong_reading_is_explained(words):
+    assert words in message_for(checks.read_finder, WRONG_READINGS[words])
 
 
 # Exercise 3.
@@ -166,26 +161,26 @@ def at_its_own_rate(model, optimizer, loss_fn, x, y, lr):
 
 
 WRONG_TRIES = {
-    "The weights are not as they were": step_at,
+    "The weights have changed": step_at,
     "it holds the weights themselves": lambda *given: by_states(*given, copied=lambda state: state),
-    "the buffers are not": only_the_weights,
+    "the weights but not the buffers": only_the_weights,
     "the optimizer's rate is 1.5 and was 0.1": lambda *given: by_states(*given, and_optimizer=False),
-    "SGD remembers your step in its state (momentum_buffer)": without_the_state,
-    "You give the loss from before the step": copied_apart,
-    "Your step went at the optimizer's own rate, 0.1": at_its_own_rate,
+    "SGD still remembers your step in its state (momentum_buffer)": without_the_state,
+    "You return the loss before the step": copied_apart,
+    "Your step used the optimizer's own rate, 0.1": at_its_own_rate,
     "After one step at the rate 1.5 the loss is": lambda *given: 12.3,
-    "It should give one number": lambda *given: [1.0],
+    "It should return one number": lambda *given: [1.0],
 }
 
 
 @pytest.mark.parametrize("answer", [try_rate, by_states])
-def test_giving_back_passes_in_either_way(answer):
+def test_restoring_passes_in_either_way(answer):
     assert checks.try_rate(answer).passed
 
 
 @pytest.mark.parametrize("words", WRONG_TRIES)
-def test_what_is_not_given_back_is_named(words):
-    told(checks.try_rate, WRONG_TRIES[words], words)
+def test_what_is_not_restored_is_named(words):
+    assert words in message_for(checks.try_rate, WRONG_TRIES[words])
 
 
 # Exercise 4.
@@ -215,22 +210,22 @@ WRONG_SCHEDULES = {
     "Your cosine counts from step 0": lambda step, n, w, final: (
         warmup_cosine(step, n, w, final) if step < w else warmup_cosine(step, n, 0, final)
     ),
-    "never comes to its end": lambda step, n, w, final: warmup_cosine(step, n + w if step >= w else n, w, final),
+    "never reaches its end": lambda step, n, w, final: warmup_cosine(step, n + w if step >= w else n, w, final),
     "It should fall to final": lambda step, n, w, final: warmup_cosine(step, n, w, 0.0),
     "is cut off at final": lambda step, n, w, final: max(final, warmup_cosine(step, n, w, 0.0)),
     "cut off at final": changed(down=lambda d, final: max(final, (1 + math.cos(math.pi * d)) / 2)),
     "You add final": changed(down=lambda done, final: final + (1 + math.cos(math.pi * done)) / 2),
     "down and up again": changed(down=lambda d, final: final + (1 - final) * (1 + math.cos(2 * math.pi * d)) / 2),
     "takes radians": changed(down=lambda d, final: final + (1 - final) * (1 + math.cos(180 * d)) / 2),
-    "in a straight line": changed(down=lambda done, final: 1 - (1 - final) * done),
-    "There is no warm-up": lambda step, n, w, final: (
+    "Your rate falls linearly": changed(down=lambda done, final: 1 - (1 - final) * done),
+    "Your schedule has no warm-up": lambda step, n, w, final: (
         final + (1 - final) * (1 + math.cos(math.pi * (step - w) / (n - w))) / 2
     ),
     "step 0 should have the share 0.1000; yours is 7.0000": lambda step, n, w, final: 7.0,
     "ZeroDivisionError": lambda step, n, w, final: (
         0.1 + 0.9 * step / w if step <= w else warmup_cosine(step, n, w, final)
     ),
-    "gave back None": lambda step, n, w, final: print(end=""),
+    "returned None": lambda step, n, w, final: print(end=""),
 }
 
 
@@ -239,8 +234,8 @@ def test_the_right_schedule_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_SCHEDULES)
-def test_a_wrong_schedule_is_told_why(words):
-    told(checks.warmup_cosine, WRONG_SCHEDULES[words], words)
+def test_a_wrong_schedule_is_explained(words):
+    assert words in message_for(checks.warmup_cosine, WRONG_SCHEDULES[words])
 
 
 # Exercise 5.
@@ -270,26 +265,26 @@ def loop(place, *, note_after=False, step=True, note=True, zero=True):
 
 
 WRONG_LOOPS = {
-    "still moves at every step, and before the optimizer": lambda *given: _sick_loop(*given),
-    "falls in one epoch as it should in many": loop("every step"),
+    "at every step, and before the optimizer": lambda *given: _starter_loop(*given),
+    "falls in one epoch as much as it should in several": loop("every step"),
     "at the start of an epoch": loop("epoch's start"),
     "The rate never changes": loop("nowhere"),
-    "You note 5 rates for 11 steps": loop("epoch's end", note_after=True),
-    "You note 0 rates for 11 steps": loop("epoch's end", note=False),
-    "The weights never move": loop("epoch's end", step=False),
+    "You recorded 5 rates for 11 steps": loop("epoch's end", note_after=True),
+    "You recorded 0 rates for 11 steps": loop("epoch's end", note=False),
+    "The weights never change": loop("epoch's end", step=False),
     "or a step does something else": loop("epoch's end", zero=False),
-    "Step 0 should have the rate 0.4; yours is 0.8": lambda *given: [2 * lr for lr in _healthy_loop(*given)],
+    "Step 0 should have the rate 0.4; yours is 0.8": lambda *given: [2 * lr for lr in _reference_loop(*given)],
 }
 
 
-def test_the_cured_loop_passes_and_the_given_one_is_not_attempted():
+def test_the_fixed_loop_passes_and_the_starter_loop_is_not_attempted():
     assert checks.cured_schedule(loop("epoch's end")).passed
-    assert "Not attempted yet: these are the lines as they were given" in repr(checks.cured_schedule(_sick_loop))
+    assert "Not attempted yet: these are the lines as they were given" in repr(checks.cured_schedule(_starter_loop))
 
 
 @pytest.mark.parametrize("words", WRONG_LOOPS)
-def test_a_loop_that_is_not_cured_is_told_why(words):
-    told(checks.cured_schedule, WRONG_LOOPS[words], words)
+def test_a_loop_that_is_not_fixed_is_explained(words):
+    assert words in message_for(checks.cured_schedule, WRONG_LOOPS[words])
 
 
 def stub(*given): ...

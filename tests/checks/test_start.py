@@ -1,4 +1,4 @@
-"""The checks of lesson 00: the right answer passes, each typical wrong one is told by its misconception."""
+"""Lesson 00's checks: the right answer passes, and each typical wrong one is explained by its misconception."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,7 @@ import torch
 
 from course_utils import checks
 
-
-def told(check, function):
-    verdict = check(function)
-    assert not verdict.passed
-    return verdict.message
-
+from . import message_for
 
 # Exercise 1.
 
@@ -58,12 +53,12 @@ WRONG_EPOCHS = {
     "two steps for each batch": turns("zfbss"),
     "You train on 1 of 3 batches": turns("zfbs", first_alone=True),
     "once for each batch in order": reversed_batches,
-    "gave back a tensor": keeps_the_tensor,
+    "returned a tensor": keeps_the_tensor,
     "sum of the losses": turns("zfbs", lambda losses, sizes: sum(losses)),
-    "the last loss alone": turns("zfbs", lambda losses, sizes: losses[-1]),
+    "only the last loss": turns("zfbs", lambda losses, sizes: losses[-1]),
     "by the number of rows": turns("zfbs", lambda losses, sizes: sum(losses) / sum(sizes)),
     "losses is": turns("zfbs", lambda losses, sizes: 9.0),
-    "gave back None": turns("zfbs", lambda losses, sizes: None),
+    "returned None": turns("zfbs", lambda losses, sizes: None),
     "before it has a value": turns("zb"),
 }
 
@@ -74,26 +69,26 @@ def test_the_right_epoch_passes(order):
 
 
 @pytest.mark.parametrize("words", WRONG_EPOCHS)
-def test_a_wrong_epoch_is_told_why(words):
-    assert words in told(checks.train_one_epoch, WRONG_EPOCHS[words])
+def test_a_wrong_epoch_is_explained(words):
+    assert words in message_for(checks.train_one_epoch, WRONG_EPOCHS[words])
 
 
 def test_gradients_that_were_left_behind_must_be_cleared_before_the_first_step():
-    assert "somebody had left behind" in told(checks.train_one_epoch, turns("fbsz"))
+    assert "gradients left over from before" in message_for(checks.train_one_epoch, turns("fbsz"))
 
 
 # Exercise 2.
 
 RIGHT = ["gradients", "nothing", "nothing", "gradients", "weights"]
 WRONG_CHANGES = {
-    "are still there, and zero_grad() takes them away": (0, "nothing"),
-    "The weights are what was learned": (0, "weights"),
-    "gradients come with backward() alone": (1, "gradients"),
+    "are still there, and zero_grad() removes them": (0, "nothing"),
+    "The weights are what has been learned": (0, "weights"),
+    "only backward() computes gradients": (1, "gradients"),
     "only a number with a graph": (2, "gradients"),
-    "Nobody has gone yet": (3, "weights"),
+    "The weights have not moved yet": (3, "weights"),
     "that is why they must be cleared": (4, "gradients"),
-    "it does not change 'weights'. Look at section 3": (1, "weights"),
-    "It should answer 'nothing', 'gradients' or 'weights'": (2, "loss"),
+    "that is not what changes here. Look at section 3": (1, "weights"),
+    "It should return 'nothing', 'gradients' or 'weights'": (2, "loss"),
 }
 
 
@@ -102,15 +97,15 @@ def test_the_right_words_pass():
 
 
 @pytest.mark.parametrize("words", WRONG_CHANGES)
-def test_a_wrong_word_is_told_why(words):
+def test_a_wrong_word_is_explained(words):
     place, word = WRONG_CHANGES[words]
     answer = [*RIGHT[:place], word, *RIGHT[place + 1 :]]
-    assert words in told(checks.what_changes, lambda: answer)
+    assert words in message_for(checks.what_changes, lambda: answer)
 
 
 @pytest.mark.parametrize("answer", [RIGHT[:-1], "weights"])
-def test_anything_but_five_words_is_told(answer):
-    assert "Return a list of 5 words" in told(checks.what_changes, lambda: answer)
+def test_anything_but_five_words_is_explained(answer):
+    assert "Return a list of 5 words" in message_for(checks.what_changes, lambda: answer)
 
 
 # Exercise 3.
@@ -133,16 +128,16 @@ def two_levels(cwd, path):
 
 WRONG_PATHS = {
     "A plain name leads down": lambda cwd, path: f"/{path}",
-    "One dot is the folder where you are": lambda cwd, path: follow(cwd, path, skip=("",)),
+    "One dot is the current folder": lambda cwd, path: follow(cwd, path, skip=("",)),
     "Two dots lead up": lambda cwd, path: follow(cwd, path, up="up"),
     "Three dots are a name like any other": two_levels,
     "Empty names": lambda cwd, path: follow(cwd, path, skip=(".",)) if "//" in path else follow(cwd, path),
     "starts at the root": lambda cwd, path: follow(cwd, path, rooted=False),
-    "From the root the answer begins": lambda cwd, path: "/" * (cwd == "/") + follow(cwd, path),
+    "From the root, the answer begins": lambda cwd, path: "/" * (cwd == "/") + follow(cwd, path),
     "stays at `/`": lambda cwd, path: "/logs/.." if path.count("..") == 3 and "..." not in path else follow(cwd, path),
     "IndexError": lambda cwd, path: follow(cwd, path, floor=False),
-    "should give the folder as a string": lambda cwd, path: ["course", "data"],
-    "gave back None": lambda cwd, path: print(end=""),
+    "should return the folder as a string": lambda cwd, path: ["course", "data"],
+    "returned None": lambda cwd, path: print(end=""),
 }
 
 
@@ -152,8 +147,8 @@ def test_the_right_path_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_PATHS)
-def test_a_wrong_path_is_told_why(words):
-    assert words in told(checks.follow_path, WRONG_PATHS[words])
+def test_a_wrong_path_is_explained(words):
+    assert words in message_for(checks.follow_path, WRONG_PATHS[words])
 
 
 # Exercise 4.
@@ -165,14 +160,14 @@ def beside(script, name):
 
 WRONG_FOLDERS = {
     "where the script was started": lambda script, name: Path.cwd() / name,
-    "where the script was started, and not": lambda script, name: name,
+    "where the script was started, not": lambda script, name: name,
     "inside the file train.py": lambda script, name: Path(script).resolve() / name,
     "one level too high": lambda script, name: Path(script).resolve().parent.parent / name,
-    "right and relative": lambda script, name: Path(script).parent / name,
+    "right but relative": lambda script, name: Path(script).parent / name,
     "the script's own folder": lambda script, name: Path(script).resolve().parent,
     "yours ends in 'other'": lambda script, name: Path(script).resolve().parent / "other",
-    "It should give a path": lambda script, name: 3,
-    "gave back None": lambda script, name: print(end=""),
+    "It should return a path": lambda script, name: 3,
+    "returned None": lambda script, name: print(end=""),
 }
 
 
@@ -182,9 +177,9 @@ def test_the_right_folder_passes_also_as_a_string():
 
 
 @pytest.mark.parametrize("words", WRONG_FOLDERS)
-def test_a_wrong_folder_is_told_why(words):
+def test_a_wrong_folder_is_explained(words):
     here = os.getcwd()
-    assert words in told(checks.beside_script, WRONG_FOLDERS[words])
+    assert words in message_for(checks.beside_script, WRONG_FOLDERS[words])
     assert os.getcwd() == here
 
 
@@ -192,4 +187,4 @@ def test_a_wrong_folder_is_told_why(words):
 def test_a_stub_is_not_attempted(check):
     def stub(*given): ...
 
-    assert "Not attempted yet" in told(getattr(checks, check), stub)
+    assert "Not attempted yet" in message_for(getattr(checks, check), stub)

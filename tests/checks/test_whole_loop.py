@@ -1,4 +1,4 @@
-"""Lesson 08's checks: the right answer passes, and each typical wrong one is told by its misconception."""
+"""Lesson 08's checks: the right answer passes, and each typical wrong one is explained by its misconception."""
 
 import copy
 import inspect
@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from course_utils import checks
-from course_utils.checks.whole_loop import _as_given
+from course_utils.checks.whole_loop import _starter_loop
+
+from . import message_for
 
 
 def curves(
@@ -19,13 +21,13 @@ def curves(
     weighted=True,
     reset="window",
     divide="count",
-    epoch_where="epoch",
+    epoch_point="epoch",
     epoch_weighted=True,
     epoch_divide="count",
     tags=("step_loss", "epoch_loss"),
     restart=False,
 ):
-    """A bookkeeping with one choice made otherwise."""
+    """A bookkeeping with one choice changed."""
 
     def answer(epochs, every, add_scalar):
         steps, window, window_count = 0, 0.0, 0
@@ -39,7 +41,7 @@ def curves(
                     window = 0.0
                 elif reset != "never":
                     window, window_count = 0.0, 0
-                if epoch_where == "window":
+                if epoch_point == "window":
                     add_scalar(tags[1], total / total_count, epoch)
 
         for epoch, batches in enumerate(epochs):
@@ -56,13 +58,13 @@ def curves(
                     steps += 1
                 if ask == "batch":
                     ask_window(epoch)
-                if epoch_where == "batch":
+                if epoch_point == "batch":
                     add_scalar(tags[1], total / total_count, epoch)
             if count == "epoch":
                 steps += 1
             if ask == "epoch":
                 ask_window(epoch)
-            if epoch_where == "epoch":
+            if epoch_point == "epoch":
                 divisor = {"count": total_count, "batches": len(batches), "nothing": 1}[epoch_divide]
                 add_scalar(tags[1], total / divisor, epoch)
 
@@ -72,30 +74,28 @@ def curves(
 WRONG_CURVES = {
     "your steps still count epochs": curves(count="epoch", ask="epoch", reset="never"),
     "only when an epoch ends": curves(ask="epoch"),
-    "begin anew in each epoch": curves(restart=True),
-    "one point for each batch. Write only": lambda epochs, every, add: curves()(epochs, 1, add),
-    "no two points share a place": curves(step=lambda steps, epoch: epoch),
-    "divided by 100, but hold": curves(weighted=False, divide="hundred"),
-    "divided by 100. Divide by the number of samples": curves(divide="hundred"),
+    "start again in each epoch": curves(restart=True),
+    "one point per batch. Write only": lambda epochs, every, add: curves()(epochs, 1, add),
+    "no two points are at the same step": curves(step=lambda steps, epoch: epoch),
+    "by 100, but they hold": curves(weighted=False, divide="hundred"),
+    "by 100. Divide by the number of samples": curves(divide="hundred"),
     "And 100 is not `every`": curves(weighted=False, divide="hundred", reset="never"),
-    "Your windows only grow: after a point was written, the window begins at 0 again.": curves(
-        weighted=False, divide="every", reset="never"
-    ),
+    "set the window to 0 again.": curves(weighted=False, divide="every", reset="never"),
     "mean since training began": curves(reset="never"),
-    "back after each point, but not the count": curves(reset="sum"),
-    "but still divided by `every`": curves(weighted=False, divide="every", reset="epoch too"),
-    "Your window begins anew at each epoch": curves(reset="epoch too"),
+    "You reset the sum after each point, but not the count": curves(reset="sum"),
+    "but still divide by `every`": curves(weighted=False, divide="every", reset="epoch too"),
+    "Your window starts again at each epoch": curves(reset="epoch too"),
     "step_loss is a mean of batch means": curves(weighted=False),
     "You add loss × samples but divide by the number of batches": curves(divide="every"),
-    "still written where a window ends": curves(epoch_where="window"),
-    "epoch_loss has one point for each batch": curves(epoch_where="batch"),
+    "still written when a window ends": curves(epoch_point="window"),
+    "epoch_loss has one point per batch": curves(epoch_point="batch"),
     "epoch_loss is a mean of batch means": curves(epoch_weighted=False),
     "divide by the number of batches. Divide by the number of samples": curves(epoch_divide="batches"),
     "Your epoch_loss is a sum. Divide it by the number of samples": curves(epoch_divide="nothing"),
     "Divide it by what was added": curves(epoch_divide="nothing", epoch_weighted=False),
     "You wrote the tag 'loss'": curves(tags=("loss", "epoch_loss")),
-    "Nothing was written under 'epoch_loss'": curves(epoch_where="nowhere"),
-    "48 batches hold 12 full windows of 4; your step_loss has 24": lambda epochs, every, add: curves()(
+    "Nothing was written under 'epoch_loss'": curves(epoch_point="nowhere"),
+    "48 batches have 12 full windows of 4; your step_loss has 24": lambda epochs, every, add: curves()(
         epochs, every, lambda tag, value, x: [add(tag, value, x) for _ in range(1 + (tag == "step_loss"))]
     ),
     "Point 0 of your step_loss is 7.0000": lambda epochs, every, add: curves()(
@@ -113,21 +113,19 @@ WRONG_CURVES = {
 }
 
 
-def test_the_cured_loop_passes():
+def test_the_fixed_loop_passes():
     assert checks.two_curves(curves()).passed
 
 
-def test_the_loop_as_given_is_not_attempted_and_is_wrong_in_another_dress():
-    assert "as they were given" in repr(checks.two_curves(_as_given))
-    other = lambda epochs, every, add_scalar: _as_given(epochs, every, add_scalar)  # noqa: E731
+def test_the_loop_as_given_is_not_attempted_and_is_wrong_under_another_name():
+    assert "as they were given" in repr(checks.two_curves(_starter_loop))
+    other = lambda epochs, every, add_scalar: _starter_loop(epochs, every, add_scalar)  # noqa: E731
     assert "your steps still count epochs" in repr(checks.two_curves(other))
 
 
 @pytest.mark.parametrize("words", WRONG_CURVES)
-def test_wrong_curves_are_told_why(words):
-    verdict = checks.two_curves(WRONG_CURVES[words])
-    assert not verdict.passed
-    assert words in verdict.message
+def test_wrong_curves_are_explained(words):
+    assert words in message_for(checks.two_curves, WRONG_CURVES[words])
 
 
 def drawn(num_batches, num_epochs, every, loss):
@@ -146,19 +144,19 @@ def scaled(x=lambda x, i, b, e: x, y=lambda y, i, b, e: y):
 
 WRONG_POINTS = {
     "what the loop was meant to draw": lambda b, n, e, loss: [(step, loss) for step in range(e, b * n + 1, e)],
-    "the height is not": scaled(y=lambda y, i, b, e: y / b),
+    "the y are not": scaled(y=lambda y, i, b, e: y / b),
     "That is the sum": scaled(y=lambda y, i, b, e: y * e),
     "You divided one batch's loss": scaled(y=lambda y, i, b, e: y / b / e),
-    "has been raised before it is asked": scaled(x=lambda x, i, b, e: x - 1),
+    "is raised before it is checked": scaled(x=lambda x, i, b, e: x - 1),
     "since `steps` counts epochs": scaled(x=lambda x, i, b, e: x * b),
     "Your points climb": scaled(y=lambda y, i, b, e: y * (i + 1)),
-    "You draw a point an epoch": lambda b, n, e, loss: [(epoch + 1, b * loss) for epoch in range(n)],
+    "You draw a point every epoch": lambda b, n, e, loss: [(epoch + 1, b * loss) for epoch in range(n)],
     "the list is empty": lambda b, n, e, loss: drawn(b, n, e, loss) or [(n, b * loss)],
-    "the loop draws 1 points; you foretell 2": lambda b, n, e, loss: [*drawn(b, n, e, loss), (n, 0.0)],
-    "the first point stands at (100, 11.5); yours stands at (1.0, 2.0)": lambda b, n, e, loss: [(1, 2)],
-    "It should give a list of pairs": lambda b, n, e, loss: 23.0,
+    "the number of points drawn is 1; your list has length 2": lambda b, n, e, loss: [*drawn(b, n, e, loss), (n, 0.0)],
+    "the first point is (100, 11.5); yours is (1.0, 2.0)": lambda b, n, e, loss: [(1, 2)],
+    "It should return a list of pairs": lambda b, n, e, loss: 23.0,
     "It should be a pair (x, y)": lambda b, n, e, loss: [1, 2, 3],
-    "gave back None": lambda b, n, e, loss: print(end=""),
+    "returned None": lambda b, n, e, loss: print(end=""),
 }
 
 
@@ -167,13 +165,11 @@ def test_the_right_points_pass():
 
 
 @pytest.mark.parametrize("words", WRONG_POINTS)
-def test_wrong_points_are_told_why(words):
-    verdict = checks.drawn_points(WRONG_POINTS[words])
-    assert not verdict.passed
-    assert words in verdict.message
+def test_wrong_points_are_explained(words):
+    assert words in message_for(checks.drawn_points, WRONG_POINTS[words])
 
 
-def taken(model, optimizer, scheduler, step):
+def saved(model, optimizer, scheduler, step):
     return {
         "model": copy.deepcopy(model.state_dict()),
         "optimizer": copy.deepcopy(optimizer.state_dict()),
@@ -184,10 +180,10 @@ def taken(model, optimizer, scheduler, step):
 
 
 def but(**changes):
-    """The right answer with some of its parts made otherwise; None leaves one out."""
+    """The right answer with some of its parts changed; None leaves one out."""
 
     def answer(model, optimizer, scheduler, step):
-        state = taken(model, optimizer, scheduler, step)
+        state = saved(model, optimizer, scheduler, step)
         state |= {name: change and change(model, optimizer, scheduler, step) for name, change in changes.items()}
         return {name: value for name, value in state.items() if value is not None}
 
@@ -206,27 +202,25 @@ WRONG_STATES = {
     "copy.deepcopy(model.state_dict())": but(model=lambda model, *_: model.state_dict()),
     "copy.deepcopy(optimizer.state_dict())": but(optimizer=lambda model, optimizer, *_: optimizer.state_dict()),
     "A seed says where the random numbers began": but(random=lambda *_: 0),
-    "'step' is 0 after 3 steps": but(step=lambda *_: 0),
-    "which are no parameters": but(
+    "'step' is 0; it should be 3": but(step=lambda *_: 0),
+    "which are not parameters": but(
         model=lambda model, *_: {n: p.detach().clone() for n, p in model.named_parameters()}
     ),
-    "drew or set random numbers": but(random=lambda *_: (torch.rand(1), torch.get_rng_state())[1]),
-    "ends with other weights": but(random=lambda *_: torch.Generator().manual_seed(5).get_state()),
-    "It should give a dict": lambda *run: list(taken(*run).values()),
-    "gave back None": lambda model, optimizer, scheduler, step: print(end=""),
-    "Your function changed": lambda model, *run: (nn.init.zeros_(model[0].weight), taken(model, *run))[1],
+    "drew random numbers or set their state": but(random=lambda *_: (torch.rand(1), torch.get_rng_state())[1]),
+    "ends with different weights": but(random=lambda *_: torch.Generator().manual_seed(5).get_state()),
+    "It should return a dict": lambda *run: list(saved(*run).values()),
+    "returned None": lambda model, optimizer, scheduler, step: print(end=""),
+    "Your function changed": lambda model, *run: (nn.init.zeros_(model[0].weight), saved(model, *run))[1],
 }
 
 
 def test_a_whole_state_passes():
-    assert checks.take_down(taken).passed
+    assert checks.save_state(saved).passed
 
 
 @pytest.mark.parametrize("words", WRONG_STATES)
-def test_a_state_that_lacks_something_is_told(words):
-    verdict = checks.take_down(WRONG_STATES[words])
-    assert not verdict.passed
-    assert words in verdict.message
+def test_a_state_that_lacks_something_is_explained(words):
+    assert words in message_for(checks.save_state, WRONG_STATES[words])
 
 
 def small():
@@ -275,21 +269,21 @@ def gradient_left(step):
 
 
 WRONG_TESTS = {
-    "answers False to every step": lambda step: False,
-    "answers True to every step": lambda step: True,
+    "returns False for every step": lambda step: False,
+    "returns True for every step": lambda step: True,
     "the opposite each time": lambda step: not remembers(step),
     "whether a gradient is left after the step": gradient_left,
-    "looks for the words zero_grad": lambda step: (
+    "looks for the word zero_grad": lambda step: (
         "zero_grad" not in inspect.getsource(step).partition('"""')[0]
         and "zero_grad" not in inspect.getsource(step).rpartition('"""')[2]
     ),
     "puts a gradient in before the first call": with_poison,
-    "looks at the first parameter only": one_parameter_only,
-    "To a step that calls zero_grad() on another optimizer": lambda step: (
+    "looks only at the first parameter": one_parameter_only,
+    "For a step that calls zero_grad() on another optimizer": lambda step: (
         "another" not in step.__name__ and remembers(step)
     ),
-    "It should answer True or False": lambda step: 1,
-    "gave back None": lambda step: print(end=""),
+    "It should return True or False": lambda step: 1,
+    "returned None": lambda step: print(end=""),
 }
 
 
@@ -298,7 +292,5 @@ def test_a_good_test_passes():
 
 
 @pytest.mark.parametrize("words", WRONG_TESTS)
-def test_a_poor_test_is_told_why(words):
-    verdict = checks.remembers_gradients(WRONG_TESTS[words])
-    assert not verdict.passed
-    assert words in verdict.message
+def test_a_poor_test_is_explained(words):
+    assert words in message_for(checks.remembers_gradients, WRONG_TESTS[words])

@@ -1,11 +1,13 @@
-"""Lesson 04's checks: the right answer passes, and each typical wrong one is told by its misconception."""
+"""Lesson 04's checks: the right answer passes, and each typical wrong one is explained by its misconception."""
 
 import pytest
 import torch
 from torch import nn
 
 from course_utils import checks
-from course_utils.checks.zero_grad import _find_faults, _sick_loop
+from course_utils.checks.zero_grad import _find_faults, _starter_loop
+
+from . import message_for
 
 
 def grad_after(events):
@@ -28,15 +30,15 @@ def since_zero(events):
 
 
 WRONG_GRADS = {
-    "writes over": lambda events: (slopes(since_zero(events)) or [None])[-1],
-    "In your function step() clears": lambda events: grad_after(["zero_grad" if e == "step" else e for e in events]),
-    'passes over "zero_grad"': lambda events: grad_after([e for e in events if e != "zero_grad"]),
-    "your function gives 0": lambda events: grad_after(events) or 0.0,
+    "overwrites": lambda events: (slopes(since_zero(events)) or [None])[-1],
+    "In your function, step() clears": lambda events: grad_after(["zero_grad" if e == "step" else e for e in events]),
+    'ignores "zero_grad"': lambda events: grad_after([e for e in events if e != "zero_grad"]),
+    "Your function returns 0": lambda events: grad_after(events) or 0.0,
     "None for ever": lambda events: None if "zero_grad" in events else grad_after(events),
-    "gives a mean": lambda events: (grad_after(events) or 0) / max(1, len(slopes(events))),
+    "returns a mean": lambda events: (grad_after(events) or 0) / max(1, len(slopes(events))),
     "None for every list": lambda events: [].clear(),
-    "After [3.0], .grad holds 3.0; your function says 7.0": lambda events: 7.0,
-    "It should give one number": lambda events: [grad_after(events)],
+    "After [3.0], .grad holds 3.0; your function returns 7.0": lambda events: 7.0,
+    "It should return one number": lambda events: [grad_after(events)],
     "AttributeError": lambda events: events.grad,
 }
 
@@ -58,18 +60,18 @@ def ball(start, lr, curvature, num_steps, clear_every, *, use=lambda held, gradi
 
 
 WRONG_BALLS = {
-    "newest gradient alone": lambda *case: ball(*case, use=lambda held, gradients: gradients[-1]),
+    "only the newest gradient": lambda *case: ball(*case, use=lambda held, gradients: gradients[-1]),
     "You never clear": lambda *case: ball(*case[:4], None),
     "the last two gradients": lambda s, lr, c, n, k: ball(s, lr, c, n, None, use=lambda held, gs: sum(gs[-2:])),
-    "so that step stands still": lambda *case: ball(*case, before=1),
+    "so that step does not move": lambda *case: ball(*case, before=1),
     "one step too early": lambda *case: ball(*case, before=2),
-    "the mean of what is held": lambda *case: ball(*case, use=lambda held, gradients: held / len(gradients)),
+    "the mean of the gradients": lambda *case: ball(*case, use=lambda held, gradients: held / len(gradients)),
     "Your ball climbs": lambda *case: ball(*case, use=lambda held, gradients: -held),
     "Your gradient is w,": lambda *case: ball(*case, slope=1.0),
     "step 1 should lead to": lambda s, lr, c, n, k: [s, *[5.0] * n],
-    "Your list has 6 numbers. It should have 7.": lambda *case: ball(*case)[1:],
-    "It should give a list of numbers": lambda *case: ball(*case)[-1],
-    "gave back None": lambda *case: [].clear(),
+    "Your list has length 6. It should have length 7.": lambda *case: ball(*case)[1:],
+    "It should return a list of numbers": lambda *case: ball(*case)[-1],
+    "returned None": lambda *case: [].clear(),
     "ZeroDivisionError": lambda *case: 1 / 0,
 }
 
@@ -108,7 +110,7 @@ def loop(base="first", classifier="first", step_first=False, log=lambda losses, 
     return answer
 
 
-def cured_but_for_the_last_step(model, base_optimizer, classifier_optimizer, loss_fn, batches):
+def fixed_except_for_the_last_step(model, base_optimizer, classifier_optimizer, loss_fn, batches):
     losses = loop()(model, base_optimizer, classifier_optimizer, loss_fn, batches[:-1])
     return [*losses, loss_fn(model(batches[-1][0]), batches[-1][1]).item()]
 
@@ -118,13 +120,13 @@ WRONG_LOOPS = {
     "The gradients of the classifier pile up": loop(classifier="never"),
     "The gradients of the base pile up": loop(base="once"),
     "The classifier does not move": loop(classifier="between"),
-    "base_optimizer.step() stands, .grad is empty, or no step": loop(base_step=False),
-    "classifier_optimizer.step() stands, .grad is empty": loop(step_first=True),
-    "not the weights after the last batch": cured_but_for_the_last_step,
+    "when base_optimizer.step() is called, or it is never called": loop(base_step=False),
+    ".grad is empty when classifier_optimizer.step() is called": loop(step_first=True),
+    "the weights after the last batch are not": fixed_except_for_the_last_step,
     "the sum of the losses so far": loop(log=lambda losses, loss: (losses[-1] if losses else 0.0) + loss),
     "The loss of batch 2 should be": lambda model, *rest: loop()(model, rest[0], rest[0], *rest[2:]),
-    "Your list has 1 numbers": lambda *case: loop()(*case)[-1:],
-    "gave back None": lambda *case: [].clear(),
+    "Your list has length 1": lambda *case: loop()(*case)[-1:],
+    "returned None": lambda *case: [].clear(),
     "It should be a number": lambda *case: [[loss] for loss in loop()(*case)],
 }
 
@@ -172,17 +174,17 @@ def empties_the_list(model, optimizer, loss_fn, batches, k):
 
 WRONG_EPOCHS = {
     "Your gradients are k times too large": epoch(scale="sum"),
-    "A short micro-batch gets the same say": epoch(scale="count"),
-    "You divide by k, and that fits only full groups": epoch(scale="k"),
+    "A short micro-batch has the same weight": epoch(scale="count"),
+    "You divide by k, which is right only for full groups": epoch(scale="k"),
     "You divide by the images of a full group": epoch(scale="full"),
-    "loss_fn has done that already": epoch(scale="images"),
+    "loss_fn has already done that": epoch(scale="images"),
     "still there in the next": epoch(clear="never"),
     "You clear before every backward()": epoch(clear="each"),
     "You step after every micro-batch": epoch(step="each"),
-    "never reach a step": epoch(step="full"),
+    "never used in a step": epoch(step="full"),
     "No weight has moved": epoch(step="none"),
     "Your function changed `batches`": empties_the_list,
-    "a weight is": lambda model, optimizer, loss_fn, batches, k: (
+    "a weight differs by": lambda model, optimizer, loss_fn, batches, k: (
         epoch()(model, optimizer, loss_fn, batches, k) or [w.data.add_(1e-3) for w in model.parameters()]
     ),
     "TypeError": lambda model, optimizer, loss_fn, batches, k: batches / k,
@@ -197,10 +199,8 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("check", "words", "answer"), WRONG, ids=[f"{c.__name__}: {words}" for c, words, _ in WRONG])
-def test_a_wrong_answer_is_told_by_its_misconception(check, words, answer):
-    verdict = check(answer)
-    assert not verdict.passed
-    assert words in repr(verdict)
+def test_a_wrong_answer_is_explained_by_its_misconception(check, words, answer):
+    assert words in message_for(check, answer)
 
 
 @pytest.mark.parametrize(
@@ -216,19 +216,19 @@ def test_a_wrong_answer_is_told_by_its_misconception(check, words, answer):
     ],
 )
 def test_a_right_answer_passes(check, answer):
-    verdict = check(answer)
-    assert verdict.passed, verdict
-    assert repr(verdict).startswith("Right.")
+    result = check(answer)
+    assert result.passed, result
+    assert repr(result).startswith("Right.")
 
 
 @pytest.mark.parametrize(("first", "second"), [("base", "classifier"), ("classifier", "base")])
-def test_two_faults_are_told_together(first, second):
+def test_two_faults_are_explained_together(first, second):
     message = repr(checks.cured_loop(loop(**{first: "never", second: "between"})))
     assert f"The gradients of the {first} pile up" in message
     assert f"The {second} does not move" in message
     message = repr(checks.accumulate(epoch(scale="sum", step="full")))
     assert "k times too large" in message
-    assert "never reach a step" in message
+    assert "never used in a step" in message
 
 
 @pytest.mark.parametrize(
@@ -241,19 +241,17 @@ def test_a_stub_is_not_attempted(check):
 def stub(): ...
 
 
-def test_the_lines_that_were_given_are_not_attempted():
-    verdict = checks.cured_loop(_sick_loop)
-    assert not verdict.passed
-    assert "Not attempted yet: these are the lines as they were given" in repr(verdict)
+def test_the_starter_loop_is_not_attempted():
+    assert "Not attempted yet: these are the lines as they were given" in message_for(checks.cured_loop, _starter_loop)
 
 
-def test_the_given_lines_have_the_two_faults_that_the_lesson_names():
-    message = repr(checks.cured_loop(lambda *case: _sick_loop(*case)))
+def test_the_starter_loop_has_the_two_faults_that_the_lesson_names():
+    message = repr(checks.cured_loop(lambda *case: _starter_loop(*case)))
     assert "The base does not move" in message
     assert "The gradients of the classifier pile up" in message
 
 
-def test_fewest_faults_explain_best():
+def test_the_fewest_faults_that_explain_the_results_are_named():
     def behaves(first, second):
         return [torch.tensor(float(first or second))]
 

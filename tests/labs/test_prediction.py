@@ -82,5 +82,5 @@ def test_a_folder_that_cannot_be_written_is_told_in_the_widget(folder, monkeypat
     monkeypatch.setenv("COURSE_LEARNER_DIR", str(folder / "file" / "learner"))
     asked = ask()
     asked.choice.value = "a"
-    assert "kept in memory" in asked._kept.value
+    assert "kept only in memory" in asked._kept.value
     assert progress().guess("02-x") == "a"

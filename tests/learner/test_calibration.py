@@ -1,4 +1,4 @@
-"""The learner's guesses over the course, counted as they are on record."""
+"""How often the learner's guesses were right, counted from the record."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_an_empty_record_has_no_lessons_and_no_share():
     assert surprises({}) == []
 
 
-def test_guesses_are_counted_by_lesson_and_what_was_not_seen_does_not_count():
+def test_guesses_are_counted_by_lesson_and_unseen_outcomes_do_not_count():
     assert tally(RECORD, leave_out=["08-claim"]) == [Calibration("02", 1, 1, 1), Calibration("04", 1, 0, 0)]
     whole = total(tally(RECORD, leave_out=["08-claim"]))
     assert (whole.guessed, whole.share) == (3, 2 / 3)
@@ -37,7 +37,7 @@ def test_nothing_is_left_out_unless_it_is_named():
     assert tally(RECORD)[-1] == Calibration("08", 0, 1, 0)
 
 
-def test_surprises_are_the_guesses_that_came_out_otherwise_in_the_order_of_the_lessons():
+def test_surprises_are_the_wrong_guesses_in_the_order_of_the_lessons():
     assert surprises(RECORD) == [
         ("02", "How many are flat?", "two", "all three"),
         ("08", "Which share?", "more than three quarters", "a half to three quarters"),
@@ -65,8 +65,8 @@ def test_each_share_has_one_bracket(share, words):
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.01, float("nan")])
-def test_a_share_beyond_all_is_refused(share):
-    with pytest.raises(ValueError, match=f"a share lies between 0 and 1, got {share}"):
+def test_a_share_outside_0_to_1_is_refused(share):
+    with pytest.raises(ValueError, match=f"a share must be between 0 and 1, got {share}"):
         bracket(share)
 
 

@@ -1,4 +1,4 @@
-"""What the machine has: found where it is, and told with a way out where it is not."""
+"""What the machine has, and the advice for what it lacks."""
 
 import importlib.metadata
 import tempfile
@@ -14,7 +14,7 @@ def named(name):
 
 
 def pretend(monkeypatch, **versions):
-    """Let some packages have another version, or None for a package that is not there."""
+    """Give some packages another version, or None for a package that is not installed."""
     real = importlib.metadata.version
 
     def version(name):
@@ -26,7 +26,7 @@ def pretend(monkeypatch, **versions):
     monkeypatch.setattr(machine.importlib.metadata, "version", version)
 
 
-def test_all_is_well_here_and_every_package_is_looked_at():
+def test_this_machine_passes_and_every_package_is_checked():
     points = machine.look()
     assert [point for point in points if not point.ok] == []
     names = [point.name for point in points]
@@ -36,7 +36,7 @@ def test_all_is_well_here_and_every_package_is_looked_at():
     assert named("torch").found == importlib.metadata.version("torch")
 
 
-def test_a_missing_package_is_told_with_the_command(monkeypatch):
+def test_a_missing_package_is_reported_with_the_command(monkeypatch):
     pretend(monkeypatch, ipywidgets=None)
     point = named("ipywidgets")
     assert (point.ok, point.found) == (False, "not installed")
@@ -44,37 +44,37 @@ def test_a_missing_package_is_told_with_the_command(monkeypatch):
 
 
 @pytest.mark.parametrize(("version", "ok"), [("2.10.1", False), ("1.13", False), ("2.11.0+cpu", True), ("3.0", True)])
-def test_an_old_package_is_told_by_its_version(monkeypatch, version, ok):
+def test_an_old_package_is_reported_with_its_version(monkeypatch, version, ok):
     pretend(monkeypatch, torch=version)
     point = named("torch")
     assert (point.ok, point.found) == (ok, version)
-    assert ("version 2.11 or newer is needed" in point.advice) is not ok
+    assert ("Version 2.11 or newer is needed." in point.advice) is not ok
 
 
-def test_an_old_python_is_told(monkeypatch):
+def test_an_old_python_is_reported(monkeypatch):
     monkeypatch.setattr(machine.sys, "version_info", (3, 10, 4, "final", 0))
     point = named("Python")
     assert not point.ok
-    assert "install Python 3.11 or newer" in point.advice
+    assert "Install Python 3.11 or newer." in point.advice
 
 
-def test_a_course_that_is_not_installed_is_told_once(monkeypatch):
+def test_a_course_that_is_not_installed_is_reported_once(monkeypatch):
     monkeypatch.setattr(machine, "DISTRIBUTION", "no-such-course")
     points = machine.look()
     assert [point.name for point in points if not point.ok] == ["the course's package"]
     assert "make lab" in points[0].advice
 
 
-def test_folders_that_cannot_be_written_are_told(tmp_path, monkeypatch):
+def test_folders_that_cannot_be_written_are_reported(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("COURSE_LEARNER_DIR", str(tmp_path / "file" / "learner"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file" / "tmp"))
-    own, passing = named("your own folder"), named("the folder for passing files")
+    own, temporary = named("your own folder"), named("the folder for temporary files")
     assert not own.ok
     assert "cannot be written" in own.found
     assert "COURSE_LEARNER_DIR" in own.advice
-    assert not passing.ok
-    assert "TMPDIR" in passing.advice
+    assert not temporary.ok
+    assert "TMPDIR" in temporary.advice
 
 
 def test_looking_leaves_no_file_behind(tmp_path, monkeypatch):

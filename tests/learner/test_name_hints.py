@@ -1,4 +1,4 @@
-"""Where a missing name is made: read from the lessons, said below the error, and true for all nine of them."""
+"""Where a missing name is defined: read from the lessons, shown below the error, and true for all of them."""
 
 import ast
 import builtins
@@ -9,28 +9,26 @@ import sys
 import types
 from pathlib import Path
 
-import nbformat
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
 from course_utils.learner import name_hints
-from course_utils.learner.name_hints import Cell, explain, names_made, place_of, read_cells
-from notebooks import run_cells, running_kernel
+from course_utils.learner.name_hints import Cell, explain, find_cell, names_bound, read_cells
 
 LESSONS = sorted((Path(__file__).parents[2] / "notebooks").glob("*.ipynb"))
 ABOVE = "click into this cell, choose Run > Run All Above Selected Cell, then run this cell again."
 
 
-# Which names a cell makes.
+# Which names a cell defines.
 
 
 @pytest.mark.parametrize(
     "source",
     [
         "a = b = 1\nc, (d, *e) = 1, (2, 3)\nf: int = 4",
-        "g: int",  # says what it will be and makes nothing
+        "g: int",  # an annotation alone defines nothing
         "import os.path\nimport json as j\nfrom math import pi, tau as t",
         "for i in range(2):\n    last = i",
         "while True:\n    once = 1\n    break",
@@ -48,10 +46,10 @@ ABOVE = "click into this cell, choose Run > Run All Above Selected Cell, then ru
         "box = [0]\nbox[0] = 1\nbox.__class__",
     ],
 )
-def test_names_made_are_those_that_running_the_cell_makes(source):
+def test_names_bound_are_those_that_running_the_cell_defines(source):
     names = {}
     exec(source, names)
-    assert names_made(source) == names.keys() - {"__builtins__", "__annotations__"}
+    assert names_bound(source) == names.keys() - {"__builtins__", "__annotations__"}
 
 
 @pytest.mark.parametrize(
@@ -67,15 +65,15 @@ def test_names_made_are_those_that_running_the_cell_makes(source):
         ("a = 1\n  b = 2", set()),
         ("'\x00'", set()),
         ("a = " + "(" * 5000 + ")" * 5000, set()),
-        ("pattern = '\\d'", {"pattern"}),  # Python warns of this one; it did so when the cell was run
+        ("pattern = '\\d'", {"pattern"}),  # Python warns of this one when the cell is run
         ("", set()),
     ],
 )
-def test_names_made_by_cells_that_are_not_plain_python(source, made):
-    assert names_made(source) == made
+def test_names_bound_by_cells_that_are_not_plain_python(source, made):
+    assert names_bound(source) == made
 
 
-# What is read of a notebook.
+# What is read from a notebook.
 
 
 def markdown(source):
@@ -92,7 +90,7 @@ def write(folder, *cells, name="lesson.ipynb"):
     return path
 
 
-def test_each_cell_knows_its_headings(tmp_path):
+def test_each_cell_has_its_headings(tmp_path):
     path = write(
         tmp_path,
         markdown("# Title"),
@@ -131,7 +129,7 @@ def test_each_cell_knows_its_headings(tmp_path):
         b'{"cells": [{"cell_type": "raw", "source": "a = 1"}, {"cell_type": ["code"], "source": "a = 1"}]}',
     ],
 )
-def test_a_file_that_is_no_notebook_has_no_cells(content, tmp_path):
+def test_a_file_that_is_not_a_notebook_has_no_cells(content, tmp_path):
     path = tmp_path / "broken.ipynb"
     path.write_bytes(content)
     assert read_cells(path) == []
@@ -142,7 +140,7 @@ def test_a_file_that_cannot_be_opened_has_no_cells(tmp_path):
     assert read_cells(tmp_path) == []
 
 
-# What is said.
+# The sentences.
 
 CELLS = [
     Cell("import torch", "c0"),
@@ -161,46 +159,46 @@ CELLS = [
 @pytest.mark.parametrize(
     ("name", "at", "said"),
     [
-        ("losses", 4, f"is made in section 2, “What is `mean()`?”. Run that section first: {ABOVE}"),
-        ("losses", 2, f"is made in section 1, “One run”. Run that section first: {ABOVE}"),
-        ("mean", 3, f"is made further up in section 2, “What is `mean()`?”. Run the cells above first: {ABOVE}"),
-        ("torch", 4, f"is made in the cells above the first section. Run that section first: {ABOVE}"),
+        ("losses", 4, f"is defined in section 2, “What is `mean()`?”. Run that section first: {ABOVE}"),
+        ("losses", 2, f"is defined in section 1, “One run”. Run that section first: {ABOVE}"),
+        ("mean", 3, f"is defined further up in section 2, “What is `mean()`?”. Run the cells above first: {ABOVE}"),
+        ("torch", 4, f"is defined in the cells above the first section. Run that section first: {ABOVE}"),
         ("write_it", 7, f"is what you write in Exercise 1, “Write `it()`”. Run that exercise first: {ABOVE}"),
-        ("write_it", 6, f"is made further up in Exercise 1, “Write `it()`”. Run the cells above first: {ABOVE}"),
-        ("last", 9, f"is made in the section “Afterwards”. Run that section first: {ABOVE}"),
+        ("write_it", 6, f"is defined further up in Exercise 1, “Write `it()`”. Run the cells above first: {ABOVE}"),
+        ("last", 9, f"is defined in the section “Afterwards”. Run that section first: {ABOVE}"),
         (
             "last",
             4,
-            "is made only further down, in the section “Afterwards”. Run that cell first, then run this one again.",
+            "is defined only further down, in the section “Afterwards”. Run that cell first, then run this one again.",
         ),
         (
             "losses",
             None,
-            "is made in section 1, “One run”. Run the lesson down to there first, then run this cell again.",
+            "is defined in section 1, “One run”. Run the lesson down to there first, then run this cell again.",
         ),
     ],
 )
-def test_a_missing_name_is_told_with_its_section(name, at, said):
+def test_a_missing_name_is_explained_by_its_section(name, at, said):
     assert explain(CELLS, name, at) == f"`{name}` {said}"
 
 
 @pytest.mark.parametrize(("name", "at"), [("last", 8), ("lossses", 4), ("lossses", None), ("print", 4)])
-def test_a_name_that_no_other_cell_makes_is_left_to_python(name, at):
+def test_a_name_that_no_other_cell_defines_is_left_to_python(name, at):
     assert explain(CELLS, name, at) is None
 
 
 def test_a_cell_is_found_by_its_id_or_by_its_code():
-    assert place_of(CELLS, "edited", "c3") == 3
-    assert place_of(CELLS, "print(mean)\n", "c9") == 9
-    assert place_of(CELLS, "print(mean)\n", "not-in-the-file") == 3
-    assert place_of(CELLS, "print(mean)\n") == 3
-    assert place_of(CELLS, "write_it()") == 7
-    assert place_of(CELLS, "edited") is None
-    assert place_of([Cell("a")], "edited", None) is None
-    assert place_of([], "a", "b") is None
+    assert find_cell(CELLS, "edited", "c3") == 3
+    assert find_cell(CELLS, "print(mean)\n", "c9") == 9
+    assert find_cell(CELLS, "print(mean)\n", "not-in-the-file") == 3
+    assert find_cell(CELLS, "print(mean)\n") == 3
+    assert find_cell(CELLS, "write_it()") == 7
+    assert find_cell(CELLS, "edited") is None
+    assert find_cell([Cell("a")], "edited", None) is None
+    assert find_cell([], "a", "b") is None
 
 
-# In all nine lessons. Python's own compiler is the oracle for what a cell makes and what it needs.
+# In all lessons. Python's own compiler is the oracle for what a cell defines and what it needs.
 
 
 def plain(source):
@@ -208,7 +206,7 @@ def plain(source):
 
 
 def names_by_use(code):
-    """The names that compiled code takes and makes, by instruction, in itself and in what is compiled within it."""
+    """Return the names that compiled code reads and binds, including the code inside it."""
     found = {}
     for instruction in dis.get_instructions(code):
         found.setdefault(instruction.opname, set()).add(instruction.argval)
@@ -221,14 +219,14 @@ def names_by_use(code):
 
 
 def made_and_needed(source):
-    """The oracle is Python's own compiler: what its instructions store in the cell's names, and what they look up."""
+    """Return the names that a cell defines and the names that it looks up, by the compiler's instructions."""
     read, own, made_global, gone = names_by_use(compile(source, "cell", "exec", dont_inherit=True))
     made = (own | made_global) - {"__annotations__"}
     return made - gone, read - made - set(dir(builtins)) - {"get_ipython", "__annotations__"}
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_each_name_that_a_section_needs_is_told_with_the_right_section(path):
+def test_each_name_that_a_section_needs_is_explained_by_the_right_section(path):
     title, exercise, cells = "", "", []
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         source = "".join(cell["source"])
@@ -243,29 +241,29 @@ def test_each_name_that_a_section_needs_is_told_with_the_right_section(path):
     found = read_cells(path)
     assert [cell.source for cell in found] == [source for source, *_ in cells]
     assert re.search(r"^name_hints\.guide\(\)", cells[0][0], re.MULTILINE)
-    makers, told = {}, set()
+    makers, needing = {}, set()
     for at, (source, title, exercise) in enumerate(cells):
         made, needed = made_and_needed(plain(source))
-        assert names_made(source) == made
+        assert names_bound(source) == made
         for name in needed:
             sentence = explain(found, name, at)
-            if name not in makers:  # a function may be written before the names that it will look up
-                assert "is made only further down" in sentence
+            if name not in makers:  # a function may be defined before the names that it looks up
+                assert "is defined only further down" in sentence
                 continue
             where = makers[name]
             assert sentence.startswith(f"`{name}` is ")
             assert sentence.endswith(ABOVE)
             assert f" in {where[1] or where[0]}. Run " in sentence
             assert ("further up" in sentence) == (where == (title, exercise) or (where[0] == title and not where[1]))
-            told |= {title} - {where[0]}
+            needing |= {title} - {where[0]}
         makers |= dict.fromkeys(made, (title, exercise))
-    # All sections need something of another one, apart from the first, and from that of the imports in lesson 00.
-    assert told == {title for _, title, _ in cells} - {cells[0][1], makers["checks"][0]}
+    # Every section needs something from another, except the first one and that of the imports in lesson 00.
+    assert needing == {title for _, title, _ in cells} - {cells[0][1], makers["checks"][0]}
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_section_can_be_run_again_after_those_that_follow_it(path):
-    """No name that a section takes from an earlier one is made anew, and perhaps as something else, by another."""
+    """Check that no name that a section takes from an earlier one is defined again by another section."""
     made, needed = {}, {}
     for cell in read_cells(path):
         here, missed = made.setdefault(cell.section, set()), needed.setdefault(cell.section, set())
@@ -295,14 +293,16 @@ LESSON = (
     code("print(losses)", id="c3"),
     code("print(lossses)", id="c4"),
 )
-SAID = f"`losses` is made in section 1, “One run”. Run that section first: {ABOVE}\n"
+SAID = f"`losses` is defined in section 1, “One run”. Run that section first: {ABOVE}\n"
 
 
 @pytest.fixture
 def shell(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    shell = InteractiveShell.instance(config=Config({"HistoryManager": {"hist_file": ":memory:"}}))
+    shell = InteractiveShell.instance(
+        config=Config({"HistoryManager": {"hist_file": ":memory:"}, "InteractiveShell": {"xmode": "Minimal"}})
+    )
     name_hints.guide()
     yield shell
     InteractiveShell.clear_instance()
@@ -310,7 +310,7 @@ def shell(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(shell, capsys):
-    """Run a cell, and give what is shown below its error: the sentence, or nothing."""
+    """Return a function that runs a cell and returns what is shown below its error: the sentence, or nothing."""
 
     def run_cell(source, cell_id=None, raises=NameError):
         result = shell.run_cell(source, store_history=True, cell_id=cell_id)
@@ -325,7 +325,7 @@ def run(shell, capsys):
     return run_cell
 
 
-def test_the_sentence_stands_below_the_error(run, tmp_path):
+def test_the_sentence_is_shown_below_the_error(run, tmp_path):
     write(tmp_path, *LESSON)
     assert run("print(losses)") == SAID
     assert run("losses = [1, 2]", raises=None) == ""
@@ -344,10 +344,12 @@ def test_the_sentence_stands_below_the_error(run, tmp_path):
         "del losses",
     ],
 )
-def test_the_name_may_be_missed_in_a_function_of_the_notebook(run, tmp_path, source):
+def test_the_name_may_be_missing_in_a_function_of_the_notebook(run, tmp_path, source):
     write(tmp_path, *LESSON)
     run("print(lossses)")
-    said = "`losses` is made in section 1, “One run”. Run the lesson down to there first, then run this cell again.\n"
+    said = (
+        "`losses` is defined in section 1, “One run”. Run the lesson down to there first, then run this cell again.\n"
+    )
     assert run(source) == said
 
 
@@ -369,7 +371,7 @@ def test_another_error_is_left_alone(run, tmp_path, source, raises):
     assert run(source, raises=raises) == ""
 
 
-def test_an_edited_cell_is_found_by_its_id_or_else_the_lesson_by_the_cells_before(run, tmp_path):
+def test_an_edited_cell_is_found_by_its_id_and_its_lesson_by_the_cells_before(run, tmp_path):
     write(tmp_path, *LESSON)
     assert run("print(losses, 'edited')", "c3") == SAID
     write(tmp_path, markdown("## 7. Other"), code("losses = 3"), name="other.ipynb")
@@ -379,23 +381,23 @@ def test_an_edited_cell_is_found_by_its_id_or_else_the_lesson_by_the_cells_befor
     assert "section 1, “One run”" in run("print(losses, 'edited')")
 
 
-def test_of_two_lessons_with_the_same_cell_the_one_that_was_run_is_meant(run, tmp_path):
+def test_of_two_lessons_with_the_same_cell_the_one_that_was_run_is_used(run, tmp_path):
     write(tmp_path, *LESSON)
     write(
         tmp_path, code("first = 1"), markdown("## 7. Other"), code("losses = 3"), code("print(losses)"), name="b.ipynb"
     )
     assert run("print(losses)") == ""
     run("first = 1", raises=None)
-    assert run("print(losses)").startswith("`losses` is made further up in section 7, “Other”.")
+    assert run("print(losses)").startswith("`losses` is defined further up in section 7, “Other”.")
 
 
-def test_two_copies_of_a_lesson_say_it_once(run, tmp_path):
+def test_two_copies_of_a_lesson_show_one_sentence(run, tmp_path):
     write(tmp_path, *LESSON)
     write(tmp_path, *LESSON, name="lesson-Copy1.ipynb")
     assert run("print(losses)") == SAID
 
 
-def test_the_front_end_may_say_which_notebook_it_is(run, shell, tmp_path, monkeypatch):
+def test_the_front_end_may_name_the_notebook(run, shell, tmp_path, monkeypatch):
     mine = write(tmp_path, *LESSON)
     other = write(tmp_path, markdown("## 7. Other"), code("losses = 3"), code("print(losses)"), name="other.ipynb")
     monkeypatch.setenv("JPY_SESSION_NAME", str(mine))
@@ -421,7 +423,7 @@ def test_a_folder_with_broken_notebooks_or_with_none(run, tmp_path):
     assert run("print(losses)") == SAID
 
 
-def test_asked_twice_it_says_it_once_and_it_can_be_stopped(run, shell, tmp_path, capsys):
+def test_loading_twice_shows_one_sentence_and_unloading_none(run, shell, tmp_path, capsys):
     write(tmp_path, *LESSON)
     name_hints.guide()
     shell.run_line_magic("load_ext", "course_utils.learner.name_hints")
@@ -433,29 +435,8 @@ def test_asked_twice_it_says_it_once_and_it_can_be_stopped(run, shell, tmp_path,
     assert run("print(losses)") == SAID
 
 
-def test_outside_of_ipython_nothing_happens(monkeypatch):
+def test_outside_ipython_nothing_happens(monkeypatch):
     name_hints.guide()
     monkeypatch.delitem(sys.modules, "IPython")
     name_hints.guide()
     assert "IPython" not in sys.modules
-
-
-# In a kernel, as a learner meets it.
-
-
-def test_a_section_that_is_run_too_early_says_what_to_do_and_it_helps(monkeypatch):
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    path = next(path for path in LESSONS if path.stem == "05_running_loss")
-    lesson = nbformat.read(path, as_version=4)
-    cells = [cell for cell in lesson.cells if cell.cell_type == "code"]
-    late = next(at for at, cell in enumerate(read_cells(path)) if cell.section[:2] == "3." and "epochs[" in cell.source)
-    early, again = nbformat.from_dict(cells[late]), nbformat.from_dict(cells[late])
-    early.metadata = {"tags": ["raises-exception"]}
-    lesson.cells = [cells[0], early, *cells[:late], again]
-    with running_kernel(path.parent) as kernel:
-        run_cells(lesson, kernel)
-    error, sentence = early.outputs
-    assert error.ename == "NameError"
-    said = f"`epochs` is made in section 1, “One run, recorded once”. Run that section first: {ABOVE}"
-    assert sentence.data == {"text/plain": said, "text/markdown": said}
-    assert not any(output.output_type == "error" for output in again.outputs)

@@ -1,4 +1,4 @@
-"""Every exercise of every lesson: the stub as it stands is "not attempted", the folded solution passes its check."""
+"""Every exercise of every lesson: the stub is "not attempted", and the folded solution passes its check."""
 
 import itertools
 import re
@@ -16,11 +16,11 @@ FENCE = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTA
 
 
 def exercises():
-    """Each exercise as (lesson, the cell of its imports, name of the check, the stub's cell, the solution's lines)."""
+    """Return each exercise as (lesson, cell of the imports, name of the check, cell of the stub, lines of the solution)."""
     found = []
     for path in NOTEBOOKS:
         cells = nbformat.read(path, as_version=4).cells
-        # Lesson 00 looks at the machine before it imports what may be missing.
+        # Lesson 00 checks the machine before it imports what may be missing.
         first = next(cell.source for cell in cells if cell.cell_type == "code" and IMPORTS.search(cell.source))
         for stub, after in itertools.pairwise(cells):
             check = re.search(r"^checks\.(\w+)\(\w+\)$", stub.source, re.MULTILINE)
@@ -34,14 +34,14 @@ EXERCISES = exercises()
 
 
 def run(first, source, check):
-    """Run the cell of the lesson's imports, then an answer's lines, then the check of its name."""
+    """Run the lesson's imports and an answer's lines, and return what its check returns."""
     names = {}
     for place, lines in enumerate((first, source)):
         exec(compile(lines, f"<{check} {place}>", "exec"), names)
     return getattr(checks, check)(names[check])
 
 
-def test_every_check_has_an_exercise_and_every_lesson_three():
+def test_every_check_has_an_exercise_and_every_lesson_at_least_three():
     public = set(checks.__all__) - {"report"}
     assert sorted(check for *_, check, _, _ in EXERCISES) == sorted(public)
     for path in NOTEBOOKS:
@@ -49,7 +49,7 @@ def test_every_check_has_an_exercise_and_every_lesson_three():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_the_last_cell_shows_the_exercises_by_the_names_and_in_the_order_that_they_have_above(path):
+def test_the_report_lists_the_exercises_with_the_titles_and_in_the_order_of_the_lesson(path):
     cells = nbformat.read(path, as_version=4).cells
     number = path.stem[:2]
     assert [cell.source for cell in cells if cell.cell_type == "code"][-1] == f'checks.report("{number}")'
@@ -65,5 +65,5 @@ def test_the_last_cell_shows_the_exercises_by_the_names_and_in_the_order_that_th
 def test_the_stub_is_not_attempted_and_the_solution_passes(lesson, first, check, stub, solution):
     assert "Not attempted yet" in repr(run(first, stub, check))
     assert solution, f"{lesson}: no folded solution behind the stub of {check}"
-    found = run(first, solution, check)
-    assert found.passed, found.message
+    result = run(first, solution, check)
+    assert result.passed, result.message
