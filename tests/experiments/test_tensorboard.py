@@ -18,7 +18,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from course_utils.experiments import tensorboard as board_module
-from course_utils.experiments.tensorboard import TensorBoardServer, open_board
+from course_utils.experiments.tensorboard import TensorBoardServer, open_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -193,7 +193,7 @@ def test_without_tensorboard_the_error_says_what_to_install(tmp_path, monkeypatc
 def test_a_program_that_ends_at_its_start_tells_its_last_words(tmp_path, monkeypatch):
     monkeypatch.setattr(board_module, "PROGRAM", "raise SystemExit('no such option')")
     board = TensorBoardServer(tmp_path)
-    with pytest.raises(RuntimeError, match=r"ended at its start \(exit status 1\): no such option"):
+    with pytest.raises(RuntimeError, match=r"ended while starting \(exit status 1\): no such option"):
         board.wait()
     board.stop()
 
@@ -207,12 +207,12 @@ def test_a_program_that_never_answers_is_ended(tmp_path, monkeypatch):
 
 
 def test_a_cell_that_is_run_twice_starts_one_and_a_stopped_one_is_started_again(tmp_path):
-    first = open_board(tmp_path)
-    assert open_board(str(tmp_path)) is first
+    first = open_server(tmp_path)
+    assert open_server(str(tmp_path)) is first
     first.stop()
     first.stop()
     assert not first.alive
-    second = open_board(tmp_path)
+    second = open_server(tmp_path)
     assert second is not first
     url = second.wait().url
     second.stop()
@@ -221,9 +221,9 @@ def test_a_cell_that_is_run_twice_starts_one_and_a_stopped_one_is_started_again(
 
 def test_a_board_whose_folder_was_taken_away_is_ended_when_another_is_opened(tmp_path):
     (tmp_path / "old").mkdir()
-    old, later = open_board(tmp_path / "old"), open_board(tmp_path / "later")
+    old, later = open_server(tmp_path / "old"), open_server(tmp_path / "later")
     (tmp_path / "old").rmdir()
-    new = open_board(tmp_path / "new")
+    new = open_server(tmp_path / "new")
     try:
         assert not old.alive
         assert later.alive

@@ -2,15 +2,14 @@
 
 import itertools
 import re
-import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 import torch
 
 from course_utils import data
-from course_utils.experiments.accumulation import Plan
-from course_utils.labs import ZeroGradLab, zero_grad
+from course_utils.experiments.accumulation import AccumulationConfig
+from course_utils.labs import ZeroGradLab, base, zero_grad
 from course_utils.labs.zero_grad import CLEAR_EVERY, RATES
 from course_utils.models import make_model
 
@@ -75,7 +74,7 @@ def torch_run(clear_every, step, scale, lr, num_epochs=2, batch_size=16):
 def test_a_setting_shows_the_loop_that_torch_runs(lab, setting):
     choose(lab, *setting)
     losses, lengths = torch_run(*setting)
-    _, own_losses, own_lengths = lab._seen()
+    _, own_losses, own_lengths = lab._shown()
     torch.testing.assert_close(own_losses, losses, rtol=1e-2, atol=1e-3)
     torch.testing.assert_close(own_lengths, lengths, rtol=2e-2, atol=2e-3)
 
@@ -103,8 +102,8 @@ def test_every_position_shows_its_own_run(lab):
     for clear_every in CLEAR_EVERY:
         choose(lab, clear_every)
         assert shown(lab) == f"{clear_every} every unscaled 0.015625"
-        plan, losses, _ = lab._seen()
-        assert plan == Plan(2**-6, None if clear_every == "never" else clear_every)
+        config, losses, _ = lab._shown()
+        assert config == AccumulationConfig(2**-6, None if clear_every == "never" else clear_every)
         left, _ = lab._panels()
         means = losses.view(-1, 4).mean(1).tolist()
         assert drawn(lab)[0] == left.path(range(4, 177, 4), means)
@@ -120,7 +119,7 @@ def test_every_position_shows_its_own_run(lab):
 def test_only_what_a_step_uses_is_drawn_on_the_right(lab):
     choose(lab, 8, "once")
     _, right = lab._panels()
-    _, _, norms = lab._seen()
+    _, _, norms = lab._shown()
     assert drawn(lab)[1] == right.path(range(8, 177, 8), norms[7::8].tolist())
     choose(lab, "never", "once")
     assert drawn(lab)[1] == ""
@@ -130,7 +129,7 @@ def test_only_what_a_step_uses_is_drawn_on_the_right(lab):
 @pytest.mark.parametrize("value", [0.001, 0.02, 5.0])
 def test_a_rate_between_or_beyond_the_rows_shows_the_nearest(lab, value):
     choose(lab, 2, lr=value)
-    assert lab._seen()[0].lr in RATES
+    assert lab._shown()[0].lr in RATES
     assert shown(lab).endswith({0.001: "0.00390625", 0.02: "0.015625", 5.0: "1"}[value])
 
 
@@ -185,7 +184,7 @@ def test_the_words_name_the_micro_batches_that_never_reach_a_step(lab):
 
 def test_the_words_name_a_loss_that_rose_again(lab):
     choose(lab, "never", lr=0.25)
-    _, losses, _ = lab._seen()
+    _, losses, _ = lab._shown()
     means = losses.view(-1, 4).mean(1)
     assert means[-1] > means.min() + 0.5
     assert f"after {means.min():.2f} on the way" in lab._words.value
@@ -201,7 +200,7 @@ def test_without_clearing_there_is_nothing_to_divide_by(lab):
 
 
 def test_a_row_that_is_asked_for_is_trained_first_and_fills_in(monkeypatch):
-    monkeypatch.setattr(zero_grad, "REDRAW", 0.0)
+    monkeypatch.setattr(base.Throttle, "due", lambda self: True)
     lab = ZeroGradLab(num_epochs=1)
     try:
         lab.computing.cancel()
@@ -266,18 +265,6 @@ def test_the_learners_random_numbers_stay_as_they_were():
     lab.settle(60)
     lab.close()
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_drawing_takes_a_small_part_of_training(lab):
-    choose(lab, 1)
-    began = time.perf_counter()
-    for _ in range(10):
-        lab._draw_front()
-    drawing = (time.perf_counter() - began) / 10
-    began = time.perf_counter()
-    lab._train_row(2**-6, lambda: False)
-    assert drawing < (time.perf_counter() - began) / 20
-    lab.settle(60)
 
 
 def test_the_still_picture_says_what_is_seen(lab):
