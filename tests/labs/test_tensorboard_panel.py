@@ -3,11 +3,11 @@
 import re
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
 
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from course_utils.experiments import tensorboard
 from course_utils.labs import TensorBoardPanel, tensorboard_panel
 
 
@@ -25,6 +25,14 @@ def panel(runs):
     made = TensorBoardPanel(runs, reload_seconds=1)
     yield made
     made.close()
+
+
+@pytest.fixture
+def quick_server(monkeypatch):
+    """A server that is there at once, for tests of what surrounds it."""
+    server = SimpleNamespace(url="http://127.0.0.1:1/x/", note="", alive=True, wait=lambda: None, stop=lambda: None)
+    monkeypatch.setattr(tensorboard_panel, "open_server", lambda *_, **__: server)
+    return server
 
 
 def answers(url):
@@ -68,8 +76,8 @@ def test_two_panels_on_one_folder_share_the_server(panel, runs):
     assert second.url == panel.url
 
 
-def test_a_note_of_the_server_is_shown(runs, monkeypatch):
-    monkeypatch.setattr(tensorboard, "_taken", lambda port: True)
+def test_a_note_of_the_server_is_shown(runs, quick_server):
+    quick_server.note = "Port 6006 is taken by another program, so TensorBoard chose a free one."
     panel = TensorBoardPanel(runs, port=6006)
     try:
         panel.settle(60)
@@ -92,14 +100,14 @@ def test_a_server_that_does_not_start_is_told(runs, monkeypatch):
     panel.close()
 
 
-def test_the_still_picture_shows_the_curves_of_the_files(panel):
+def test_the_still_picture_shows_the_curves_of_the_files(quick_server, panel):
     data, metadata = panel.picture()
     assert data["image/png"].startswith(b"\x89PNG")
     assert metadata["image/png"]["alt"].endswith("a: loss/train, b: loss/train.")
     assert [len(points) for points in panel._curves().values()] == [4, 4]
 
 
-def test_the_still_picture_can_be_of_chosen_runs(runs):
+def test_the_still_picture_can_be_of_chosen_runs(runs, quick_server):
     panel = TensorBoardPanel(runs, pictured=["b"])
     try:
         assert list(panel._curves()) == ["b: loss/train"]
