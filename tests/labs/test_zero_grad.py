@@ -2,13 +2,14 @@
 
 import itertools
 import re
+import threading
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 import torch
 
 from course_utils import data
-from course_utils.experiments.accumulation import AccumulationConfig
+from course_utils.experiments.accumulation import AccumulationConfig, iter_runs
 from course_utils.labs import ZeroGradLab, base, zero_grad
 from course_utils.labs.zero_grad import CLEAR_EVERY, RATES
 from course_utils.models import make_model
@@ -18,6 +19,16 @@ from course_utils.models import make_model
 def lab():
     lab = ZeroGradLab(num_epochs=2)
     lab.settle(60)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def quick_lab(monkeypatch):
+    """A lab of one epoch with three rows, redrawn after each micro-batch; only the first row is trained at once."""
+    monkeypatch.setattr(zero_grad, "RATES", [2**-6, 0.5, 1.0])
+    monkeypatch.setattr(base.Throttle, "due", lambda self: True)
+    lab = ZeroGradLab(num_epochs=1)
     yield lab
     lab.close()
 
@@ -86,15 +97,11 @@ def test_the_dashed_line_is_the_loop_with_large_batches(lab):
     assert "stroke-dasharray" in lab._back.value
 
 
-def test_it_is_useful_before_any_click():
-    fresh = ZeroGradLab(num_epochs=1)
-    try:
-        assert shown(fresh) == "never every unscaled 0.015625"
-        assert "SGD with momentum 1" in fresh._words.value
-        assert "The loss goes from" in fresh._words.value
-        assert len(drawn(fresh)) == 2
-    finally:
-        fresh.close()
+def test_it_is_useful_before_any_click(quick_lab):
+    assert shown(quick_lab) == "never every unscaled 0.015625"
+    assert "SGD with momentum 1" in quick_lab._words.value
+    assert "The loss goes from" in quick_lab._words.value
+    assert len(drawn(quick_lab)) == 2
 
 
 def test_every_position_shows_its_own_run(lab):
@@ -199,23 +206,18 @@ def test_without_clearing_there_is_nothing_to_divide_by(lab):
     assert " scaled" in shown(lab)
 
 
-def test_a_row_that_is_asked_for_is_trained_first_and_fills_in(monkeypatch):
-    monkeypatch.setattr(base.Throttle, "due", lambda self: True)
-    lab = ZeroGradLab(num_epochs=1)
-    try:
-        lab.computing.cancel()
-        lab.settle(60)
-        lab.rows = {2**-6: lab.rows[2**-6]}
-        words, draw = [], lab._draw_front
-        monkeypatch.setattr(lab, "_draw_front", lambda: (draw(), words.append(lab._words.value)))
-        lab.lr.value = 1.0
-        lab.settle(60)
-        assert next(iter(list(lab.rows)[1:])) == 1.0
-        assert any("Training: " in text for text in words)
-        assert "The loss goes from" in words[-1]
-        assert set(lab.rows) == set(RATES)
-    finally:
-        lab.close()
+def test_a_row_that_is_asked_for_is_trained_first_and_fills_in(quick_lab, monkeypatch):
+    lab = quick_lab
+    lab.computing.cancel()
+    lab.settle(60)
+    lab.rows = {2**-6: lab.rows[2**-6]}
+    words, draw = [], lab._draw_front
+    monkeypatch.setattr(lab, "_draw_front", lambda: (draw(), words.append(lab._words.value)))
+    lab.lr.value = 1.0
+    lab.settle(60)
+    assert list(lab.rows) == [2**-6, 1.0, 0.5]
+    assert any("Training: " in text for text in words)
+    assert "The loss goes from" in words[-1]
 
 
 def test_rows_already_trained_are_not_trained_again(lab, monkeypatch):
@@ -229,15 +231,28 @@ def test_rows_already_trained_are_not_trained_again(lab, monkeypatch):
         choose(lab, 2, lr=rate)
 
 
-def test_closing_ends_the_training():
-    lab = ZeroGradLab(num_epochs=4)
-    lab.close()
-    lab.computing.settle(60)
-    assert not all(lab._finished(rate) for rate in RATES)
+def test_closing_ends_the_training(quick_lab, monkeypatch):
+    quick_lab.computing.cancel()
+    quick_lab.settle(60)
+    quick_lab.rows.pop(1.0, None)
+    begun = threading.Event()
+
+    def endless(*args, **options):
+        runs = next(iter_runs(*args, **options))
+        begun.set()
+        while True:
+            yield runs
+
+    monkeypatch.setattr(zero_grad, "iter_runs", endless)
+    quick_lab.lr.value = 1.0
+    assert begun.wait(60)
+    quick_lab.close()
+    quick_lab.computing.settle(60)
+    assert not quick_lab._finished(1.0)
 
 
-def test_an_error_in_the_training_is_shown_and_raised(monkeypatch):
-    lab = ZeroGradLab(num_epochs=1)
+def test_an_error_in_the_training_is_shown_and_raised(quick_lab, monkeypatch):
+    lab = quick_lab
     lab.computing.cancel()
     lab.settle(60)
     lab.rows.pop(1.0, None)
@@ -245,19 +260,19 @@ def test_an_error_in_the_training_is_shown_and_raised(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no memory for this row")
 
-    monkeypatch.setattr(zero_grad, "iter_runs", fail)
-    lab.lr.value = 1.0
-    with pytest.raises(RuntimeError, match="no memory for this row"):
-        lab.settle(60)
-    assert "RuntimeError: no memory for this row" in lab._error_box.value
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(zero_grad, "iter_runs", fail)
+        lab.lr.value = 1.0
+        with pytest.raises(RuntimeError, match="no memory for this row"):
+            lab.settle(60)
+        assert "RuntimeError: no memory for this row" in lab._error_box.value
     lab.lr.value = 0.5
     lab.settle(60)
     assert lab._error_box.value == ""
-    lab.close()
 
 
-def test_the_learners_random_numbers_stay_as_they_were():
+def test_the_learners_random_numbers_stay_as_they_were(monkeypatch):
+    monkeypatch.setattr(zero_grad, "RATES", [2**-6, 1.0])
     torch.manual_seed(123)
     expected = torch.rand(3)
     torch.manual_seed(123)
