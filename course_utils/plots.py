@@ -1,27 +1,34 @@
-"""Pictures of what the course measures: `plot_*(data, ax=None) -> ax`, without pyplot, so that any thread may draw.
+"""Figures of what the course measures: `plot_*(data, ax=None) -> ax`, without pyplot, so that any thread may draw.
 
-Colours are the palette's, which stand out from white; two lines of one figure differ in their dashes or markers too.
+All colours come from the palette and stand out from white; two lines of one figure also differ in dashes or markers.
 """
 
 import html
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import cast
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.contour import QuadContourSet
 from matplotlib.figure import Figure
+from matplotlib.patches import Circle, Rectangle
 from PIL import Image
 
 from course_utils.errors import unknown_name
+from course_utils.experiments.surfaces import RING_RADIUS, Position, Surface
 from course_utils.learner.calibration import BRACKETS, Calibration, total
 from course_utils.lr import LRFinderResult, Sweep
-from course_utils.palette import BLUE, GREEN, GREY, LIGHT_GREY, ORANGE, PINK, RED, SKY, WORDS
+from course_utils.palette import BLUE, GREEN, GREY, INK, LIGHT_GREY, ORANGE, PINK, RED, SKY, WORDS
 
 LINES = ("-", "--", ":", "-.", "-")
 ZONE_COLOURS = {"too slow": ORANGE, "works": GREEN, "diverges": RED}
-# A table's cells go from dark to light; above this loss of 3, black is easier to read in them than white.
+# A table's cells go from dark to light; above this loss (of at most 3), black text is easier to read than white.
 DARK_INK_ABOVE = 1.4
+# The levels of a surface's contours, as shares of the loss at the start.
+CONTOUR_SHARES = (0.004, 0.02, 0.06, 0.13, 0.25, 0.42, 0.65, 1.0, 1.5, 2.2, 3.2, 4.6, 7.0, 11.0, 17.0)
 
 
 def new_axes(columns: int = 1, *, width: float = 4.6, height: float = 3.3) -> list[Axes]:
@@ -37,22 +44,22 @@ def new_axes(columns: int = 1, *, width: float = 4.6, height: float = 3.3) -> li
 
 
 def png(ax: Axes) -> bytes:
-    """The figure that `ax` belongs to, as a PNG of 128 colours: enough for a chart, and a third as large."""
+    """Return the figure that `ax` belongs to as a PNG of 128 colours: enough for a chart, and a third of the size."""
     drawn, small = io.BytesIO(), io.BytesIO()
-    ax.figure.savefig(drawn, format="png")
+    cast(Figure, ax.figure).savefig(drawn, format="png")
     Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
     return small.getvalue()
 
 
 def show(ax: Axes | Sequence[Axes], alt: str) -> None:
-    """Show a figure in a notebook, and below it a sentence that says what is seen in it.
+    """Show a figure in a notebook, and below it a sentence that describes it.
 
-    The sentence is kept with the picture as its alternative text too. JupyterLab reads none of a picture's metadata,
-    so for screen readers there the visible sentence is the one that counts.
+    The sentence is stored with the picture as its alternative text too. JupyterLab ignores a picture's metadata, so
+    screen readers there rely on the visible sentence.
 
     Args:
         ax: the axes, or several of one figure.
-        alt: that sentence.
+        alt: the sentence.
 
     Raises:
         ValueError: the sentence is empty.
@@ -60,7 +67,7 @@ def show(ax: Axes | Sequence[Axes], alt: str) -> None:
     from IPython.display import display
 
     if not alt.strip():
-        raise ValueError(f"alt must say what is seen in the figure, got {alt!r}")
+        raise ValueError(f"alt must describe the figure in a sentence, got {alt!r}")
     first = ax if isinstance(ax, Axes) else ax[0]
     display({"image/png": png(first), "text/plain": "[picture]"}, metadata={"image/png": {"alt": alt}}, raw=True)
     style = "max-width: 620px; margin: 0 0 6px; font-size: 90%; color: var(--jp-ui-font-color2, #555)"
@@ -68,7 +75,7 @@ def show(ax: Axes | Sequence[Axes], alt: str) -> None:
 
 
 def rate_text(lr: float) -> str:
-    """A learning rate in as few digits as tell it apart: 0.1, 0.0178, 1e-05."""
+    """Format a learning rate with three significant digits: 0.1, 0.0178, 1e-05."""
     return f"{lr:.3g}"
 
 
@@ -77,12 +84,12 @@ def _axes(ax: Axes | None) -> Axes:
 
 
 def _clip(values: Sequence[float], top: float) -> list[float]:
-    """Keep curves that run away inside the picture: everything above follows the upper edge."""
+    """Clip a curve that runs away, so that it follows the upper edge of the picture."""
     return [top if value == math.inf else min(value, top) for value in values]
 
 
 def plot_losses(sweep: Sweep, lr: float | None = None, ax: Axes | None = None) -> Axes:
-    """Draw the loss of every step for every learning rate of a sweep, the one nearest to `lr` in front."""
+    """Draw the loss of every step for every learning rate of a sweep, with the one nearest to `lr` in front."""
     ax = _axes(ax)
     top = ceiling(sweep)
     steps = range(1, sweep.losses.shape[1] + 1)
@@ -98,7 +105,7 @@ def plot_losses(sweep: Sweep, lr: float | None = None, ax: Axes | None = None) -
 
 
 def plot_final_losses(sweep: Sweep, lr: float | None = None, ax: Axes | None = None) -> Axes:
-    """Draw the final loss against the learning rate, with the zones "too slow", "works" and "diverges" named."""
+    """Draw the final loss against the learning rate, and label the zones "too slow", "works" and "diverges"."""
     ax = _axes(ax)
     top = ceiling(sweep)
     finals = _clip([value if math.isfinite(value) else math.inf for value in sweep.final_losses.tolist()], top)
@@ -120,13 +127,13 @@ def plot_final_losses(sweep: Sweep, lr: float | None = None, ax: Axes | None = N
 
 
 def ceiling(sweep: Sweep) -> float:
-    """The top of the loss axis: 1.7 times the loss at the start, rounded up to a half."""
+    """Return the top of the loss axis: 1.7 times the loss at the start, rounded up to a multiple of 0.5."""
     start = sweep.losses[:, 0].nanmean().item()
     return math.ceil(1.7 * start * 2) / 2
 
 
 def zone_spans(sweep: Sweep) -> list[tuple[str, float, float]]:
-    """The zones of a sweep from left to right as (name, lowest lr, highest lr), meeting halfway between two rates."""
+    """Return the zones of a sweep as (name, lowest lr, highest lr), meeting halfway between two learning rates."""
     spans: list[tuple[str, float, float]] = []
     zones = sweep.zones
     for index, (zone, lr) in enumerate(zip(zones, sweep.lrs, strict=True)):
@@ -139,7 +146,7 @@ def zone_spans(sweep: Sweep) -> list[tuple[str, float, float]]:
     return spans
 
 
-def plot_bowl(curvature: float, paths: dict[float, Sequence[float]], ax: Axes | None = None) -> Axes:
+def plot_bowl(curvature: float, paths: Mapping[float, Sequence[float]], ax: Axes | None = None) -> Axes:
     """Draw the bowl ½ · curvature · w² and the first steps in it, one line for each learning rate."""
     ax = _axes(ax)
     edge = 1.6
@@ -153,7 +160,33 @@ def plot_bowl(curvature: float, paths: dict[float, Sequence[float]], ax: Axes | 
     return ax
 
 
-def plot_descent(paths: dict[float, Sequence[float]], ax: Axes | None = None) -> Axes:
+def plot_surface(surface: Surface, ax: Axes | None = None) -> Axes:
+    """Draw the contours of equal loss from above, and a ring around each minimum."""
+    ax = _axes(ax)
+    _contour(surface, ax)
+    for minimum in surface.minima:
+        ax.add_patch(Circle(minimum, RING_RADIUS, fill=False, linestyle="--", color=INK, zorder=3))
+    ax.set(xlabel="weight x", ylabel="weight y")
+    ax.grid(visible=False)
+    return ax
+
+
+def contour_lines(surface: Surface) -> list[list[list[Position]]]:
+    """Return the contours of equal loss by level, thinned to what a small picture can show, as lists of points."""
+    return [
+        [[*line[:-1:3].tolist(), line[-1].tolist()] for line in level if len(line) > 1]
+        for level in _contour(surface, new_axes()[0]).allsegs
+    ]
+
+
+def _contour(surface: Surface, ax: Axes) -> QuadContourSet:
+    xs, ys = np.linspace(*surface.x_range, 241), np.linspace(*surface.y_range, 161)
+    start = surface.loss(*surface.start)
+    levels = [share * start for share in CONTOUR_SHARES]
+    return ax.contour(xs, ys, surface.loss(*np.meshgrid(xs, ys)), levels=levels, colors=LIGHT_GREY, linewidths=0.6)
+
+
+def plot_descent(paths: Mapping[float, Sequence[float]], ax: Axes | None = None) -> Axes:
     """Draw the distance |w| from the minimum at each step, one line for each learning rate."""
     ax = _axes(ax)
     for (lr, path), colour, marker in zip(paths.items(), (ORANGE, GREEN, BLUE, RED, PINK, SKY), "os^vDP", strict=False):
@@ -167,7 +200,7 @@ def plot_descent(paths: dict[float, Sequence[float]], ax: Axes | None = None) ->
 
 
 def plot_runs(
-    runs: dict[str, Sequence[float]],
+    runs: Mapping[str, Sequence[float]],
     ax: Axes | None = None,
     *,
     xs: Sequence[float] | None = None,
@@ -178,11 +211,11 @@ def plot_runs(
     """Draw the batch losses of a few named runs.
 
     Args:
-        runs: the losses of each run by the name that the legend shows.
-        ax: where to draw; without it a new figure.
-        xs: how far one step of each run goes along the x axis; by default 1.
+        runs: the losses of each run, by its name in the legend.
+        ax: the axes to draw on; by default a new figure.
+        xs: the distance that one step of each run covers on the x axis; by default 1.
         top: the upper end of the loss axis; losses above it follow the edge.
-        title, x_label: the words of the figure.
+        title, x_label: the title and the label of the x axis.
     """
     ax = new_axes(width=6.0)[0] if ax is None else ax
     scales = [1.0] * len(runs) if xs is None else xs
@@ -199,18 +232,16 @@ def plot_runs(
             [scale * step for step in range(1, len(losses) + 1)], shown, style, color=colour, linewidth=1.6, label=name
         )
     ax.set(xlabel=x_label, ylabel="loss of the batch (cross-entropy)")
-    ax.set_title(title, pad=16 if above else None)  # how far a loss goes stands between the edge and the title
+    ax.set_title(title, pad=16 if above else None)  # room for how high a loss goes, between the edge and the title
     ax.set_ylim(0, top)
     ax.legend(frameon=False)
     return ax
 
 
 def plot_table(
-    rows: dict[str, Sequence[float]], ax: Axes | None = None, *, columns: Sequence[str], title: str, x_label: str
+    rows: Mapping[str, Sequence[float]], ax: Axes | None = None, *, columns: Sequence[str], title: str, x_label: str
 ) -> Axes:
-    """Draw a table of losses, dark where the loss is low, the lowest of each row in bold in a frame."""
-    from matplotlib.patches import Rectangle
-
+    """Draw a table of losses: the lower the darker, and the lowest of each row in bold with a frame."""
     ax = new_axes(width=7.2, height=0.42 * len(rows) + 1.1)[0] if ax is None else ax
     values = [[min(value, 3.0) for value in row] for row in rows.values()]
     ax.imshow(values, cmap="cividis", vmin=0, vmax=3, aspect="auto")
@@ -234,15 +265,15 @@ def plot_table(
 
 
 def plot_calibration(tallies: Sequence[Calibration], claimed: str | None = None, ax: Axes | None = None) -> Axes:
-    """Draw for each lesson how many guesses came out as made, how many did not, and what was not guessed.
+    """Draw for each lesson how many guesses were right, how many were wrong, and how many questions had no guess.
 
     Args:
         tallies: the lessons, from `calibration.tally`.
-        claimed: the learner's own words for all guesses together, one of `calibration.BRACKETS`, or None.
-        ax: where to draw; without it a new figure.
+        claimed: the learner's own estimate for all guesses together, one of `calibration.BRACKETS`, or None.
+        ax: the axes to draw on; by default a new figure.
 
     Raises:
-        ValueError: `claimed` is none of those words.
+        ValueError: `claimed` is not one of `calibration.BRACKETS`.
     """
     if claimed is not None and claimed not in BRACKETS:
         raise unknown_name("share", claimed, BRACKETS)
@@ -272,11 +303,11 @@ def plot_calibration(tallies: Sequence[Calibration], claimed: str | None = None,
 
 
 def plot_finder(found: LRFinderResult, ax: Axes | None = None) -> Axes:
-    """Draw what the finder saw: each loss, their centred mean, and the suggested range and point if there are any."""
+    """Draw what the finder measured: each loss, their centred mean, and the suggested range and point if any."""
     ax = new_axes(width=6.0)[0] if ax is None else ax
     start = max(found.smoothed[:1], default=1.0)
     low, high = min(found.losses, default=0.0), max(found.losses, default=1.0)
-    # A loss that ran away would press the rest of the curve flat.
+    # A loss that ran away would flatten the rest of the curve.
     top = min(high, start + 0.6 * max(start - low, abs(start) / 10)) + 0.05 * abs(start)
     ax.plot(found.lrs, _clip(found.losses, top), color=LIGHT_GREY, linewidth=0.8, label="loss of the batch")
     ax.plot(found.lrs, _clip(found.smoothed, top), color=BLUE, linewidth=2, label="centred mean")
@@ -295,14 +326,14 @@ def plot_finder(found: LRFinderResult, ax: Axes | None = None) -> Axes:
 
 
 def plot_curves(
-    curves: dict[str, Sequence[tuple[float, float]]],
+    curves: Mapping[str, Sequence[tuple[float, float]]],
     ax: Axes | None = None,
     *,
     title: str,
     x_label: str = "step",
     y_label: str = "logged number",
 ) -> Axes:
-    """Draw named curves of logged points `(step, value)`, with a dot for each point where they are few."""
+    """Draw named curves of logged points `(step, value)`, with a dot for each point if there are few."""
     ax = new_axes(width=6.0)[0] if ax is None else ax
     for (name, points), colour, style in zip(curves.items(), (BLUE, ORANGE, GREEN, RED, PINK), LINES, strict=False):
         marker = "o" if len(points) <= 40 else None

@@ -70,11 +70,11 @@ def labs(folder: Path) -> dict[str, str]:
     words.show_error(ValueError(" ".join(HARM)))
     prediction.choice.value = QUOTES
     panel.settle(60)
-    panel.board.note = QUOTES
+    panel.server.note = QUOTES
     panel._start(lambda: False)
     shown = {type(lab).__name__: "".join(_html_of(lab)) for lab in made}
     for harm in HARM:
-        words.tell(0.5, harm)
+        words.show_progress(0.5, harm)
         shown["Words, " + harm] = words._status.value
     for lab in made:
         lab.close()
@@ -97,6 +97,6 @@ def pages(folder: Path) -> dict[str, str]:
     return {
         "doctor": doctor_card(folder),
         "report": checks.report("02")._repr_html_(),
-        "svg": svg.picture(100, 20, svg.text(0, 0, " ".join(HARM)), alt=QUOTES, data_shown=QUOTES),
+        "svg": svg.picture(20, svg.text(0, 0, " ".join(HARM)), alt=QUOTES, data_shown=QUOTES),
         **labs(folder),
     }

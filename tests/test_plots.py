@@ -105,7 +105,7 @@ def test_the_same_picture_gives_the_same_bytes(sweep):
 
 
 def test_a_figure_needs_words(sweep):
-    with pytest.raises(ValueError, match="alt must say what is seen in the figure, got ' '"):
+    with pytest.raises(ValueError, match="alt must describe the figure in a sentence, got ' '"):
         plots.show(plots.plot_losses(sweep), alt=" ")
 
 

@@ -29,7 +29,7 @@ from playwright.sync_api import Page, expect
 from running import BROWSERS, ROOT, find_browser, running_browser, running_server
 
 from course_utils import plots
-from course_utils.labs.learning_rate import RATES
+from course_utils.experiments.recorded_sweeps import RATES
 
 DOCS = ROOT / "docs"
 NOTES = DOCS / "pictures.json"

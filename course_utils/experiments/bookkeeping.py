@@ -1,13 +1,14 @@
-"""What a running loss shows: the same batch losses, added up, divided and logged in different ways."""
+"""What a running loss reports: the same batch losses, added up, divided and logged in different ways."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from course_utils import data, models
-from course_utils.devices import seed_everything
 from course_utils.errors import positive_integer, unknown_name
+from course_utils.experiments.digits import seeded_model
 from course_utils.training.history import Mean, Point
 
 RESETS = {
@@ -29,15 +30,15 @@ LOGS = ("each batch", "each window", "each epoch")
 
 @dataclass(frozen=True)
 class Recording:
-    """One training run, recorded: what each batch's loss was, so that every way to report it can be tried.
+    """The batch losses of one training run, kept so that every way to report them can be tried.
 
     Attributes:
         losses: the mean loss of each batch, in the order of training.
-        sizes: the samples of each batch.
-        epoch_length: batches in an epoch.
+        sizes: the number of samples in each batch.
+        epoch_length: the number of batches in an epoch.
 
     Raises:
-        ValueError: no losses, another number of sizes, or no whole number of epochs.
+        ValueError: there are no losses, the number of sizes differs, or the last epoch is incomplete.
     """
 
     losses: list[float]
@@ -48,28 +49,48 @@ class Recording:
         positive_integer("epoch_length", self.epoch_length)
         if not self.losses or len(self.losses) != len(self.sizes):
             raise ValueError(
-                f"there must be a size for each loss, got {len(self.losses)} losses and {len(self.sizes)} sizes"
+                f"losses and sizes must have the same length, at least 1, got {len(self.losses)} and {len(self.sizes)}"
             )
         if len(self.losses) % self.epoch_length:
-            raise ValueError(f"{len(self.losses)} losses are no whole number of epochs of {self.epoch_length} batches")
+            raise ValueError(
+                f"the number of losses must be a multiple of epoch_length, got {len(self.losses)} losses and "
+                f"epoch_length {self.epoch_length}"
+            )
 
     @property
     def samples(self) -> int:
-        """Samples in an epoch."""
+        """The number of samples in an epoch."""
         return sum(self.sizes[: self.epoch_length])
 
     def epoch_means(self) -> list[float]:
-        """The mean loss per sample of each epoch: every sample counts once, whatever the size of its batch."""
+        """Return the mean loss per sample of each epoch: every sample counts once, whatever the size of its batch."""
         return [value for _, value in plotted(self, reset="each epoch", divisor="samples added", log="each epoch")]
+
+    def epoch_of(self, step: int) -> int:
+        """Return the epoch that a step belongs to, counted from 0; steps count from 1."""
+        return (step - 1) // self.epoch_length
+
+    def ratios(self, points: list[Point]) -> list[float]:
+        """Return each point's value divided by the mean loss of its epoch.
+
+        Raises:
+            ValueError: the mean loss of an epoch is not a finite number above 0.
+        """
+        means = self.epoch_means()
+        for epoch, mean in enumerate(means, start=1):
+            if not (math.isfinite(mean) and mean > 0):
+                raise ValueError(
+                    f"the mean loss of epoch {epoch} is {mean!r}: points are divided by it, so it must be a finite "
+                    "number above 0"
+                )
+        return [value / means[self.epoch_of(step)] for step, value in points]
 
 
 def record(num_epochs: int = 10, *, lr: float = 0.1, seed: int = 0) -> Recording:
-    """Train the small MLP on the digits with plain SGD, batches of 64, and keep the loss of each batch."""
+    """Train the small MLP on the digits with plain SGD and batches of 64, and return the loss of each batch."""
     positive_integer("num_epochs", num_epochs)
     digits = data.load("digits", batch_size=64, seed=seed)
-    with torch.random.fork_rng(devices=[]):
-        seed_everything(seed)
-        model = models.MLP()
+    model = seeded_model(models.MLP, seed)
     optimizer, loss_fn = torch.optim.SGD(model.parameters(), lr=lr), nn.CrossEntropyLoss()
     losses, sizes = [], []
     for epoch in range(num_epochs):
@@ -85,19 +106,19 @@ def record(num_epochs: int = 10, *, lr: float = 0.1, seed: int = 0) -> Recording
 
 
 def plotted(recording: Recording, *, reset: str, divisor: str, log: str, window: int = 10) -> list[Point]:
-    """Give the points `(step, value)` that a loop with these habits would plot of a recorded run.
+    """Return the points `(step, value)` that a loop would plot if it reported a recorded run in this way.
 
-    As in most loops, a window is counted from the beginning of its epoch: batches 10, 20 and so on.
+    As in most loops, windows are counted from the beginning of the epoch: batches 10, 20 and so on.
 
     Args:
-        reset: when the sum is set to zero, one of `RESETS`; an epoch's end comes after the point that it logs.
+        reset: when the sum is set to zero, one of `RESETS`; at the end of an epoch, after its point is logged.
         divisor: what the sum is divided by, one of `DIVISORS`; for "samples added" each loss is multiplied by its
             batch's size before it is added.
         log: when a point is plotted, one of `LOGS`.
-        window: batches in a window.
+        window: the number of batches in a window.
 
     Raises:
-        ValueError: an unknown word, or a window that is no whole number of at least 1.
+        ValueError: an unknown name, or a window that is not a whole number of at least 1.
     """
     for kind, word, known in (("reset", reset, RESETS), ("divisor", divisor, DIVISORS), ("log", log, LOGS)):
         if word not in known:
@@ -124,16 +145,18 @@ def plotted(recording: Recording, *, reset: str, divisor: str, log: str, window:
 
 
 def meaning(recording: Recording, *, reset: str, divisor: str, window: int = 10) -> str:
-    """Say in a sentence what a number is that was added up and divided like this."""
+    """Describe in words the number that results from this reset and divisor."""
     since = RESETS[reset]
-    if divisor == "samples added":
-        return f"the mean loss per sample since {since}"
-    if divisor == "batches added":
-        return f"the mean of all batch losses since {since}, each batch counted alike"
-    total = f"the sum of all batch losses since {since}"
-    by = {
-        "window length": f"{window}, the length of a window",
-        "batches in an epoch": f"{recording.epoch_length}, the batches in an epoch",
-        "samples in an epoch": f"{recording.samples:,}, the samples in an epoch",
+    meanings = {
+        "nothing": f"the sum of all batch losses since {since}",
+        "batches added": f"the mean of all batch losses since {since}, each batch counted alike",
+        "samples added": f"the mean loss per sample since {since}",
+        "window length": f"the sum of all batch losses since {since}, divided by {window}, the length of a window",
+        "batches in an epoch": (
+            f"the sum of all batch losses since {since}, divided by {recording.epoch_length}, the batches in an epoch"
+        ),
+        "samples in an epoch": (
+            f"the sum of all batch losses since {since}, divided by {recording.samples:,}, the samples in an epoch"
+        ),
     }
-    return total if divisor == "nothing" else f"{total}, divided by {by[divisor]}"
+    return meanings[divisor]

@@ -1,13 +1,13 @@
-"""What TensorBoard's event files hold, as TensorBoard's own reader finds it, and how much of them it could read."""
+"""What TensorBoard's event files contain, as TensorBoard's own reader finds it, and how much it could read."""
 
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-# Before and after its content a record holds its length (8 bytes) and two checksums (4 bytes each).
+# Around its content, a record has its length (8 bytes) and two checksums (4 bytes each).
 FRAME = 16
 
-Points = dict[str, list[tuple[int, float]]]
+ScalarsByTag = dict[str, list[tuple[int, float]]]
 
 
 @dataclass(frozen=True)
@@ -15,47 +15,47 @@ class EventFile:
     """One event file.
 
     Attributes:
-        path: where it lies.
+        path: the file.
         size: its length in bytes.
-        readable: how many of these bytes stand in whole records, from the start of the file.
+        readable: how many of these bytes are complete records, from the start of the file.
         scalars: (step, value) by tag, in the order of the file.
         images: (step, PNG) by tag.
-        trouble: what kept the reader from the rest of the file, in one sentence, or "".
+        trouble: why the reader could not read the rest of the file, in one sentence, or "".
     """
 
     path: Path
     size: int
     readable: int
-    scalars: Points
+    scalars: ScalarsByTag
     images: dict[str, list[tuple[int, bytes]]]
     trouble: str
 
     @property
     def points(self) -> int:
-        """How many scalar points the reader found."""
+        """The number of scalar points that the reader found."""
         return sum(len(points) for points in self.scalars.values())
 
 
 @dataclass(frozen=True)
 class EventFolder:
-    """The event files of one run, in the order of their names: the order in which TensorBoard reads them."""
+    """The event files of one run in the order of their names, which is the order in which TensorBoard reads them."""
 
     files: list[EventFile]
 
     @property
     def size(self) -> int:
-        """All bytes of all files."""
+        """The total length of the files in bytes."""
         return sum(file.size for file in self.files)
 
     @property
     def points(self) -> int:
-        """All scalar points of all files."""
+        """The number of scalar points in all files."""
         return sum(file.points for file in self.files)
 
     @property
-    def scalars(self) -> Points:
-        """(step, value) by tag, one file after the other."""
-        together: Points = {}
+    def scalars(self) -> ScalarsByTag:
+        """The points (step, value) by tag, one file after the other."""
+        together: ScalarsByTag = {}
         for file in self.files:
             for tag, points in file.scalars.items():
                 together.setdefault(tag, []).extend(points)
@@ -63,17 +63,17 @@ class EventFolder:
 
     @property
     def trouble(self) -> str:
-        """What kept the reader from a part of the files, or ""."""
+        """Why the reader could not read some part of the files, or ""."""
         return "; ".join(file.trouble for file in self.files if file.trouble)
 
 
 def event_paths(folder: str | Path) -> list[Path]:
-    """List the event files of a folder in the order of their names; a folder that is not there has none."""
+    """Return the event files of a folder in the order of their names; a missing folder has none."""
     return sorted(Path(folder).glob("*tfevents*"))
 
 
 def read_folder(folder: str | Path) -> EventFolder:
-    """Read all event files of one folder, not those of the folders in it.
+    """Read the event files of one folder; its subfolders are left out.
 
     Raises:
         ImportError: tensorboard is not installed.
@@ -83,9 +83,9 @@ def read_folder(folder: str | Path) -> EventFolder:
 
 
 def read_file(path: str | Path) -> EventFile:
-    """Read one event file as far as TensorBoard's reader gets, which stops at the first record that is not whole.
+    """Read one event file as far as TensorBoard's reader gets: it stops at the first incomplete record.
 
-    TensorBoard says nothing of it, and takes such a file for one that is still being written.
+    TensorBoard itself reports nothing, because it treats such a file as one that is still being written.
 
     Raises:
         ImportError: tensorboard is not installed.
@@ -97,11 +97,11 @@ def read_file(path: str | Path) -> EventFile:
         from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
         from tensorboard.util.tensor_util import make_ndarray
     except ImportError as error:
-        raise ImportError("event files are read with TensorBoard: pip install tensorboard") from error
+        raise ImportError("reading event files needs TensorBoard: pip install tensorboard") from error
     path = Path(path)
-    content = path.read_bytes()  # before the reader: what is written meanwhile is not counted as damage
+    content = path.read_bytes()  # before the reader starts, so that bytes written meanwhile do not count as damage
     readable = 0
-    scalars: Points = {}
+    scalars: ScalarsByTag = {}
     images: dict[str, list[tuple[int, bytes]]] = {}
     for record in RawEventFileLoader(str(path)).Load():
         readable += FRAME + len(record)
@@ -117,10 +117,15 @@ def read_file(path: str | Path) -> EventFile:
     size = max(len(content), readable)
     rest, trouble = content[readable:], ""
     if rest:
-        trouble = f"{path.name}: {readable} of {len(content)} bytes could be read; "
-        head_fits = len(rest) >= 12 and masked_crc32c(rest[:8]) == struct.unpack("<I", rest[8:12])[0]
-        if len(rest) < 12 or (head_fits and len(rest) < FRAME + struct.unpack("<Q", rest[:8])[0]):
-            trouble += "then the file ends in the middle of a record"
+        length_is_valid = len(rest) >= 12 and masked_crc32c(rest[:8]) == struct.unpack("<I", rest[8:12])[0]
+        if len(rest) < 12 or (length_is_valid and len(rest) < FRAME + struct.unpack("<Q", rest[:8])[0]):
+            trouble = (
+                f"{path.name}: {readable} of {len(content)} bytes could be read; "
+                "then the file ends in the middle of a record"
+            )
         else:
-            trouble += f"the record at byte {readable} is damaged (its checksum does not fit), and what follows is lost"
+            trouble = (
+                f"{path.name}: {readable} of {len(content)} bytes could be read; the record at byte {readable} is "
+                "damaged (its checksum does not match), and what follows is lost"
+            )
     return EventFile(path, size, readable, scalars, images, trouble)

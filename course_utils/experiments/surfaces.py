@@ -1,4 +1,4 @@
-"""Landscapes of two weights, and the paths that PyTorch's own optimizers take over them."""
+"""Loss surfaces of two weights, and the paths that PyTorch's own optimizers take over them."""
 
 import math
 from collections.abc import Callable
@@ -10,38 +10,50 @@ from torch import Tensor
 
 from course_utils.errors import positive_integer, positive_number, unknown_name
 
-Point = tuple[float, float]
+# The length of a path, and the distance from a minimum within which a path counts as having arrived.
+NUM_STEPS = 40
+RING_RADIUS = 0.25
+
+Position = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Surface:
-    """A loss of two weights with its slope written out, so that a path of some dozen steps takes milliseconds.
+    """A loss of two weights with its gradient written out, so that a path of a few dozen steps takes milliseconds.
 
     Attributes:
-        name, formula: the words that a picture shows.
-        loss: the loss at (x, y); works on floats, arrays and tensors alike. Its lowest value is 0.
-        slope: the gradient of the loss at two floats.
+        name, formula: how a picture labels the surface.
+        loss: the loss at (x, y), for floats, arrays and tensors alike. Its lowest value is 0.
+        gradient: the gradient of the loss at two floats.
         start: where every path begins.
-        bottoms: the points of loss 0.
+        minima: the points of loss 0.
         x_range, y_range: the part that a picture shows.
     """
 
     name: str
     formula: str
     loss: Callable[[Any, Any], Any]
-    slope: Callable[[float, float], Point]
-    start: Point
-    bottoms: tuple[Point, ...]
-    x_range: Point = (-3.0, 3.0)
-    y_range: Point = (-2.0, 2.0)
+    gradient: Callable[[float, float], Position]
+    start: Position
+    minima: tuple[Position, ...]
+    x_range: Position = (-3.0, 3.0)
+    y_range: Position = (-2.0, 2.0)
 
-    def holds(self, x: float, y: float) -> bool:
-        """Whether the point is in the picture; NaN is not."""
+    def contains(self, x: float, y: float) -> bool:
+        """Return whether the point is within the picture; NaN is not."""
         return self.x_range[0] <= x <= self.x_range[1] and self.y_range[0] <= y <= self.y_range[1]
 
     def distance(self, x: float, y: float) -> float:
-        """How far the point is from the nearest bottom."""
-        return min(math.dist((x, y), bottom) for bottom in self.bottoms)
+        """Return the distance from the point to the nearest minimum."""
+        return min(math.dist((x, y), minimum) for minimum in self.minima)
+
+    def arrival(self, path: list[Position]) -> int | None:
+        """Return the step from which on a whole path stays close to a minimum, or None if it does not end there."""
+        if len(path) <= NUM_STEPS:
+            return None
+        outside = [step for step, point in enumerate(path) if not self.distance(*point) <= RING_RADIUS]
+        since = outside[-1] + 1
+        return since if since <= NUM_STEPS else None
 
 
 SURFACES = {
@@ -53,7 +65,7 @@ SURFACES = {
             lambda x, y: 0.05 * x**2 + 3 * y**2,
             lambda x, y: (0.1 * x, 6 * y),
             start=(-2.4, 0.8),
-            bottoms=((0.0, 0.0),),
+            minima=((0.0, 0.0),),
         ),
         Surface(
             "round bowl",
@@ -61,7 +73,7 @@ SURFACES = {
             lambda x, y: 0.25 * x**2 + 0.25 * y**2,
             lambda x, y: (0.5 * x, 0.5 * y),
             start=(-2.4, 1.2),
-            bottoms=((0.0, 0.0),),
+            minima=((0.0, 0.0),),
         ),
         Surface(
             "bent valley",
@@ -69,7 +81,7 @@ SURFACES = {
             lambda x, y: 0.2 * (1 - x) ** 2 + (y + 1 - 0.5 * x**2) ** 2,
             lambda x, y: (-0.4 * (1 - x) - 2 * x * (y + 1 - 0.5 * x**2), 2 * (y + 1 - 0.5 * x**2)),
             start=(-2.0, 1.5),
-            bottoms=((1.0, -0.5),),
+            minima=((1.0, -0.5),),
         ),
         Surface(
             "saddle",
@@ -77,13 +89,13 @@ SURFACES = {
             lambda x, y: 0.5 * x**2 + 0.25 * (y**2 - 1) ** 2,
             lambda x, y: (x, y * (y**2 - 1)),
             start=(-2.4, 0.02),
-            bottoms=((0.0, 1.0), (0.0, -1.0)),
+            minima=((0.0, 1.0), (0.0, -1.0)),
         ),
     )
 }
 
-# Adam's running mean of the gradients is its momentum, so one number serves both.
-WALKERS: dict[str, Callable[[list[Tensor], float, float], torch.optim.Optimizer]] = {
+# Adam's running mean of the gradients is its momentum, so one setting serves both.
+OPTIMIZERS: dict[str, Callable[[list[Tensor], float, float], torch.optim.Optimizer]] = {
     "SGD": lambda weights, lr, momentum: torch.optim.SGD(weights, lr=lr),
     "momentum": lambda weights, lr, momentum: torch.optim.SGD(weights, lr=lr, momentum=momentum),
     "RMSprop": lambda weights, lr, momentum: torch.optim.RMSprop(weights, lr=lr),
@@ -91,37 +103,39 @@ WALKERS: dict[str, Callable[[list[Tensor], float, float], torch.optim.Optimizer]
 }
 
 
-def walk(surface: Surface, optimizer: str, lr: float, momentum: float = 0.9, num_steps: int = 40) -> list[Point]:
-    """Let one of `torch.optim`'s classes take steps over a surface, and return the start and every point after.
+def walk(
+    surface: Surface, optimizer: str, lr: float, momentum: float = 0.9, num_steps: int = NUM_STEPS
+) -> list[Position]:
+    """Take steps over a surface with one of `torch.optim`'s classes, and return the start and every later point.
 
-    A path that leaves the picture, or stops being a number, ends with its first point outside.
+    A path that leaves the picture, or becomes NaN, ends with its first point outside.
 
     Args:
-        optimizer: a name in `WALKERS`.
-        momentum: the momentum of "momentum" and Adam's β₁; the other two have none.
+        optimizer: a name in `OPTIMIZERS`.
+        momentum: the momentum of "momentum", and Adam's β₁; the other two ignore it.
 
     Raises:
-        ValueError: an unknown optimizer (the nearest is suggested), or a number that makes no sense.
+        ValueError: an unknown optimizer (the nearest name is suggested), or a number out of range.
 
     >>> walk(SURFACES["round bowl"], "SGD", lr=1.0, num_steps=2)
     [(-2.4, 1.2), (-1.2, 0.6), (-0.6, 0.3)]
     """
-    if optimizer not in WALKERS:
-        raise unknown_name("optimizer", optimizer, WALKERS)
+    if optimizer not in OPTIMIZERS:
+        raise unknown_name("optimizer", optimizer, OPTIMIZERS)
     positive_number("lr", lr)
     positive_integer("num_steps", num_steps)
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum must be at least 0 and below 1, got {momentum!r}")
     weights = torch.tensor(surface.start, dtype=torch.float64)
     weights.grad = torch.zeros_like(weights)
-    # Views on the same memory: numbers get in and out of a tensor this way in a tenth of the time.
-    place, slope = weights.numpy(), weights.grad.numpy()
-    walker = WALKERS[optimizer]([weights], lr, momentum)
+    # Views of the same memory: reading and writing a tensor's numbers this way takes a tenth of the time.
+    position, gradient = weights.numpy(), weights.grad.numpy()
+    stepper = OPTIMIZERS[optimizer]([weights], lr, momentum)
     path = [surface.start]
     for _ in range(num_steps):
-        slope[:] = surface.slope(*path[-1])
-        walker.step()
-        path.append((float(place[0]), float(place[1])))
-        if not surface.holds(*path[-1]):
+        gradient[:] = surface.gradient(*path[-1])
+        stepper.step()
+        path.append((float(position[0]), float(position[1])))
+        if not surface.contains(*path[-1]):
             break
     return path

@@ -1,4 +1,4 @@
-"""TensorBoard as a program of its own beside the notebook: for its learner alone, gone when the notebook is gone."""
+"""TensorBoard as a separate program beside the notebook: visible to its learner only, and ended with the kernel."""
 
 import atexit
 import contextlib
@@ -16,12 +16,13 @@ import urllib.parse
 import urllib.request
 from collections import deque
 from pathlib import Path
+from typing import IO, Any, cast
 
 HOST = "127.0.0.1"
 # TensorBoard's command, which is often not on PATH in a notebook, and a thread that ends the program as soon as the
-# pipe from the notebook's kernel closes: the system closes it even when the kernel is killed. The secret of the address
-# comes through that pipe, because every user of a machine can read the command lines of all programs; the mask keeps
-# it secret in the file in which TensorBoard notes where it listens, and the signal lets it take that file away.
+# pipe from the notebook's kernel closes; the system closes it even when the kernel is killed. The address contains a
+# secret, which comes through that pipe because every user of a machine can read all command lines. The umask protects
+# the file in which TensorBoard notes its address, and the signal lets TensorBoard delete that file.
 PROGRAM = """\
 import os, runpy, signal, sys, threading, time
 sys.argv.append("--path_prefix=/" + sys.stdin.readline().strip())
@@ -35,34 +36,33 @@ threading.Thread(target=end_with_the_pipe, daemon=True).start()
 runpy.run_module("tensorboard.main", run_name="__main__", alter_sys=True)
 """
 ADDRESS = re.compile(r"TensorBoard \S+ at (http://\S+)")
-# Requests to this machine go through no proxy.
+# Requests to this machine must not go through a proxy.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class TensorBoardServer:
-    """A running TensorBoard that reads one folder and the folders in it.
+    """A running TensorBoard that reads one folder and its subfolders.
 
-    It listens on 127.0.0.1, so no other machine can see it. TensorBoard knows no passwords, so a secret stands at the
-    beginning of each of its addresses: without it, other users of the machine and pages in the learner's browser are
-    told "Not found". JupyterLab's square stop button does not end it, and it never outlives the process that started
+    It listens on 127.0.0.1, so no other machine can reach it. TensorBoard has no passwords, so each of its addresses
+    begins with a secret: without it, other users of the machine and other pages in the learner's browser get "Not
+    found". JupyterLab's button "interrupt the kernel" does not end it, and it never outlives the process that started
     it.
 
     Args:
-        folder: what it reads; the folder may come into being later.
-        port: where it listens; None takes any free port. Where the port is taken, a free one is used and `note`
-            says so.
+        folder: the folder of the runs; it may be created later.
+        port: the port to listen on; None picks a free one. If it is taken, a free one is used and `note` reports it.
         reload_seconds: how often it looks for new data; TensorBoard's own default is 5.
         fast_reader: read the files with the second program that `tensorboard` in a terminal uses. It is made for large
-            runs, may draw fewer points, and has a port of its own on 127.0.0.1, which asks for no secret.
+            runs, may draw fewer points, and listens on its own port on 127.0.0.1, without a secret.
 
     Attributes:
-        url: its address, secret and all, once `wait` has returned.
-        note: what was done otherwise than asked, in one sentence, or "".
-        found_folder: whether the folder was there at the start.
+        url: its address including the secret, once `wait` has returned.
+        note: what differs from the request, in one sentence, or "".
+        found_folder: whether the folder existed at the start.
 
     Raises:
         ImportError: tensorboard is not installed.
-        ValueError: the port is no port.
+        ValueError: the port is not a port number.
     """
 
     def __init__(
@@ -78,47 +78,48 @@ class TensorBoardServer:
             port = None
         options = ["--logdir", str(self.folder), "--host", HOST, "--port", str(port or 0)]
         options += ["--reload_interval", str(reload_seconds), f"--load_fast={'auto' if fast_reader else 'false'}"]
-        # The square button signals all processes of the kernel's group, so this one gets a group of its own.
-        apart = (
-            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
-        )
+        # "Interrupt the kernel" signals all processes of the kernel's group, so this one gets its own group.
+        own_group: dict[str, Any] = {"start_new_session": True}
+        if sys.platform == "win32":
+            own_group = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
         self._process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            **apart,
+            **own_group,
         )
-        with contextlib.suppress(BrokenPipeError):  # it has ended already: `wait` tells its last words
-            self._process.stdin.write(secrets.token_urlsafe(24).encode() + b"\n")
-            self._process.stdin.flush()
+        self._stdin, self._stderr = cast(IO[bytes], self._process.stdin), cast(IO[bytes], self._process.stderr)
+        with contextlib.suppress(BrokenPipeError):  # it has ended already: `wait` reports its last messages
+            self._stdin.write(secrets.token_urlsafe(24).encode() + b"\n")
+            self._stdin.flush()
         self.found_folder = self.folder.exists()
-        self._said: deque[str] = deque(maxlen=20)
+        self._messages: deque[str] = deque(maxlen=20)
         self._listening = threading.Event()
-        # Its words are read to the end: a full pipe would stop it.
-        self._reader = threading.Thread(target=self._read, name="tensorboard-words", daemon=True)
+        # Its messages are read to the end, because a full pipe would block it.
+        self._reader = threading.Thread(target=self._read, name="tensorboard-messages", daemon=True)
         self._reader.start()
         atexit.register(self.stop)
 
     def _read(self) -> None:
-        for line in self._process.stderr:
-            words = line.decode("utf-8", errors="replace").rstrip()
-            self._said.append(words)
-            if found := ADDRESS.search(words):
+        for line in self._stderr:
+            message = line.decode("utf-8", errors="replace").rstrip()
+            self._messages.append(message)
+            if found := ADDRESS.search(message):
                 self.url = found[1] if found[1].endswith("/") else found[1] + "/"
                 self._listening.set()
         self._listening.set()
 
     @property
     def alive(self) -> bool:
-        """Whether the program runs."""
+        """Whether the program is running."""
         return self._process.poll() is None
 
     def wait(self, timeout: float = 60.0) -> "TensorBoardServer":
         """Wait until it answers.
 
         Raises:
-            RuntimeError: it ended instead; the message holds its last words.
+            RuntimeError: it ended instead; the message contains its last messages.
             TimeoutError: it did not answer within `timeout` seconds.
         """
         if not self._listening.wait(timeout):
@@ -126,24 +127,24 @@ class TensorBoardServer:
             raise TimeoutError(f"TensorBoard did not answer within {timeout} s and was ended: run the cell again")
         if not self.url or not self.alive:
             status = self._process.wait(timeout)
-            last = "\n".join(list(self._said)[-5:]) or "it said nothing"
-            raise RuntimeError(f"TensorBoard ended at its start (exit status {status}): {last}")
+            last = "\n".join(list(self._messages)[-5:]) or "it printed nothing"
+            raise RuntimeError(f"TensorBoard ended while starting (exit status {status}): {last}")
         return self
 
     def tags(self) -> dict[str, list[str]]:
-        """The names of the curves that it has found so far, by run; the folder itself is the run "."."""
-        found = self._ask("data/plugin/scalars/tags")
+        """Return the names of the curves found so far, by run; the folder itself is the run "."."""
+        found = self._request("data/plugin/scalars/tags")
         return {run: sorted(tags) for run, tags in found.items()}
 
     def scalars(self, run: str, tag: str) -> list[tuple[int, float]]:
-        """The points of one curve that it would draw now, as (step, value); none while it has not found the curve."""
+        """Return the points (step, value) of one curve as it would be drawn now; none if it has not been found yet."""
         if tag not in self.tags().get(run, []):
             return []
         query = urllib.parse.urlencode({"run": run, "tag": tag})
-        return [(step, float(value)) for _, step, value in self._ask(f"data/plugin/scalars/scalars?{query}")]
+        return [(step, float(value)) for _, step, value in self._request(f"data/plugin/scalars/scalars?{query}")]
 
     def wait_for(self, run: str, tag: str, points: int = 1, timeout: float = 30.0) -> list[tuple[int, float]]:
-        """Wait until a curve has at least so many points, or until `timeout` seconds are over; return its points."""
+        """Wait until a curve has at least so many points, at most `timeout` seconds, and return its points."""
         end = time.monotonic() + timeout
         while len(found := self.scalars(run, tag)) < points and time.monotonic() < end:
             time.sleep(0.1)
@@ -153,24 +154,24 @@ class TensorBoardServer:
         """End the program; a second call does nothing."""
         atexit.unregister(self.stop)
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._stdin.close()
         try:
             self._process.wait(2)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         self._reader.join(5)
-        self._process.stderr.close()
+        self._stderr.close()
 
-    def _ask(self, path: str) -> dict | list:
+    def _request(self, path: str) -> Any:
         self.wait()
-        with _opener.open(self.url + path, timeout=10) as answer:
-            return json.load(answer)
+        with _opener.open(self.url + path, timeout=10) as response:
+            return json.load(response)
 
 
 def _taken(port: int) -> bool:
     with socket.socket() as probe:
-        if os.name != "nt":  # a program that has just ended leaves its port waiting for a minute: that is not taken
+        if os.name != "nt":  # the port of a program that has just ended stays reserved for a minute, but is not taken
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -179,22 +180,22 @@ def _taken(port: int) -> bool:
     return False
 
 
-_boards: dict[Path, TensorBoardServer] = {}
+_servers: dict[Path, TensorBoardServer] = {}
 _lock = threading.Lock()
 
 
-def open_board(folder: str | Path, *, port: int | None = None, reload_seconds: float = 5.0) -> TensorBoardServer:
-    """Give the TensorBoard of a folder: the one that runs, or a new one. So a cell that is run twice starts one.
+def open_server(folder: str | Path, *, port: int | None = None, reload_seconds: float = 5.0) -> TensorBoardServer:
+    """Return the TensorBoard of a folder, a running one if there is one: a cell that runs twice starts only one.
 
-    Takes the arguments of `TensorBoardServer`; if one is running already, they change nothing. One whose folder has
-    been deleted is ended.
+    Takes the arguments of `TensorBoardServer`; if one is running already, they change nothing. A server whose folder
+    has been deleted is ended.
     """
-    place = Path(folder).resolve()
+    path = Path(folder).resolve()
     with _lock:
-        for other in _boards.values():
+        for other in _servers.values():
             if other.found_folder and not other.folder.exists():
                 other.stop()
-        running = _boards.get(place)
+        running = _servers.get(path)
         if running is None or not running.alive:
-            running = _boards[place] = TensorBoardServer(place, port=port, reload_seconds=reload_seconds)
+            running = _servers[path] = TensorBoardServer(path, port=port, reload_seconds=reload_seconds)
         return running

@@ -1,8 +1,8 @@
-"""What every lab stands on: a worker, a still picture, a place for errors, a stop, and a way to wait for it all.
+"""What all labs share: background workers, error display, a Stop button, a still picture, and a way to wait.
 
-JupyterLab may call a widget's callback on the main thread at one moment and on another thread at the next, beside a
-cell that is still running. So a callback here never draws and never computes. It notes the newest value and leaves
-the work to a `Worker`; nothing in this folder uses pyplot, `interact` or an `Output` widget.
+JupyterLab may call a widget's callback on the main thread at one moment and on another thread at the next, even while
+a cell is running. So a callback here never draws and never computes: it notes the newest value and leaves the work to
+a `Worker`. Nothing in this folder uses pyplot, `interact` or an `Output` widget.
 """
 
 import atexit
@@ -18,10 +18,16 @@ from typing import Any, ClassVar
 
 import ipywidgets as widgets
 from IPython import get_ipython
+from matplotlib.axes import Axes
 
-from course_utils import palette
+from course_utils import palette, plots
 
 Job = Callable[[Callable[[], bool]], None]
+
+GOAL_REACHED = "<b>Goal reached ✓</b>"
+WIDE = widgets.Layout(width="98%")
+FIT = widgets.Layout(width="auto")
+WRAP = widgets.Layout(flex_flow="row wrap")
 
 STYLE = f"""<style>
 .course-lab {{ --lab-ink: var(--jp-ui-font-color1, #222); --lab-faint: var(--jp-ui-font-color2, #666);
@@ -31,21 +37,21 @@ body[data-jp-theme-light="false"] .course-lab {{ {palette.variables("dark")} }}
 .course-lab .noUi-handle:focus-visible {{ outline-offset: 2px; }}
 .course-lab .widget-slider .noUi-handle {{ border-color: var(--lab-faint); }}
 .course-lab svg {{ display: block; width: 100%; height: auto; font-family: var(--jp-ui-font-family, sans-serif); }}
-.course-lab .lab-words {{ color: var(--lab-ink); line-height: 1.45; min-height: 2.9em; }}
+.course-lab .lab-words {{ color: var(--lab-ink); line-height: 1.45; }}
 .course-lab .lab-front {{ pointer-events: none; }}
 .course-lab .lab-error pre {{ color: var(--lab-bad); white-space: pre-wrap; border-left: 3px solid; padding: 4px 8px; }}
 </style>"""
 
 
 class Worker:
-    """One thread at a time that runs the newest job; a job that waits is dropped when a newer one comes.
+    """A background thread that runs the newest job; a waiting job is dropped when a newer one arrives.
 
-    The running job is handed `stale`, a function that turns true when a newer job waits or `cancel` was called;
-    a long job asks it now and then and returns early. The thread ends when no job is left.
+    The running job receives `cancelled`, a function that returns True once a newer job is waiting or `cancel` was
+    called. A long job checks it now and then and returns early. The thread ends when no job is left.
 
     Args:
         name: the thread's name.
-        on_error: called with an exception that a job raised.
+        on_error: called with any exception that a job raises.
     """
 
     def __init__(self, name: str, on_error: Callable[[Exception], None]):
@@ -56,7 +62,7 @@ class Worker:
         self._stop_running = threading.Event()
 
     def submit(self, job: Job) -> None:
-        """Run `job(stale)` as soon as the running job has ended, unless a newer job comes first."""
+        """Run `job(cancelled)` as soon as the running job has ended, unless a newer job arrives first."""
         with self._idle:
             self._waiting = job
             self._stop_running.set()
@@ -65,25 +71,25 @@ class Worker:
                 self._thread.start()
 
     def cancel(self) -> None:
-        """Drop the job that waits and tell the running one to stop."""
+        """Drop the waiting job and ask the running one to stop."""
         with self._idle:
             self._waiting = None
             self._stop_running.set()
 
     @property
     def busy(self) -> bool:
-        """Whether a job runs or waits."""
+        """Whether a job is running or waiting."""
         return self._thread is not None
 
     def settle(self, timeout: float) -> None:
-        """Wait until no job runs or waits.
+        """Wait until no job is running or waiting.
 
         Raises:
-            TimeoutError: that took longer than `timeout` seconds.
+            TimeoutError: this took longer than `timeout` seconds.
         """
         with self._idle:
             if not self._idle.wait_for(lambda: self._thread is None, timeout):
-                raise TimeoutError(f"{self._name} was still busy after {timeout} s")
+                raise TimeoutError(f"{self._name} was still busy after {timeout} s; wait longer or press Stop")
 
     def _run(self) -> None:
         while True:
@@ -100,17 +106,37 @@ class Worker:
                 self._on_error(error)
 
 
-class Lab(widgets.VBox):
-    """A displayable lab: controls on top, a picture that follows them, and the picture alone where no kernel runs.
+class Throttle:
+    """Limits how often a picture that fills in is redrawn, so that the time goes to the training.
 
-    A subclass makes its widgets, passes them on, and answers `picture`. Two workers serve it: `self.drawing` for
-    what must follow the hand, `self.computing` for what takes longer, so that a sweep never holds up the slider.
+    Args:
+        interval: the seconds between two redraws, at least.
+    """
+
+    def __init__(self, interval: float = 0.1):
+        self._interval, self._last = interval, time.monotonic()
+
+    def due(self) -> bool:
+        """Return whether the interval is over; if so, the next one begins."""
+        now = time.monotonic()
+        if now - self._last <= self._interval:
+            return False
+        self._last = now
+        return True
+
+
+class Lab(widgets.VBox):
+    """A displayable lab: controls above a picture that follows them, and a still picture for readers without a kernel.
+
+    A subclass makes its widgets, passes them on, and implements `picture`. It has two workers: `self.drawing` for what
+    must follow the pointer, `self.computing` for what takes longer, so that a sweep never holds up the slider.
 
     Args:
         children: the rows of the lab.
         controls: its controls by name; a test moves each of them.
         css_class: a class name for styles and for tests.
-        buttons: what starts long computations; with any, a row with "Stop", a progress bar and words is added.
+        buttons: the buttons that start long computations. If there are any, the lab adds a row with them, "Stop", a
+            progress bar and a status text.
     """
 
     alive: ClassVar["weakref.WeakSet[Lab]"] = weakref.WeakSet()
@@ -126,7 +152,7 @@ class Lab(widgets.VBox):
         self._error_box = widgets.HTML()
         self._error_box.add_class("lab-error")
         self.halt = widgets.Button(
-            description="Stop", icon="stop", disabled=True, tooltip="stop what is being computed; what is shown stays"
+            description="Stop", icon="stop", disabled=True, tooltip="stop the computation; what is shown stays"
         )
         self._bar = widgets.FloatProgress(min=0, max=1, layout=widgets.Layout(width="160px", visibility="hidden"))
         self._status = widgets.HTML()
@@ -141,23 +167,23 @@ class Lab(widgets.VBox):
         self._back_is_due = False
         self.drawing = Worker(f"{css_class}-drawing", self.show_error)
         self.computing = Worker(f"{css_class}-computing", self.show_error)
-        self.when(self.halt, self.stop)
+        self.on_change(self.halt, self.stop)
         Lab.alive.add(self)
 
-    def tell(self, share: float, words: str) -> None:
-        """Show how much of a long computation is done (0 to 1) and say it in words; "Stop" can be pressed."""
-        self._bar.value, self._status.value = share, html.escape(words)
+    def show_progress(self, fraction: float, text: str) -> None:
+        """Show how much of a long computation is done, from 0 to 1, with a status text, and enable "Stop"."""
+        self._bar.value, self._status.value = fraction, html.escape(text)
         if self.halt.disabled:
             self.halt.disabled, self._bar.layout.visibility = False, "visible"
-        _listen_for_the_stop_button()
+        _stop_labs_on_interrupt()
 
-    def told(self, words: str = "") -> None:
-        """Take the progress bar away: the computation has ended."""
+    def end_progress(self, text: str = "") -> None:
+        """Hide the progress bar when the computation has ended, and show a last status text."""
         self._bar.value, self._bar.layout.visibility, self.halt.disabled = 0.0, "hidden", True
-        self._status.value = html.escape(words)
+        self._status.value = html.escape(text)
 
-    def when(self, control: widgets.Widget, react: Callable[[], None]) -> None:
-        """Call `react()` when the control's value changes or the button is clicked; an error is shown in the lab."""
+    def on_change(self, control: widgets.Widget, react: Callable[[], None]) -> None:
+        """Call `react()` when the control's value changes or the button is clicked; show any error in the lab."""
 
         def guarded(_: Any) -> None:
             try:
@@ -170,23 +196,34 @@ class Lab(widgets.VBox):
         else:
             control.observe(guarded, names="value")
 
-    def draw(self, *, back: bool = False) -> None:
-        """Ask for a drawing of `_draw_front`, which follows the hand, and of `_draw_back`, which lies behind it.
+    def follow(self) -> None:
+        """Redraw what follows the controls, and take away an error that was shown."""
+        self.clear_error()
+        self.draw()
 
-        The newest wish wins; a wish for the back is not lost when a move of the hand comes right after it.
+    def draw(self, *, back: bool = False) -> None:
+        """Request a drawing of `_draw_front`, which follows the controls, and with `back` of `_draw_back` as well.
+
+        The newest request wins. A request for the back is kept when another request for the front follows it.
         """
         if back:
             self._back_is_due = True
         self.drawing.submit(self._draw_due)
 
-    def _draw_due(self, stale: Callable[[], bool]) -> None:
+    def _draw_due(self, cancelled: Callable[[], bool]) -> None:
         if self._back_is_due:
             self._back_is_due = False
             self._draw_back()
         self._draw_front()
 
+    def _draw_front(self) -> None:
+        """Draw what follows the controls."""
+
+    def _draw_back(self) -> None:
+        """Draw what lies behind it and changes seldom."""
+
     def show_error(self, error: Exception) -> None:
-        """Keep an error for `settle` and show it below the lab, where JupyterLab alone would hide it."""
+        """Keep an error for `settle`, and show it below the lab, because JupyterLab alone would hide it."""
         self.errors.append(error)
         frames = traceback.extract_tb(error.__traceback__)
         where = f"\n{frames[-1].name}, line {frames[-1].lineno}: {frames[-1].line}" if frames else ""
@@ -194,22 +231,22 @@ class Lab(widgets.VBox):
         self._error_box.value = f'<pre role="alert">{text}</pre>'
 
     def clear_error(self) -> None:
-        """Take the shown error away."""
+        """Hide the error that was shown."""
         self._error_box.value = ""
 
     def stop(self) -> None:
-        """Stop what is being computed; what is shown stays."""
+        """Stop the running computation; what is shown stays."""
         self.computing.cancel()
 
     def settle(self, timeout: float = 60.0) -> None:
-        """Wait until everything asked for is computed and drawn.
+        """Wait until everything requested is computed and drawn.
 
         Raises:
             TimeoutError: it took longer than `timeout` seconds.
-            Exception: the first error that a callback or a worker met since the last `settle`.
+            Exception: the first error that a callback or a worker raised since the last `settle`.
         """
         end = time.monotonic() + timeout
-        # A finished computation asks for a drawing, so the drawing is waited for last.
+        # A finished computation requests a drawing, so wait for the drawing last.
         for worker in (self.computing, self.drawing):
             worker.settle(max(0.0, end - time.monotonic()))
         if self.errors:
@@ -217,12 +254,12 @@ class Lab(widgets.VBox):
             raise error
 
     def picture(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What is shown without a kernel: `(data, metadata)` by MIME type, with a `text/plain` that never varies."""
+        """Return what is shown without a kernel: `(data, metadata)` by MIME type, with a constant `text/plain`."""
         raise NotImplementedError
 
     def close(self) -> None:
         """Stop the workers and take the widget off the page."""
-        if self in Lab.alive:  # a lab whose making failed half-way has no workers
+        if self in Lab.alive:  # a lab whose constructor failed halfway has no workers
             Lab.alive.discard(self)
             self.drawing.cancel()
             self.computing.cancel()
@@ -236,7 +273,7 @@ class Lab(widgets.VBox):
 
 @atexit.register
 def _end_quietly() -> None:
-    """Let running jobs end before the interpreter does: a thread that dies inside PyTorch takes the process with it."""
+    """Let running jobs end before the interpreter does: a thread killed inside PyTorch crashes the process."""
     for lab in list(Lab.alive):
         for worker in (lab.computing, lab.drawing):
             worker.cancel()
@@ -244,11 +281,11 @@ def _end_quietly() -> None:
                 worker.settle(2.0)
 
 
-def _listen_for_the_stop_button() -> None:
-    """Make JupyterLab's own stop button stop the labs too.
+def _stop_labs_on_interrupt() -> None:
+    """Make JupyterLab's "interrupt the kernel" button stop the labs too.
 
-    Between two cells the kernel ignores the signal that this button sends. Only the main thread may change that, and
-    only while no cell runs, so the change is asked for there; it is left alone while a cell runs.
+    Between two cells the kernel ignores the signal that this button sends. Only the main thread may install a handler,
+    so the kernel's event loop does it; while a cell is running, the cell's own handler stays in place.
     """
     kernel = getattr(get_ipython(), "kernel", None)
     if kernel is None:
@@ -258,16 +295,64 @@ def _listen_for_the_stop_button() -> None:
         for lab in list(Lab.alive):
             lab.stop()
 
-    def listen() -> None:
+    def install() -> None:
         if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
             signal.signal(signal.SIGINT, stop_all)
 
-    kernel.io_loop.add_callback(listen)
+    kernel.io_loop.add_callback(install)
 
 
 def layers(*pictures: widgets.HTML) -> widgets.GridBox:
-    """Lay pictures of the same size one over the other, so that only the one that changes is sent again."""
+    """Stack pictures of the same size on top of each other, so that only the one that changes is sent again."""
     for picture in pictures:
         picture.layout.grid_area = "1 / 1 / 2 / 2"
         picture.layout.margin = "0"
     return widgets.GridBox(list(pictures), layout=widgets.Layout(grid_template_columns="100%", width="100%"))
+
+
+def html_box(css_class: str = "") -> widgets.HTML:
+    """Make an empty HTML widget, with a class for styles and tests."""
+    box = widgets.HTML()
+    if css_class:
+        box.add_class(css_class)
+    return box
+
+
+def slider_options(description_width: str = "90px") -> dict[str, Any]:
+    """Return the layout and style of a lab's sliders."""
+    return {"layout": WIDE, "style": {"description_width": description_width}}
+
+
+def log_slider(
+    description: str,
+    *,
+    value: float,
+    exponents: tuple[float, float],
+    step: float,
+    tooltip: str,
+    base: int = 10,
+    description_width: str = "90px",
+) -> widgets.FloatLogSlider:
+    """Make a slider from `base` to the first exponent to `base` to the second; `step` is in exponents."""
+    low, high = exponents
+    return widgets.FloatLogSlider(
+        value=value,
+        base=base,
+        min=low,
+        max=high,
+        step=step,
+        description=description,
+        readout_format=".3g",
+        tooltip=tooltip,
+        **slider_options(description_width),
+    )
+
+
+def sentences(text: str, *, min_height: str = "2.9em") -> str:
+    """Wrap a lab's sentences in the HTML that screen readers announce; the height keeps what is below in place."""
+    return f'<div class="lab-words" style="min-height: {min_height}" aria-live="polite">{text}</div>'
+
+
+def still_picture(ax: Axes, *, text: str, alt: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the figure of `ax` as a PNG with its alternative text, and a plain text for readers without pictures."""
+    return {"image/png": plots.png(ax), "text/plain": text}, {"image/png": {"alt": alt}}

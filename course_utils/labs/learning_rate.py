@@ -1,33 +1,34 @@
-"""Lesson 02's labs: the learning-rate slider over real training runs, and the ball in a quadratic bowl."""
+"""Lesson 02's lab: a learning-rate slider over real training runs."""
 
 import contextlib
 import math
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import torch
-from torch import nn
 
-from course_utils import data, models, plots
-from course_utils.devices import seed_everything
+from course_utils import plots
+from course_utils.experiments.recorded_sweeps import EXPONENTS, RATES, RATES_PER_DECADE, RECORDED, SweepConfig
 from course_utils.labs import svg
-from course_utils.labs.base import Lab, layers
+from course_utils.labs.base import (
+    FIT,
+    GOAL_REACHED,
+    WRAP,
+    Lab,
+    Throttle,
+    html_box,
+    layers,
+    log_slider,
+    sentences,
+    still_picture,
+)
 from course_utils.learner.record import learner_folder
-from course_utils.lr import Sweep, iter_sweep_lr
-from course_utils.optimizers import make_optimizer
+from course_utils.lr import Sweep
 from course_utils.training import Trainer
+from course_utils.training.history import History
 
-EXPONENTS = (-5, 1)
-RATES_A_DECADE = 8
-RATES = [
-    float(f"{10 ** (EXPONENTS[0] + index / RATES_A_DECADE):.4g}")
-    for index in range((EXPONENTS[1] - EXPONENTS[0]) * RATES_A_DECADE + 1)
-]
-RATE_TICKS = ("10⁻⁵", "10⁻⁴", "0.001", "0.01", "0.1", "1", "10")
-# The handle starts at 0.316, where plain SGD works.
+# The slider starts at 0.316, where plain SGD works.
 START = 36
 OPTIMIZERS = {
     "SGD": "sgd",
@@ -37,61 +38,51 @@ OPTIMIZERS = {
     "AdamW": "adamw",
 }
 MODELS = {"MLP": "mlp", "small CNN": "cnn"}
-RECORDED = Path(__file__).resolve().parents[1] / "recorded"
-WIDTH, HEIGHT = 880, 340
-# A sweep that fills in is drawn again this often, in seconds: seldom enough to leave the time to the training.
-REDRAW = 0.25
-# A sweep that took longer than this, in seconds, is kept in the learner's folder for the next time.
+HEIGHT = 340
+# Redrawing all runs of a sweep takes longer than one curve, so it happens less often; in seconds.
+REDRAW_INTERVAL = 0.25
+# A sweep that took longer than this, in seconds, is stored in the learner's folder for the next time.
 KEEP_AFTER = 2.0
-WIDE = widgets.Layout(width="98%")
-CHOOSER = widgets.Layout(width="auto")
 
 
 class LearningRateLab(Lab):
     """Drag the learning rate and see at once how training goes: 49 real runs on the handwritten digits.
 
-    On the left the loss of every step, the run at the handle in front of all others; on the right the final loss
-    against the learning rate. "Train at this rate" trains once more with `Trainer` and lays that curve on top.
+    The left panel shows the loss of every step, with the run at the slider in front of all others; the right panel the
+    final loss against the learning rate. "Train at this rate" trains once more with `Trainer` and adds that curve.
 
     Args:
         num_epochs: passes over the 1,437 training images in each run.
-        seed: the weights and the order of the batches that all runs share.
+        seed: fixes the first weights and the order of the batches, which all runs share.
 
     Attributes:
-        lr, optimizer, momentum, model, batch_size: the controls; `lab.lr.value = 0.1` moves the handle.
+        lr, optimizer, momentum, model, batch_size: the controls; `lab.lr.value = 0.1` moves the slider.
         train, halt: the buttons.
-        sweep: the runs shown, or what there is of them so far.
+        sweep: the runs shown, as far as they are trained.
         exact: the last run of "Train at this rate" as (lr, losses), or None.
     """
 
+    sweep: Sweep
+
     def __init__(self, *, num_epochs: int = 5, seed: int = 0):
         self.num_epochs, self.seed = num_epochs, seed
-        self.lr = widgets.FloatLogSlider(
+        self.lr = log_slider(
+            "learning rate",
             value=RATES[START],
-            base=10,
-            min=EXPONENTS[0],
-            max=EXPONENTS[1],
-            step=1 / RATES_A_DECADE,
-            description="learning rate",
-            readout_format=".3g",
-            layout=WIDE,
-            style={"description_width": "90px"},
+            exponents=EXPONENTS,
+            step=1 / RATES_PER_DECADE,
             tooltip="learning rate, from 0.00001 to 10 on a log scale",
         )
-        self.optimizer = widgets.Dropdown(options=OPTIMIZERS, value="sgd", description="optimizer", layout=CHOOSER)
+        self.optimizer = widgets.Dropdown(options=OPTIMIZERS, value="sgd", description="optimizer", layout=FIT)
         self.momentum = widgets.Dropdown(
-            options=[0.5, 0.9, 0.95, 0.99], value=0.9, description="momentum", disabled=True, layout=CHOOSER
+            options=[0.5, 0.9, 0.95, 0.99], value=0.9, description="momentum", disabled=True, layout=FIT
         )
-        self.model = widgets.Dropdown(options=MODELS, value="mlp", description="model", layout=CHOOSER)
-        self.batch_size = widgets.Dropdown(
-            options=[16, 32, 64, 128], value=64, description="batch size", layout=CHOOSER
-        )
+        self.model = widgets.Dropdown(options=MODELS, value="mlp", description="model", layout=FIT)
+        self.batch_size = widgets.Dropdown(options=[16, 32, 64, 128], value=64, description="batch size", layout=FIT)
         self.train = widgets.Button(
             description="Train at this rate", icon="play", tooltip="train for real at exactly this learning rate"
         )
-        self._back, self._front, self._words = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        for part, name in ((self._back, "lab-back"), (self._front, "lab-front")):
-            part.add_class(name)
+        self._back, self._front, self._words = html_box("lab-back"), html_box("lab-front"), html_box()
         controls = {
             "lr": self.lr,
             "optimizer": self.optimizer,
@@ -100,32 +91,24 @@ class LearningRateLab(Lab):
             "batch_size": self.batch_size,
             "train": self.train,
         }
-        choosers = widgets.HBox(
-            [self.optimizer, self.momentum, self.model, self.batch_size], layout=widgets.Layout(flex_flow="row wrap")
-        )
+        choosers = widgets.HBox([self.optimizer, self.momentum, self.model, self.batch_size], layout=WRAP)
         super().__init__(
             [self.lr, choosers, layers(self._back, self._front), self._words],
             controls=controls,
             css_class="learning-rate-lab",
             buttons=[self.train],
         )
-        self.sweep: Sweep | None = None
         self.exact: tuple[float, list[float]] | None = None
-        self._finished: dict[tuple[Any, ...], Sweep] = {}
-        self._x, self._y = data.load("digits").train.dataset.tensors
-        self.when(self.lr, self._follow)
+        self._finished: dict[SweepConfig, Sweep] = {}
+        self.on_change(self.lr, self.follow)
         for control in (self.optimizer, self.momentum, self.model, self.batch_size):
-            self.when(control, self._change)
-        self.when(self.train, self._train)
+            self.on_change(control, self._change)
+        self.on_change(self.train, self._train)
         # The first sweep is made before the lab is shown: it is useful before any click, and it is the still picture.
         self._make_sweep(lambda: False)
         self.settle(60)
 
-    # What the hand asks for: each notes what is wanted and hands the work on.
-
-    def _follow(self) -> None:
-        self.clear_error()
-        self.draw()
+    # Callbacks: each notes the new setting and leaves the work to a worker.
 
     def _change(self) -> None:
         self.clear_error()
@@ -137,112 +120,72 @@ class LearningRateLab(Lab):
         self.clear_error()
         self.computing.submit(self._train_exactly)
 
-    # What the workers do.
+    # Jobs of the workers.
 
-    def _setting(self) -> tuple[Any, ...]:
-        momentum = self.momentum.value if self.optimizer.value == "momentum" else None
-        return self.model.value, self.optimizer.value, momentum, self.batch_size.value, self.num_epochs, self.seed
+    def _config(self) -> SweepConfig:
+        return SweepConfig(
+            self.model.value,
+            self.optimizer.value,
+            self.momentum.value if self.optimizer.value == "momentum" else None,
+            self.batch_size.value,
+            self.num_epochs,
+            self.seed,
+        )
 
-    def _make_sweep(self, stale: Callable[[], bool]) -> None:
-        """Find or train the sweep of the chosen setting, shown as it fills in; a stale one is left unfinished."""
-        setting = self._setting()
-        name = "-".join(str(part) for part in setting if part is not None) + ".json"
+    def _make_sweep(self, cancelled: Callable[[], bool]) -> None:
+        """Find or train the sweep of the chosen setting, and show it as it fills in; stop if cancelled."""
+        config = self._config()
         trouble = ""
-        if setting not in self._finished:
-            trouble = self._find(setting, name)
-        if setting in self._finished:
-            self.sweep = self._finished[setting]
-            self.told()
+        if config not in self._finished:
+            try:
+                found = config.find([learner_folder() / "sweeps", RECORDED])
+            except (OSError, ValueError) as error:
+                found, trouble = None, f"The stored sweep could not be used and was trained again: {error}"
+            if found is not None:
+                self._finished[config] = found
+        if config in self._finished:
+            self.sweep = self._finished[config]
+            self.end_progress()
             self.draw(back=True)
             return
-        model, optimizer, momentum, batch_size, num_epochs, seed = setting
-        options = {} if momentum is None else {"momentum": momentum}
-        runs = iter_sweep_lr(
-            lambda: models.make_model(model, self._x.shape[1:]),
-            self._x,
-            self._y,
-            RATES,
-            optimizer=optimizer,
-            num_epochs=num_epochs,
-            batch_size=batch_size,
-            seed=seed,
-            **options,
-        )
-        began = drawn = time.monotonic()
-        with contextlib.closing(runs):
-            for sweep in runs:
+        began, redraw = time.monotonic(), Throttle(REDRAW_INTERVAL)
+        with contextlib.closing(config.train()) as sweeps:
+            for sweep in sweeps:
                 self.sweep = sweep
-                if stale():
-                    self.told("stopped")
+                if cancelled():
+                    self.end_progress("stopped")
                     return
-                if time.monotonic() - drawn > REDRAW:
-                    self.tell(sweep.steps_done / sweep.losses.shape[1], f"training {len(RATES)} rates at once")
+                if redraw.due():
+                    self.show_progress(sweep.steps_done / sweep.losses.shape[1], f"training {len(RATES)} rates at once")
                     self.draw(back=True)
-                    drawn = time.monotonic()
-        self._finished[setting] = self.sweep
+        self._finished[config] = self.sweep
         self.draw(back=True)
         if time.monotonic() - began > KEEP_AFTER:
             try:
-                self.sweep.save(learner_folder() / "sweeps" / name)
+                self.sweep.save(learner_folder() / "sweeps" / config.file_name)
             except OSError as error:
-                trouble = f"not kept for the next time: {str(learner_folder())!r} cannot be written ({error.strerror})"
-        self.told(trouble)
+                trouble = f"The sweep was not stored: {str(learner_folder())!r} cannot be written ({error.strerror})"
+        self.end_progress(trouble)
 
-    def _find(self, setting: tuple[Any, ...], name: str) -> str:
-        """Look for a sweep in the learner's folder, then among the recorded ones; return what was wrong with it."""
-        path = next(
-            (place / name for place in (learner_folder() / "sweeps", RECORDED) if (place / name).is_file()), None
-        )
-        if path is None:
-            return ""
-        try:
-            found = Sweep.load(path)
-        except (OSError, ValueError) as error:
-            return f"{name} could not be used and was trained anew: {error}"
-        if found.lrs != RATES:
-            return f"{name} holds other learning rates and was trained anew"
-        self._finished[setting] = found
-        return ""
+    def _train_exactly(self, cancelled: Callable[[], bool]) -> None:
+        """Train once with the course's own loop at exactly the slider's rate."""
+        lr, redraw = self.lr.value, Throttle(REDRAW_INTERVAL)
 
-    def _train_exactly(self, stale: Callable[[], bool]) -> None:
-        """Train once with the course's own loop at exactly the handle's rate."""
-        model, optimizer, momentum, batch_size, num_epochs, seed = self._setting()
-        lr = self.lr.value
-        with torch.random.fork_rng(devices=[]):
-            seed_everything(seed)
-            net = models.make_model(model, self._x.shape[1:])
-        options = {} if momentum is None else {"momentum": momentum}
-        batches = data.Batches(self._x, self._y, batch_size=batch_size, seed=seed)
-        losses: list[float] = []
-        drawn = 0.0
-
-        def follow(step: int, num_steps: int, history: Any) -> None:
-            nonlocal drawn
-            losses[:] = [value for _, value in history.step_loss]
-            self.exact = (lr, list(losses))
-            if stale():
+        def follow(trainer: Trainer, step: int, num_steps: int, history: History) -> None:
+            self.exact = (lr, [value for _, value in history.step_loss])
+            if cancelled():
                 trainer.stop()
-            if time.monotonic() - drawn > REDRAW:
-                drawn = time.monotonic()
-                self.tell(step / num_steps, f"step {step} of {num_steps}")
-                self._follow()
+            if redraw.due():
+                self.show_progress(step / num_steps, f"step {step} of {num_steps}")
+                self.follow()
 
-        trainer = Trainer(
-            net,
-            make_optimizer(optimizer, net.parameters(), lr, **options),
-            nn.CrossEntropyLoss(),
-            device="cpu",
-            log_every=1,
-            progress=follow,
-            on_nonfinite="skip",
-        )
         try:
-            trainer.fit(batches, num_epochs=num_epochs)
+            self._config().train_once(lr, follow)
         finally:
-            self.told()
-        self._follow()
+            self.end_progress()
+        self.follow()
 
-    # What is drawn. The back changes with the setting, the front with the handle.
+    # Drawing: the back changes with the setting, the front with the slider.
 
     def _panels(self) -> tuple[svg.Panel, svg.Panel]:
         top, steps = plots.ceiling(self.sweep), self.sweep.losses.shape[1]
@@ -256,13 +199,13 @@ class LearningRateLab(Lab):
         loss_ticks = [(value, str(value)) for value in range(int(left.y_range[1]) + 1)]
         epoch = sweep.losses.shape[1] // self.num_epochs
         epoch_ticks = [(count * epoch, str(count * epoch)) for count in range(self.num_epochs + 1)]
-        rate_ticks = [(10.0**power, words) for power, words in zip(range(-5, 2), RATE_TICKS, strict=True)]
+        rate_ticks = svg.decades(*EXPONENTS)
         body = [
             left.axes("Loss at each step", "step (one tick an epoch)", "loss of the batch", epoch_ticks, loss_ticks)
         ]
         family = "".join(left.path(steps, curve) for curve in sweep.losses.tolist())
         body.append(svg.line(family, colour="faint", width=0.6, opacity=0.3))
-        # Every run starts here: a model that knows nothing gives each of ten digits the same chance.
+        # Every run starts here: an untrained model assigns each of the ten digits about the same probability.
         nothing = left.y(math.log(10))
         body.append(svg.line(f"M{left.left} {nothing:.1f}H{left.left + left.width}", colour="ink", width=1, dash="2 4"))
         body.append(svg.text(left.left + 6, nothing - 7, "knows nothing: ln 10", size=11))
@@ -278,7 +221,7 @@ class LearningRateLab(Lab):
             body.append(
                 svg.text(right.left + 20, right.top + 40, f"training {len(RATES)} rates: {share:.0%}", colour="faint")
             )
-        self._back.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=self._alt())
+        self._back.value = svg.picture(HEIGHT, "".join(body), alt=self._alt())
 
     def _draw_front(self) -> None:
         sweep, (left, right) = self.sweep, self._panels()
@@ -300,16 +243,16 @@ class LearningRateLab(Lab):
             x, y = right.x(sweep.lrs[index]), right.y(final if math.isfinite(final) else math.inf)
             down = f"M{x:.1f} {right.top + 22}V{right.top + right.height}"
             body.append(svg.line(down, colour="accent", width=1, dash="3 3"))
-            body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="var(--lab-accent)"/>')
+            body.append(svg.dot(x, y, 6))
         shown, sentence = f"{sweep.lrs[index]:.4g}", self._sentence(index)
         alt = svg.plain(sentence.partition("<br>")[0])
-        self._front.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=alt, data_shown=shown)
-        self._words.value = f'<div class="lab-words" aria-live="polite">{sentence}</div>'
+        self._front.value = svg.picture(HEIGHT, "".join(body), alt=alt, data_shown=shown)
+        self._words.value = sentences(sentence)
 
-    # What is said.
+    # Sentences.
 
     def _sentence(self, index: int) -> str:
-        """The numbers at the handle in words, and whether the goal is reached."""
+        """Describe the run at the slider, and whether the goal is reached."""
         sweep = self.sweep
         lr, losses = plots.rate_text(sweep.lrs[index]), sweep.losses[index]
         if sweep.steps_done < losses.numel():
@@ -318,20 +261,23 @@ class LearningRateLab(Lab):
         peak = losses[losses.isfinite()].max().item()
         if not math.isfinite(final):
             ended = f"its loss stopped being a number after step {int(losses.isfinite().sum())}"
+        elif peak > 1.2 * start:
+            ended = (
+                f"the loss went from {start:.2f} to {final:.3f} in {self.num_epochs} epochs, "
+                f"with a jump to {peak:.3g} on the way"
+            )
         else:
             ended = f"the loss went from {start:.2f} to {final:.3f} in {self.num_epochs} epochs"
-            if peak > 1.2 * start:
-                ended += f", with a jump to {peak:.3g} on the way"
         works = [rate for rate, name in zip(sweep.lrs, sweep.zones, strict=True) if name == "works"]
         goal = "Goal: find the largest rate that still works."
         if works and sweep.lrs[index] == works[-1]:
-            goal = "<b>Goal reached ✓</b> this is the largest rate of this setting that still works."
+            goal = f"{GOAL_REACHED} this is the largest rate of this setting that still works."
         return f"<b>Learning rate {lr}: {zone}.</b> At this rate {ended}.<br>{goal}"
 
     def _alt(self) -> str:
         sweep = self.sweep
         if sweep.steps_done < sweep.losses.shape[1]:
-            return "The loss curves of 49 learning rates, still being trained."
+            return f"The loss curves of {len(RATES)} learning rates, still being trained."
         spans = "; ".join(
             f"{zone} from {plots.rate_text(low)} to {plots.rate_text(high)}"
             for zone, low, high in plots.zone_spans(sweep)
@@ -345,12 +291,12 @@ class LearningRateLab(Lab):
         left, right = plots.new_axes(2)
         plots.plot_losses(self.sweep, self.lr.value, ax=left)
         plots.plot_final_losses(self.sweep, self.lr.value, ax=right)
-        words = "LearningRateLab: run the cell, then drag the learning rate"
-        return {"image/png": plots.png(left), "text/plain": words}, {"image/png": {"alt": self._alt()}}
+        text = "LearningRateLab: run the cell, then drag the learning rate"
+        return still_picture(left, text=text, alt=self._alt())
 
 
 def _band(panel: svg.Panel, zone: str, low: float, high: float) -> str:
-    """One named zone of the right panel; a zone too narrow for its name shows the colour alone."""
+    """Draw one named zone of the right panel; a zone too narrow for its name shows only the colour."""
     colour = {"too slow": "slow", "works": "good", "diverges": "bad"}[zone]
     left, right = panel.x(low), panel.x(high)
     rect = (

@@ -1,4 +1,4 @@
-"""Lesson 00's card: what this machine has, as a widget, so that no stored output names one machine's paths."""
+"""Lesson 00's card of this machine: a widget, so that no stored output contains one machine's paths."""
 
 import html
 from collections.abc import Sequence
@@ -9,17 +9,17 @@ import ipywidgets as widgets
 from course_utils.labs.base import Lab
 from course_utils.learner.machine import MachineCheck
 
-# A screen reader would call the marks by the names of their signs.
+# Without a label, a screen reader would read out the names of these characters.
 HERE, MISSING = (
     f'<span role="img" aria-label="{words}">{mark}</span>' for words, mark in (("here", "✓"), ("missing", "✗"))
 )
 
 
 class MachineCard(Lab):
-    """Show what `machine.look()` found: one row a point, and what to do where something is missing.
+    """Show what `machine.look()` found, one row per check, with advice if something is missing.
 
     Args:
-        points: what was found.
+        points: the results of the checks.
     """
 
     def __init__(self, points: Sequence[MachineCheck]):

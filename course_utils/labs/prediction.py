@@ -1,4 +1,4 @@
-"""A guess before the cell that answers it: one click, kept, and set beside the outcome."""
+"""A guess before the cell that answers it: one click, recorded, and later shown beside the outcome."""
 
 import html
 from typing import Any
@@ -10,7 +10,7 @@ from course_utils.learner.record import progress
 
 
 class Revealed:
-    """The outcome of a prediction beside the learner's guess, as text and as HTML."""
+    """The outcome of a prediction beside the learner's guess."""
 
     def __init__(self, question: str, guess: str | None, outcome: str):
         self.question, self.guess, self.outcome = question, guess, outcome
@@ -18,15 +18,16 @@ class Revealed:
     def __repr__(self) -> str:
         if self.guess is None:
             return f"It turned out: {self.outcome}. (You made no guess.)"
-        verdict = "as you predicted" if self.guess == self.outcome else f"you predicted: {self.guess}"
-        return f"It turned out: {self.outcome} ({verdict})."
+        if self.guess == self.outcome:
+            return f"It turned out: {self.outcome} (as you predicted)."
+        return f"It turned out: {self.outcome} (you predicted: {self.guess})."
 
 
 class Prediction(Lab):
-    """A question with a few answers to choose from before the next cell is run; never required.
+    """A question with a few answers to choose from before the next cell runs; answering is optional.
 
     Args:
-        name: the prediction's key in the learner's record; it begins with the lesson's number.
+        name: the prediction's key in the learner's record, beginning with the lesson's number.
         question: one sentence.
         options: the answers to choose from.
 
@@ -34,7 +35,7 @@ class Prediction(Lab):
         choice: the buttons.
 
     Raises:
-        ValueError: fewer than two options, or one of them twice.
+        ValueError: there are fewer than two options, or one of them twice.
     """
 
     def __init__(self, name: str, question: str, options: list[str]):
@@ -50,7 +51,7 @@ class Prediction(Lab):
         self._kept, self._news = widgets.HTML(), progress().news()
         asked = widgets.HTML(f"<b>Predict.</b> {html.escape(question)}")
         super().__init__([asked, self.choice, self._kept], controls={"choice": self.choice}, css_class="prediction-lab")
-        self.when(self.choice, self._record)
+        self.on_change(self.choice, self._record)
         self._say()
 
     def _record(self) -> None:
@@ -64,19 +65,20 @@ class Prediction(Lab):
         self._news = self._news or progress().news()
         words = f"Your guess is kept: {guess}." if guess else "Choose one, or just go on."
         if "outcome" in entry and self.choice.value not in (None, guess):
-            first = f"your first guess stays: {guess}." if guess else "you made no guess before."
-            words = f"The outcome has been shown, so this one is not counted; {first}"
+            words = "The outcome has been shown, so this one is not counted; you made no guess before."
+            if guess:
+                words = f"The outcome has been shown, so this one is not counted; your first guess stays: {guess}."
         said = html.escape(f"{words} {self._news}".strip())
         self._kept.value = f'<span aria-live="polite">{said}</span>'
 
     def reveal(self, outcome: str) -> Revealed:
-        """Set the outcome beside the guess.
+        """Record the outcome, and return it beside the guess.
 
         Raises:
-            ValueError: the outcome is none of the options.
+            ValueError: the outcome is not one of the options.
         """
         if outcome not in self.options:
-            raise ValueError(f"outcome {outcome!r} is none of the options {self.options!r}")
+            raise ValueError(f"outcome must be one of the options {self.options!r}, got {outcome!r}")
         return Revealed(self.question, progress().reveal(self.name, self.question, outcome), outcome)
 
     def picture(self) -> tuple[dict[str, Any], dict[str, Any]]:

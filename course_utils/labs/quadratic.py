@@ -1,4 +1,4 @@
-"""Lesson 02's second lab: gradient descent in a bowl whose limit, 2/λ, is known exactly."""
+"""Lesson 02's second lab: gradient descent in a bowl whose largest stable learning rate, 2/λ, is known exactly."""
 
 from typing import Any
 
@@ -6,13 +6,12 @@ import ipywidgets as widgets
 
 from course_utils import plots
 from course_utils.labs import svg
-from course_utils.labs.base import Lab
+from course_utils.labs.base import GOAL_REACHED, Lab, html_box, sentences, slider_options, still_picture
 from course_utils.lr import descend
 
-WIDTH, HEIGHT = 880, 320
+HEIGHT = 320
 NUM_STEPS = 30
 START = 1.0
-WIDE = widgets.Layout(width="98%")
 
 
 class QuadraticLab(Lab):
@@ -20,20 +19,18 @@ class QuadraticLab(Lab):
 
     Attributes:
         lr, curvature: the sliders.
-        path: the 31 values of w for the sliders' values.
+        path: the 31 values of w at the present settings.
     """
 
     def __init__(self):
-        style = {"description_width": "90px"}
         self.lr = widgets.FloatSlider(
             value=0.1,
             min=0.01,
             max=1.2,
             step=0.01,
             description="learning rate",
-            layout=WIDE,
-            style=style,
             tooltip="learning rate, from 0.01 to 1.2",
+            **slider_options(),
         )
         self.curvature = widgets.FloatSlider(
             value=4.0,
@@ -41,12 +38,10 @@ class QuadraticLab(Lab):
             max=10.0,
             step=0.5,
             description="curvature λ",
-            layout=WIDE,
-            style=style,
             tooltip="curvature of the bowl, from 1 to 10",
+            **slider_options(),
         )
-        self._drawn, self._words = widgets.HTML(), widgets.HTML()
-        self._drawn.add_class("lab-front")
+        self._drawn, self._words = html_box("lab-front"), html_box()
         super().__init__(
             [self.lr, self.curvature, self._drawn, self._words],
             controls={"lr": self.lr, "curvature": self.curvature},
@@ -54,10 +49,10 @@ class QuadraticLab(Lab):
         )
         self.path: list[float] = []
         for control in (self.lr, self.curvature):
-            self.when(control, lambda: self.drawing.submit(lambda stale: self._draw()))
-        self._draw()
+            self.on_change(control, self.follow)
+        self._draw_front()
 
-    def _draw(self) -> None:
+    def _draw_front(self) -> None:
         lr, curvature = self.lr.value, self.curvature.value
         self.path = descend(START, lr, curvature, NUM_STEPS)
         top = 0.5 * curvature * 1.6**2
@@ -66,26 +61,22 @@ class QuadraticLab(Lab):
         ws = [-1.6 + 0.04 * index for index in range(81)]
         losses = [0.5 * curvature * w * w for w in self.path]
         inside = [w for w in self.path if abs(w) <= 1.6]
-        # A ball that leaves the bowl is drawn up to its first step outside; the panel's edge holds that one.
+        # A ball that leaves the bowl is drawn up to its first step outside, which the panel clamps to its edge.
         seen = self.path[: len(inside) + 1]
         w_ticks, half = [(w, f"{w}") for w in (-1, 0, 1)], top / 2
         step_ticks = [(step, f"{step}") for step in (0, 10, 20, 30)]
-        power_ticks = [(1e-6, "10⁻⁶"), (1e-3, "10⁻³"), (1.0, "1"), (1e3, "10³")]
         body = [
             bowl.axes("The ball in the bowl", "weight w", "loss ½ λ w²", w_ticks, [(0, "0"), (half, f"{half:.3g}")]),
             svg.line(bowl.path(ws, [0.5 * curvature * w * w for w in ws]), colour="faint", width=1.2),
             svg.line(bowl.path(seen, losses[: len(seen)]), colour="accent", width=1.6),
-            *(
-                f'<circle cx="{bowl.x(w):.1f}" cy="{bowl.y(loss):.1f}" r="3.5" fill="var(--lab-accent)"/>'
-                for w, loss in zip(seen, losses, strict=False)
-            ),
-            fall.axes("Loss after each step", "step", "loss (log scale)", step_ticks, power_ticks),
+            *(svg.dot(bowl.x(w), bowl.y(loss), 3.5) for w, loss in zip(seen, losses, strict=False)),
+            fall.axes("Loss after each step", "step", "loss (log scale)", step_ticks, svg.decades(-6, 3, 3)),
             svg.line(fall.path(range(NUM_STEPS + 1), losses), colour="accent", width=2.2),
         ]
         sentence, reached = self._sentence()
-        goal = "<b>Goal reached ✓</b>" if reached else "Goal: make the ball land on the bottom in one single step."
-        self._drawn.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=sentence, data_shown=f"{lr:.4g}")
-        self._words.value = f'<div class="lab-words" aria-live="polite">{sentence}<br>{goal}</div>'
+        goal = GOAL_REACHED if reached else "Goal: make the ball land on the bottom in one single step."
+        self._drawn.value = svg.picture(HEIGHT, "".join(body), alt=sentence, data_shown=f"{lr:.4g}")
+        self._words.value = sentences(f"{sentence}<br>{goal}")
 
     def _sentence(self) -> tuple[str, bool]:
         lr, curvature = self.lr.value, self.curvature.value
@@ -109,11 +100,11 @@ class QuadraticLab(Lab):
         paths = {lr: descend(START, lr, self.curvature.value, NUM_STEPS) for lr in rates}
         plots.plot_bowl(self.curvature.value, paths, ax=bowl)
         plots.plot_descent(paths, ax=fall)
-        words = "QuadraticLab: run the cell, then drag the learning rate and the curvature"
+        text = "QuadraticLab: run the cell, then drag the learning rate and the curvature"
         rolls, lands, jumps, flies = (f"{lr:.3g}" for lr in rates)
         alt = (
             f"Left: a ball in a bowl of curvature {self.curvature.value:g} at four learning rates. Right: its distance "
             f"from the bottom. At {rolls} it rolls down, at {lands} it lands on the bottom in one step, at {jumps} it "
             f"jumps from side to side and comes down, at {flies} each jump is longer."
         )
-        return {"image/png": plots.png(bowl), "text/plain": words}, {"image/png": {"alt": alt}}
+        return still_picture(bowl, text=text, alt=alt)

@@ -1,7 +1,7 @@
 """Small SVG pictures for the labs: a panel with axes, and the paths in it.
 
-A browser shows an inline SVG of a kilobyte in two frames; a matplotlib figure takes three to thirteen times as long.
-Colours are the lab's CSS variables, so a picture follows the theme without being drawn again.
+A browser shows an inline SVG of a kilobyte within two frames; a matplotlib figure takes three to thirteen times as
+long. Colours are the lab's CSS variables, so a picture follows the theme without a redraw.
 """
 
 import html
@@ -10,10 +10,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# The width of every lab's picture, in pixels of the picture.
+WIDTH = 880
+
+Ticks = Sequence[tuple[float, str]]
+
 
 @dataclass(frozen=True)
 class Panel:
-    """A rectangle of the picture with one scale for each axis.
+    """A rectangle of the picture, with a scale for each axis.
 
     Attributes:
         left, top, width, height: the rectangle, in pixels of the picture.
@@ -31,15 +36,15 @@ class Panel:
     log_y: bool = False
 
     def x(self, value: float) -> float:
-        """The pixel of an x value, kept inside the panel."""
+        """Return the pixel of an x value, kept inside the panel."""
         return self.left + self.width * _share(value, *self.x_range, self.log_x)
 
     def y(self, value: float) -> float:
-        """The pixel of a y value, kept inside the panel: a loss that runs away follows the upper edge."""
+        """Return the pixel of a y value, kept inside the panel: a loss that runs away follows the upper edge."""
         return self.top + self.height * (1 - _share(value, *self.y_range, self.log_y))
 
     def path(self, xs: Sequence[float], ys: Sequence[float]) -> str:
-        """The `d` attribute of a line through the points, up to the first NaN; infinity is at the upper edge."""
+        """Return the `d` attribute of a line through the points up to the first NaN; infinity is at the upper edge."""
         points = []
         for x, y in zip(xs, ys, strict=True):
             if math.isnan(y):
@@ -47,15 +52,8 @@ class Panel:
             points.append(f"{self.x(x):.1f} {self.y(y):.1f}")
         return "M" + "L".join(points) if points else ""
 
-    def axes(
-        self,
-        title: str,
-        x_label: str,
-        y_label: str,
-        x_ticks: Sequence[tuple[float, str]],
-        y_ticks: Sequence[tuple[float, str]],
-    ) -> str:
-        """The frame, a title, both labels, and ticks given as (value, text)."""
+    def axes(self, title: str, x_label: str, y_label: str, x_ticks: Ticks, y_ticks: Ticks) -> str:
+        """Draw the frame, a title, both labels, and ticks given as (value, text)."""
         right, bottom = self.left + self.width, self.top + self.height
         parts = [
             f'<rect x="{self.left}" y="{self.top}" width="{self.width}" height="{self.height}" fill="none" '
@@ -77,7 +75,7 @@ class Panel:
 
 
 def _share(value: float, low: float, high: float, log: bool) -> float:
-    """Where `value` lies between `low` (0) and `high` (1), held inside."""
+    """Return the position of `value` between `low` (0) and `high` (1), clamped to this range."""
     if log:
         value, low, high = math.log10(max(value, low)), math.log10(low), math.log10(high)
     return min(max((value - low) / (high - low), 0.0), 1.0)
@@ -86,7 +84,7 @@ def _share(value: float, low: float, high: float, log: bool) -> float:
 def text(
     x: float, y: float, words: str, *, anchor: str = "start", size: int = 13, weight: str = "400", colour: str = "ink"
 ) -> str:
-    """Words in the picture, escaped, in one of the lab's colours."""
+    """Draw text, escaped, in one of the lab's colours."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
         f'fill="var(--lab-{colour})">{html.escape(words)}</text>'
@@ -94,7 +92,7 @@ def text(
 
 
 def line(d: str, *, colour: str, width: float, opacity: float = 1.0, dash: str = "") -> str:
-    """A line along the path `d` in one of the lab's colours."""
+    """Draw a line along the path `d` in one of the lab's colours."""
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
     return (
         f'<path d="{d}" fill="none" stroke="var(--lab-{colour})" stroke-width="{width}" opacity="{opacity}"{dashes} '
@@ -102,15 +100,35 @@ def line(d: str, *, colour: str, width: float, opacity: float = 1.0, dash: str =
     )
 
 
+def dot(x: float, y: float, radius: float, *, colour: str = "accent") -> str:
+    """Draw a filled circle in one of the lab's colours."""
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="var(--lab-{colour})"/>'
+
+
+def decades(low: int, high: int, step: int = 1) -> list[tuple[float, str]]:
+    """Return ticks at powers of ten for a log axis; short numbers are written out, others as powers.
+
+    >>> [text for _, text in decades(-4, 4, 2)]
+    ['10⁻⁴', '0.01', '1', '100', '10⁴']
+    """
+    return [(10.0**power, _power(power)) for power in range(low, high + 1, step)]
+
+
+def _power(power: int) -> str:
+    if -3 <= power <= 3:
+        return f"{10.0**power:g}"
+    return "10" + "".join("⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".index(sign)] for sign in str(power))
+
+
 def plain(words: str) -> str:
-    """Words without their HTML, on one line: what a picture's `alt` takes."""
+    """Return text without its HTML, on one line, as a picture's `alt` needs it."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", words.replace("<br>", " "))).split())
 
 
-def picture(width: int, height: int, body: str, *, alt: str, **attributes: str) -> str:
-    """The whole SVG element; an empty `alt` marks a layer that another layer's words already describe."""
+def picture(height: int, body: str, *, alt: str, **attributes: str) -> str:
+    """Return the whole SVG element; an empty `alt` marks a layer that another layer's text already describes."""
     role = f'role="img" aria-label="{html.escape(alt, quote=True)}"' if alt else 'aria-hidden="true"'
     more = "".join(
         f' {name.replace("_", "-")}="{html.escape(value, quote=True)}"' for name, value in attributes.items()
     )
-    return f'<svg viewBox="0 0 {width} {height}" {role}{more}>{body}</svg>'
+    return f'<svg viewBox="0 0 {WIDTH} {height}" {role}{more}>{body}</svg>'

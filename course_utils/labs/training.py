@@ -1,4 +1,4 @@
-"""Lesson 08's lab: a real run of `Trainer` in the background, held, steered and ended by hand."""
+"""Lesson 08's lab: a real run of `Trainer` in the background, to be paused, steered and stopped."""
 
 import contextlib
 import copy
@@ -11,61 +11,66 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
-import torch
-from torch import nn
 
 from course_utils import data, models, plots
-from course_utils.devices import seed_everything
 from course_utils.errors import positive_integer
+from course_utils.experiments.digits import Follow, fit_digits, seeded_model
 from course_utils.labs import svg
-from course_utils.labs.base import Lab, layers
+from course_utils.labs.base import (
+    FIT,
+    GOAL_REACHED,
+    Lab,
+    Throttle,
+    html_box,
+    layers,
+    log_slider,
+    sentences,
+    still_picture,
+)
 from course_utils.learner.record import learner_folder
 from course_utils.optimizers import make_optimizer
 from course_utils.training import NonFiniteError, Trainer
 from course_utils.training.history import History
 
-# The goal: the accuracy on images the model has never seen, after the last epoch.
+# The goal: the accuracy on the validation images after the last epoch.
 GOAL = 0.97
-# The rate that the lab opens with: so small that the run does not reach the goal when nobody moves it.
+# The rate at the start: too small for the run to reach the goal if it is not changed.
 START_RATE = 10**-1.5
 EXPONENTS = (-4, 1)
-RATE_TICKS = [(1e-4, "10⁻⁴"), (1e-2, "0.01"), (1.0, "1")]
-# A step of this model takes a third of a millisecond: a run would be over before a hand has moved.
+# A step of this model takes a third of a millisecond: at full speed a run ends before anybody can move the slider.
 SPEEDS = {"slow motion: 60 steps a second": 60.0, "as fast as it goes": 0.0}
-# The picture is drawn this often, in seconds, and a run that rests looks this often whether it may go on.
-REDRAW, LOOK = 0.1, 0.05
-# A path of more points is no finer on a screen.
-MOST_POINTS = 500
-WIDTH, HEIGHT = 880, 380
-WIDE = widgets.Layout(width="98%")
-CHOOSER = widgets.Layout(width="auto")
+# A paused run checks this often whether to continue, in seconds.
+POLL_INTERVAL = 0.05
+# More points than this make a path no finer on a screen.
+MAX_POINTS = 500
+HEIGHT = 380
 
 
 class TrainingLab(Lab):
-    """Start a real training run, change its learning rate while it runs, hold it, and stop it; the kernel stays free.
+    """Start a real training run, change its learning rate while it runs, pause it, and stop it; the kernel stays free.
 
-    `Trainer` trains plain SGD on the handwritten digits in a thread of its own. On the left is the loss of each step
-    with the learning rate below it, on the right the accuracy on held-out images after each epoch. The grey curves are
-    a run that nobody touched. Each run keeps its checkpoint and its TensorBoard files in a folder of its own,
-    `runs/training-lab-N` in the learner's folder.
+    `Trainer` trains with plain SGD on the handwritten digits in a background thread. The left panel shows the loss of
+    each step with the learning rate below it, the right panel the accuracy on the validation images after each epoch.
+    The grey curves are a run with a constant rate. Each run writes its checkpoint and its TensorBoard files to its own
+    folder, `runs/training-lab-N` in the learner's folder.
 
-    A run ends by itself after `num_epochs`; it ends after the step it is at when Stop is pressed, when another
-    `TrainingLab` is made (the cell was run again), when the lab is closed, at JupyterLab's own stop button between two
-    cells, and with the kernel.
+    A run ends by itself after `num_epochs`. It stops after its current step when Stop is pressed, when another
+    `TrainingLab` is made (the cell was run again), when the lab is closed, when the kernel is interrupted between two
+    cells, and when the kernel ends.
 
     Args:
         num_epochs: passes over the 1,437 training images in each run.
-        seed: the first weights and the order of the batches, the same for each run.
+        seed: fixes the first weights and the order of the batches, the same for each run.
 
     Attributes:
-        lr, speed: the controls; `lab.lr.value = 0.1` moves the handle.
+        lr, speed: the controls; `lab.lr.value = 0.1` moves the slider.
         start, pause, halt: the buttons.
-        state: "ready", "running", "paused", "finished", "stopped" or "broken" (the loss was no number any more).
-        history: the figures of the run shown, as `Trainer` records them.
+        state: "ready", "running", "paused", "finished", "stopped" or "broken" (the loss became NaN or infinite).
+        history: the history of the run shown, as `Trainer` records it.
         run_dir: the folder of that run, or None before the first.
 
     Raises:
-        ValueError: num_epochs is no whole number of at least 1.
+        ValueError: num_epochs is not a whole number of at least 1.
     """
 
     def __init__(self, *, num_epochs: int = 20, seed: int = 0):
@@ -73,156 +78,136 @@ class TrainingLab(Lab):
         for other in list(Lab.alive):
             if isinstance(other, TrainingLab):
                 other.stop()
-        self.lr = widgets.FloatLogSlider(
+        self.lr = log_slider(
+            "learning rate",
             value=START_RATE,
-            base=10,
-            min=EXPONENTS[0],
-            max=EXPONENTS[1],
+            exponents=EXPONENTS,
             step=1 / 8,
-            description="learning rate",
-            readout_format=".3g",
-            layout=WIDE,
-            style={"description_width": "90px"},
             tooltip="learning rate from the next step on, from 0.0001 to 10 on a log scale",
         )
-        self.speed = widgets.Dropdown(options=SPEEDS, value=60.0, description="speed", layout=CHOOSER)
+        self.speed = widgets.Dropdown(options=SPEEDS, value=60.0, description="speed", layout=FIT)
         self.start = widgets.Button(description="Start", icon="play", tooltip="train from fresh weights")
         self.pause = widgets.Button(
-            description="Pause", icon="pause", disabled=True, tooltip="hold the run after this step, or let it go on"
+            description="Pause", icon="pause", disabled=True, tooltip="pause the run after this step, or continue it"
         )
-        self._back, self._front, self._words = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        for part, name in ((self._back, "lab-back"), (self._front, "lab-front")):
-            part.add_class(name)
+        self._back, self._front, self._words = html_box("lab-back"), html_box("lab-front"), html_box()
         super().__init__(
             [self.lr, widgets.HBox([self.speed]), layers(self._back, self._front), self._words],
             controls={"lr": self.lr, "speed": self.speed, "start": self.start, "pause": self.pause},
             css_class="training-lab",
             buttons=[self.start, self.pause],
         )
-        digits = data.load("digits")
-        self._x, self._y = digits.train.dataset.tensors
-        self._valid, self._num_batches = digits.valid, len(digits.train)
+        self._num_batches = len(data.load("digits").train)
         self.num_steps = self.num_epochs * self._num_batches
-        with torch.random.fork_rng(devices=[]):
-            seed_everything(seed)
-            self._fresh = models.MLP()  # copied for each run, so that no run touches the learner's random numbers
-        self.state, self.history, self.run_dir = "ready", History(), None
-        self._held, self._rests, self._drawn = threading.Event(), False, 0.0
+        self._model = seeded_model(models.MLP, seed)
+        self.state, self.history = "ready", History()
+        self.run_dir: Path | None = None
+        self._pause_requested, self._paused = threading.Event(), False
         self._temporary: list[tempfile.TemporaryDirectory] = []
-        self.when(self.lr, self._follow)
-        self.when(self.start, self._begin)
-        self.when(self.pause, self._hold)
-        # An untouched run is made before the lab is shown: something to beat, and the still picture.
+        self.on_change(self.lr, self.follow)
+        self.on_change(self.start, self._begin)
+        self.on_change(self.pause, self._toggle_pause)
+        # A run with a constant rate is made before the lab is shown: something to beat, and the still picture.
         self.untouched = self._fit(START_RATE)
         self._draw_back()
         self._draw_front()
-        self._say()
 
-    # What the hand asks for: each notes what is wanted and hands the work on.
-
-    def _follow(self) -> None:
-        self.clear_error()
-        self.drawing.submit(lambda stale: self._show())
+    # Callbacks: each notes the request and leaves the work to a worker.
 
     def _begin(self) -> None:
         self.clear_error()
-        self._held.clear()
+        self._pause_requested.clear()
         self.computing.submit(self._train)
 
-    def _hold(self) -> None:
+    def _toggle_pause(self) -> None:
         if self.state not in ("running", "paused"):
             return
-        if self._held.is_set():
-            self._held.clear()
+        if self._pause_requested.is_set():
+            self._pause_requested.clear()
         else:
-            self._held.set()
+            self._pause_requested.set()
 
     def stop(self) -> None:
-        """End the run after the step that it is at; what is shown stays."""
+        """Stop the run after its current step; what is shown stays."""
         super().stop()
-        self._held.clear()
+        self._pause_requested.clear()
 
     def settle(self, timeout: float = 60.0) -> None:
-        """Wait until a run that runs has ended, or rests, and all of it is drawn.
+        """Wait until the run has ended or is paused, and all of it is drawn.
 
         Raises:
             TimeoutError: it took longer than `timeout` seconds.
-            Exception: the first error that a callback or a worker met since the last `settle`.
+            Exception: the first error that a callback or a worker raised since the last `settle`.
         """
         end = time.monotonic() + timeout
 
-        def rests() -> bool:
-            return self._rests and self._held.is_set()
+        def paused() -> bool:
+            return self._paused and self._pause_requested.is_set()
 
-        while self.computing.busy and not rests() and time.monotonic() < end:
-            time.sleep(LOOK / 5)
-        if rests():
+        while self.computing.busy and not paused() and time.monotonic() < end:
+            time.sleep(POLL_INTERVAL / 5)
+        if paused():
             self.drawing.settle(max(0.0, end - time.monotonic()))
         else:
             super().settle(max(0.0, end - time.monotonic()))
 
     def close(self) -> None:
-        """End the run after the step it is at, and take the widget off the page."""
-        made = self in Lab.alive  # one whose making failed half-way has no run
+        """Stop the run after its current step, and take the widget off the page."""
+        constructed = self in Lab.alive  # a lab whose constructor failed halfway has no run
         super().close()
-        if not made:
+        if not constructed:
             return
         with contextlib.suppress(TimeoutError):
             self.computing.settle(5.0)
         while self._temporary:
             self._temporary.pop().cleanup()
 
-    # What the worker does.
+    # The job of the computing worker.
 
-    def _fit(self, lr: float, **options: Any) -> History:
-        """Train once from the fresh weights with `Trainer`, a figure for each step."""
-        network = copy.deepcopy(self._fresh)
-        optimizer = make_optimizer("sgd", network.parameters(), lr)
-        batches = data.Batches(self._x, self._y, batch_size=64, seed=self.seed)
-        follow = options.pop("follow", None)
-        trainer = Trainer(
-            network,
-            optimizer,
-            nn.CrossEntropyLoss(),
-            device="cpu",
-            log_every=1,
-            progress=False if follow is None else lambda *news: follow(trainer, *news),
-            **options,
+    def _fit(self, lr: float, *, follow: Follow | None = None, run_dir: Path | None = None) -> History:
+        """Train once from the same first weights."""
+        model = copy.deepcopy(self._model)
+        return fit_digits(
+            model,
+            make_optimizer("sgd", model.parameters(), lr),
+            num_epochs=self.num_epochs,
+            seed=self.seed,
+            validate=True,
+            follow=follow,
+            run_dir=run_dir,
         )
-        return trainer.fit(batches, self._valid, num_epochs=self.num_epochs)
 
-    def _train(self, stale: Callable[[], bool]) -> None:
-        """Train in the background until the end, or until the hand or a newer run wants it to end."""
+    def _train(self, cancelled: Callable[[], bool]) -> None:
+        """Train in the background until the end, or until Stop or a newer run cancels it."""
         self.history = History()
         self.run_dir, trouble = self._new_folder()
-        self._turn("running")
-        due, last = time.monotonic(), 0
+        self._enter("running")
+        due, last, redraw = time.monotonic(), 0, Throttle()
 
         def follow(trainer: Trainer, step: int, num_steps: int, history: History) -> None:
             nonlocal due, last
             self.history = history
-            if stale():
+            if cancelled():
                 trainer.stop()
                 return
-            trainer.optimizer.param_groups[0]["lr"] = self.lr.value  # the next step is taken with it
+            trainer.optimizer.param_groups[0]["lr"] = self.lr.value  # from the next step on
             if step > last and self.speed.value:
-                # Late steps are not made up for: a run that was held goes on at its pace.
+                # Late steps are not made up for: a run that was paused continues at its pace.
                 now = time.monotonic()
                 due = max(due + 1 / self.speed.value, now)
                 time.sleep(due - now)
-            if step == last or time.monotonic() - self._drawn > REDRAW:
-                # The end of an epoch is told a second time, with the accuracy.
-                self._drawn = time.monotonic()
-                self.tell(step / num_steps, f"step {step} of {num_steps}")
-                self._follow()
+            if step == last or redraw.due():
+                # At the end of an epoch this is called a second time, with the accuracy.
+                self.show_progress(step / num_steps, f"step {step} of {num_steps}")
+                self.follow()
             last = step
-            if self._held.is_set():
-                self._turn("paused")
-                self._rests = True  # and all that says so is on its way
-                while self._held.is_set() and not stale():
-                    time.sleep(LOOK)
-                self._rests = False
-                self._turn("running")
+            if self._pause_requested.is_set():
+                self._enter("paused")
+                self._paused = True  # only now, when the widgets already show it
+                while self._pause_requested.is_set() and not cancelled():
+                    time.sleep(POLL_INTERVAL)
+                self._paused = False
+                self._enter("running")
 
         ended = "stopped"
         try:
@@ -232,22 +217,22 @@ class TrainingLab(Lab):
         except NonFiniteError as error:
             ended, trouble = "broken", str(error)
         finally:
-            self._turn(ended)
-            self.told(trouble)
+            self._enter(ended)
+            self.end_progress(trouble)
 
-    def _turn(self, state: str) -> None:
-        """Enter a state: the buttons, the words and the picture say so."""
+    def _enter(self, state: str) -> None:
+        """Enter a state, and show it in the buttons, the sentences and the picture."""
         self.state = state
         live, paused = state in ("running", "paused"), state == "paused"
         self.pause.disabled = not live
         self.pause.description, self.pause.icon = ("Continue", "play") if paused else ("Pause", "pause")
         if live:
             step = len(self.history.step_loss)
-            self.tell(step / self.num_steps, f"paused after step {step}" if paused else f"step {step}")
-        self.drawing.submit(lambda stale: self._show())
+            self.show_progress(step / self.num_steps, f"paused after step {step}" if paused else f"step {step}")
+        self.draw()
 
     def _new_folder(self) -> tuple[Path, str]:
-        """Make a folder for one run in the learner's folder; where that can't be, a temporary one, and say so."""
+        """Make a folder for one run in the learner's folder or else a temporary one, and return it with a warning."""
         runs = learner_folder() / "runs"
         number = 1
         try:
@@ -257,14 +242,17 @@ class TrainingLab(Lab):
                     folder = runs / f"training-lab-{number}"
                     folder.mkdir()
                     return folder, ""
-                except FileExistsError:  # an earlier run, or another lesson was quicker
+                except FileExistsError:  # from an earlier run, or another notebook was faster
                     number += 1
         except OSError as error:
             self._temporary.append(tempfile.TemporaryDirectory(prefix="training-lab-"))
-            trouble = f"{str(runs)!r} cannot be written ({error.strerror}): this run's files go when the lab is closed"
+            trouble = (
+                f"{str(runs)!r} cannot be written ({error.strerror}): this run's files are deleted when the lab is "
+                "closed"
+            )
             return Path(self._temporary[-1].name), trouble
 
-    # What is drawn. The back is drawn once, the front while the run goes on.
+    # Drawing: the back is drawn once, the front while the run goes on.
 
     def _panels(self) -> tuple[svg.Panel, svg.Panel, svg.Panel]:
         steps = (0, self.num_steps)
@@ -280,7 +268,7 @@ class TrainingLab(Lab):
         shares = [(share / 4, f"{share * 25}") for share in range(5)]
         body = [
             loss.axes("Loss of each step", "", "loss of the batch", [], [(n, str(n)) for n in range(5)]),
-            rate.axes("", "epoch", "rate", ticks, RATE_TICKS),
+            rate.axes("", "epoch", "rate", ticks, svg.decades(-4, 0, 2)),
             accuracy.axes("Accuracy on images never seen", "epoch", "right, in percent", ticks, shares),
             svg.line(_path(loss, self.untouched.step_loss), colour="faint", width=0.7, opacity=0.85),
             svg.line(_path(accuracy, self.untouched.valid_accuracy), colour="faint", width=1.4, opacity=0.85),
@@ -296,7 +284,7 @@ class TrainingLab(Lab):
             f"accuracy on held-out images, with the goal of {GOAL:.0%}. In grey a run at the rate "
             f"{plots.rate_text(START_RATE)} that nobody touched; it ends at {self.untouched.valid_accuracy[-1][1]:.0%}."
         )
-        self._back.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=alt)
+        self._back.value = svg.picture(HEIGHT, "".join(body), alt=alt)
 
     def _draw_front(self) -> None:
         loss, rate, accuracy = self._panels()
@@ -307,19 +295,18 @@ class TrainingLab(Lab):
             svg.line(_path(rate, rates), colour="second", width=1.8),
             svg.line(_path(accuracy, shares), colour="accent", width=2.2),
         ]
-        # The handle's own rate: what the next step will be taken with.
+        # The slider's rate, which the next step will use.
         x, y = rate.x(len(losses)), rate.y(self.lr.value)
-        body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="var(--lab-second)"/>')
+        body.append(svg.dot(x, y, 4.5, colour="second"))
         if shares:
             x, y = accuracy.x(shares[-1][0]), accuracy.y(shares[-1][1])
-            body.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="var(--lab-accent)"/>')
+            body.append(svg.dot(x, y, 5))
             words = f"now {shares[-1][1]:.1%}"
             right, bottom = accuracy.left + accuracy.width - 8, accuracy.top + accuracy.height
             body.append(svg.text(right, bottom - 32, words, anchor="end", weight="600", colour="accent"))
         alt = svg.plain(self._sentence().partition("<br>")[0])
         alt += f" The next step is taken at rate {plots.rate_text(self.lr.value)}."
         self._front.value = svg.picture(
-            WIDTH,
             HEIGHT,
             "".join(body),
             alt=alt,
@@ -327,20 +314,12 @@ class TrainingLab(Lab):
             data_step=str(len(losses)),
             data_state=self.state,
         )
+        self._words.value = sentences(self._sentence())
 
-    def _show(self) -> None:
-        self._draw_front()
-        self._say()
-
-    # What is said.
-
-    def _say(self) -> None:
-        words = f'<div class="lab-words" aria-live="polite">{self._sentence()}</div>'
-        if words != self._words.value:
-            self._words.value = words
+    # Sentences.
 
     def _sentence(self) -> str:
-        """What the run does, and whether the goal is reached; it changes once an epoch, not at each step."""
+        """Describe the run, and whether the goal is reached; this changes once an epoch, not at each step."""
         history, state = self.history, self.state
         goal = f"Goal: end the run with {GOAL:.0%} or more; change the rate while it runs."
         if state == "ready":
@@ -354,11 +333,12 @@ class TrainingLab(Lab):
             so_far += (
                 f" the loss is {history.epoch_loss[-1][1]:.3f} and the accuracy {history.valid_accuracy[-1][1]:.1%}"
             )
-        files = f"Its TensorBoard files: {'/'.join(self.run_dir.parts[-3:])}."
+        folder = "" if self.run_dir is None else "/".join(self.run_dir.parts[-3:])
+        files = f"Its TensorBoard files: {folder}."
         if state == "finished":
             reached = history.valid_accuracy[-1][1] >= GOAL
             if reached:
-                goal = f"<b>Goal reached ✓</b> {GOAL:.0%} or more of the images that it has never seen."
+                goal = f"{GOAL_REACHED} {GOAL:.0%} or more of the images that it has never seen."
             return f"<b>Finished:</b> {so_far}. {files}<br>{goal}"
         if state == "broken":
             return f"<b>Broken off:</b> the loss is no number any more. Begin again with a smaller rate.<br>{goal}"
@@ -379,16 +359,16 @@ class TrainingLab(Lab):
         shares.set(title="Accuracy on images never seen", xlabel="epoch", ylabel="share right", ylim=(0, 1.02))
         shares.set_xticks(range(0, self.num_epochs + 1, max(1, self.num_epochs // 4)))
         shares.legend(frameon=False, loc="lower right")
-        words = "TrainingLab: run the cell, press Start, and move the learning rate while it trains"
+        text = "TrainingLab: run the cell, press Start, and move the learning rate while it trains"
         alt = (
             f"A run of {self.num_epochs} epochs at the learning rate {rate} that nobody touched. Left: the loss of "
             f"each step. Right: the accuracy on held-out images, {values[-1]:.0%} at the end; the goal is {GOAL:.0%}."
         )
-        return {"image/png": plots.png(losses), "text/plain": words}, {"image/png": {"alt": alt}}
+        return still_picture(losses, text=text, alt=alt)
 
 
 def _path(panel: svg.Panel, points: list[tuple[int, float]]) -> str:
-    """The path through points of a history, of no more points than a screen can show."""
-    stride = math.ceil(len(points) / MOST_POINTS) or 1
+    """Return the path through a history's points, thinned to as many as a screen can show."""
+    stride = math.ceil(len(points) / MAX_POINTS) or 1
     shown = points[::stride] + (points[-1:] if (len(points) - 1) % stride else [])
     return panel.path([step for step, _ in shown], [value for _, value in shown])

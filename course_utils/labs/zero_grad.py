@@ -1,4 +1,4 @@
-"""Lesson 04's lab: when gradients are cleared, scaled and used, over real training runs."""
+"""Lesson 04's lab: when gradients are cleared, scaled and used, in real training runs."""
 
 import math
 import time
@@ -10,53 +10,61 @@ import torch
 from torch import Tensor
 
 from course_utils import data, models, plots
-from course_utils.devices import seed_everything
-from course_utils.experiments.accumulation import Plan, Runs, iter_runs
+from course_utils.experiments.accumulation import AccumulationConfig, AccumulationRuns, iter_runs, window_means
+from course_utils.experiments.digits import seeded_model
 from course_utils.labs import svg
-from course_utils.labs.base import Lab, layers
+from course_utils.labs.base import (
+    FIT,
+    GOAL_REACHED,
+    Lab,
+    Throttle,
+    html_box,
+    layers,
+    log_slider,
+    sentences,
+    slider_options,
+    still_picture,
+)
 
 NEVER = "never"
-CLEAR_EVERY = [1, 2, 4, 8, 16, 32, 64, NEVER]
+CLEAR_EVERY: list[int | str] = [1, 2, 4, 8, 16, 32, 64, NEVER]
 EXPONENTS = (-8, 0)
 RATES = [2.0**power for power in range(EXPONENTS[0], EXPONENTS[1] + 1)]
 START = 2.0**-6
 STEPS = {"after every backward()": "every", "once, just before clearing": "once"}
-# The micro-batches of the runs, and the large batch that the goal is about. The images are so many that no batch of
-# an epoch is short: then a large batch is four micro-batches, always.
+# The size of the runs' micro-batches, and that of the large batch of the goal. With this number of images no batch of
+# an epoch is short, so a large batch is always four micro-batches.
 MICRO_BATCH, LARGE_BATCH, NUM_IMAGES = 16, 64, 1408
-GOAL = Plan(lr=0.25)
-# Two curves of this distance lie on one another in the picture; rounding alone moves them by a millionth.
-ON_IT = 0.02
-WIDTH, HEIGHT = 880, 340
+MICRO_BATCHES = LARGE_BATCH // MICRO_BATCH
+GOAL = AccumulationConfig(lr=0.25)
+# Two curves closer than this coincide in the picture; rounding alone moves them by a millionth.
+TOLERANCE = 0.02
+HEIGHT = 340
 TOP = 4.0
-LENGTHS = (0.01, 1000.0)
-POWERS = ("0.01", "0.1", "1", "10", "100", "1000")
-# A row that fills in is drawn again this often, in seconds.
-REDRAW = 0.1
-# The other rows wait until the hand has been still for so long, in seconds: training takes time from the drawing.
-STILL = 0.3
-WIDE = widgets.Layout(width="98%")
-STYLE = {"description_width": "130px"}
+NORM_RANGE = (0.01, 1000.0)
+# The other rows wait until no control has moved for so long, in seconds: training takes time from the drawing.
+QUIET_TIME = 0.3
+LABEL_WIDTH = "130px"
 
 
 class ZeroGradLab(Lab):
-    """Clear the gradients every k micro-batches, scale the losses or not, and see at once what the loop becomes.
+    """Clear the gradients every k micro-batches, scale the losses or not, and see at once how the loop behaves.
 
-    On the left the loss, on the right the length of the gradient that each step uses. The dashed line is the loop to
-    copy: batches of 64 images, cleared before each. A row of runs, all k and both kinds of step at one learning rate,
-    trains together; the row at the handle first, the others behind it.
+    The left panel shows the loss, the right panel the norm of the gradient that each step uses. The dashed line is the
+    loop to match: batches of 64 images, cleared before each. A row of runs, all k and both kinds of step at one
+    learning rate, trains together: first the row at the slider, then the others.
 
     Args:
         num_epochs: passes over the 1,408 training images in each run.
-        seed: the weights and the order of the images that all runs share.
+        seed: fixes the first weights and the order of the images, which all runs share.
 
     Attributes:
         clear_every: 1, 2, 4 … 64 micro-batches of 16 images, or "never".
         lr: the learning rate, powers of two.
-        step: "every", a step after each backward, or "once", a step just before each clearing.
+        step: "every", a step after each backward(), or "once", a step just before each clearing.
         scale: whether each loss is divided by k.
         rows: the runs by learning rate, as far as they are trained.
-        goal: the run to copy.
+        goal: the run to match.
     """
 
     def __init__(self, *, num_epochs: int = 5, seed: int = 0):
@@ -65,26 +73,22 @@ class ZeroGradLab(Lab):
             options=CLEAR_EVERY,
             value=NEVER,
             description="clear every k =",
-            layout=WIDE,
-            style=STYLE,
             tooltip="clear the gradients after this many micro-batches of 16 images",
+            **slider_options(LABEL_WIDTH),
         )
-        self.lr = widgets.FloatLogSlider(
+        self.lr = log_slider(
+            "learning rate",
             value=START,
-            base=2,
-            min=EXPONENTS[0],
-            max=EXPONENTS[1],
+            exponents=EXPONENTS,
             step=1,
-            description="learning rate",
-            readout_format=".3g",
-            layout=WIDE,
-            style=STYLE,
             tooltip="learning rate, powers of two from 1/256 to 1",
+            base=2,
+            description_width=LABEL_WIDTH,
         )
         self.step = widgets.ToggleButtons(
             options=STEPS,
             value="every",
-            layout=widgets.Layout(width="auto"),
+            layout=FIT,
             style={"button_width": "auto"},
             tooltips=["a step after each micro-batch", "a step only when the gradients are about to be cleared"],
         )
@@ -93,17 +97,14 @@ class ZeroGradLab(Lab):
             disabled=True,
             description="divide each loss by k",
             indent=False,
-            layout=widgets.Layout(width="auto"),
+            layout=FIT,
             tooltip="(loss / k).backward() instead of loss.backward()",
         )
-        self._back, self._front, self._words = widgets.HTML(), widgets.HTML(), widgets.HTML()
-        for part, name in ((self._back, "lab-back"), (self._front, "lab-front")):
-            part.add_class(name)
-        # The buttons' own description would stand above them.
-        place = widgets.Layout(width=STYLE["description_width"], justify_content="flex-end")
-        label = widgets.Label("step()", layout=place)
-        row = widgets.Layout(flex_flow="row wrap", align_items="center")
-        choosers = widgets.HBox([label, self.step, self.scale], layout=row)
+        self._back, self._front, self._words = html_box("lab-back"), html_box("lab-front"), html_box()
+        # The buttons' own description would be above them.
+        label = widgets.Label("step()", layout=widgets.Layout(width=LABEL_WIDTH, justify_content="flex-end"))
+        centred = widgets.Layout(flex_flow="row wrap", align_items="center")
+        choosers = widgets.HBox([label, self.step, self.scale], layout=centred)
         super().__init__(
             [self.clear_every, self.lr, choosers, layers(self._back, self._front), self._words],
             controls={"clear_every": self.clear_every, "lr": self.lr, "step": self.step, "scale": self.scale},
@@ -111,146 +112,134 @@ class ZeroGradLab(Lab):
         )
         images, labels = (tensor[:NUM_IMAGES] for tensor in data.load("digits").train.dataset.tensors)
         self._batches = data.Batches(images, labels, batch_size=MICRO_BATCH, seed=seed)
-        with torch.random.fork_rng(devices=[]):
-            seed_everything(seed)
-            self._model = models.make_model("mlp")
-        self.rows: dict[float, Runs] = {}
-        self._moved = -STILL
+        self._model = seeded_model(models.MLP, seed)
+        self.rows: dict[float, AccumulationRuns] = {}
+        self._moved = -QUIET_TIME
         large = data.Batches(images, labels, batch_size=LARGE_BATCH, seed=seed)
         *_, self.goal = iter_runs(self._model, large, [GOAL], num_epochs=num_epochs)
         self._draw_back()
         for control in (self.clear_every, self.lr, self.step, self.scale):
-            self.when(control, self._follow)
-        # The row at the handle is trained before the lab is shown: it is useful before any click.
+            self.on_change(control, self._change)
+        # The row at the slider is trained before the lab is shown: it is useful before any click.
         self._train_row(self._rate(), lambda: False)
         self._draw_front()
         self.computing.submit(self._train_rows)
 
-    def _follow(self) -> None:
-        self.clear_error()
+    def _change(self) -> None:
         self._moved = time.monotonic()
         self.scale.disabled = self.clear_every.value == NEVER
+        self.follow()
         if not self._finished(self._rate()):
             self.computing.submit(self._train_rows)
-        self.draw()
 
     # The runs.
 
     def _rate(self) -> float:
-        """The rate of the row nearest to the handle."""
+        """Return the rate of the row nearest to the slider."""
         return min(RATES, key=lambda rate: abs(math.log(rate / self.lr.value)))
 
-    def _chosen(self) -> Plan:
-        """What the controls ask for. Where nothing is ever cleared there is no k to divide by."""
-        every = None if self.clear_every.value == NEVER else self.clear_every.value
-        scaled = self.scale.value and every is not None
-        return Plan(self._rate(), every, step_once=self.step.value == "once", scaled=scaled)
+    def _chosen(self) -> AccumulationConfig:
+        """Return the setting of the controls. If nothing is ever cleared, there is no k to divide by."""
+        return _config(self._rate(), self.clear_every.value, self.step.value == "once", self.scale.value)
 
     def _finished(self, rate: float) -> bool:
-        return rate in self.rows and self.rows[rate].done == self.rows[rate].losses.shape[1]
+        return rate in self.rows and self.rows[rate].finished
 
-    def _train_rows(self, stale: Callable[[], bool]) -> None:
-        """Train the rows that are not there yet, the nearest to the handle first."""
+    def _train_rows(self, cancelled: Callable[[], bool]) -> None:
+        """Train the missing rows, the nearest to the slider first."""
         for rate in sorted(RATES, key=lambda rate: abs(math.log(rate / self._rate()))):
             if not self._finished(rate):
-                self._train_row(rate, stale)
-            if stale():
+                self._train_row(rate, cancelled)
+            if cancelled():
                 return
 
-    def _train_row(self, rate: float, stale: Callable[[], bool]) -> None:
-        plans = [
-            Plan(rate, None if every == NEVER else every, step_once=once, scaled=scaled)
+    def _train_row(self, rate: float, cancelled: Callable[[], bool]) -> None:
+        configs = [
+            _config(rate, every, once, scaled)
             for every in CLEAR_EVERY
             for once in (False, True)
             for scaled in ((False,) if every == NEVER else (False, True))
         ]
-        drawn = time.monotonic()
-        for runs in iter_runs(self._model, self._batches, plans, num_epochs=self.num_epochs):
+        redraw = Throttle()
+        for runs in iter_runs(self._model, self._batches, configs, num_epochs=self.num_epochs):
             self.rows[rate] = runs
-            if stale():
+            if cancelled():
                 return
-            while self._finished(self._rate()) and time.monotonic() - self._moved < STILL and not stale():
-                time.sleep(STILL / 10)
-            finished = runs.done == runs.losses.shape[1]
-            if rate == self._rate() and (finished or time.monotonic() - drawn > REDRAW):
+            while self._finished(self._rate()) and time.monotonic() - self._moved < QUIET_TIME and not cancelled():
+                time.sleep(QUIET_TIME / 10)
+            if rate == self._rate() and (runs.finished or redraw.due()):
                 self.draw()
-                drawn = time.monotonic()
 
-    def _seen(self) -> tuple[Plan, Tensor, Tensor]:
-        """The chosen plan, and its losses and lengths as far as they are trained."""
-        plan = self._chosen()
-        runs = self.rows.get(plan.lr)
+    def _shown(self) -> tuple[AccumulationConfig, Tensor, Tensor]:
+        """Return the chosen config, and its losses and gradient norms as far as they are trained."""
+        config = self._chosen()
+        runs = self.rows.get(config.lr)
         if runs is None:
-            return plan, torch.empty(0), torch.empty(0)
-        row, done = runs.plans.index(plan), runs.done
-        return plan, runs.losses[row, :done], runs.norms[row, :done]
-
-    def _window_means(self, losses: Tensor) -> list[float]:
-        """The mean loss of every 64 images: so many as the goal's batches have."""
-        size = LARGE_BATCH // MICRO_BATCH
-        return losses[: len(losses) // size * size].view(-1, size).mean(1).tolist()
+            return config, torch.empty(0), torch.empty(0)
+        row, done = runs.configs.index(config), runs.done
+        return config, runs.losses[row, :done], runs.norms[row, :done]
 
     def reached(self) -> bool:
-        """Whether the chosen run's curve lies on the dashed one, from the first image to the last."""
-        means, goal = self._window_means(self._seen()[1]), self.goal.losses[0].tolist()
-        return len(means) == len(goal) and all(abs(a - b) < ON_IT for a, b in zip(means, goal, strict=True))
+        """Return whether the chosen run's curve coincides with the dashed one, from the first image to the last."""
+        means, goal = window_means(self._shown()[1], MICRO_BATCHES), self.goal.losses[0].tolist()
+        return len(means) == len(goal) and all(abs(a - b) < TOLERANCE for a, b in zip(means, goal, strict=True))
 
-    # What is drawn. The back never changes.
+    # Drawing: the back never changes.
 
     def _panels(self) -> tuple[svg.Panel, svg.Panel]:
-        count = self.goal.losses.shape[1] * LARGE_BATCH // MICRO_BATCH
+        count = self.goal.losses.shape[1] * MICRO_BATCHES
         left = svg.Panel(52, 34, 370, 252, (0, count), (0, TOP))
-        right = svg.Panel(498, 34, 370, 252, (0, count), LENGTHS, log_y=True)
+        right = svg.Panel(498, 34, 370, 252, (0, count), NORM_RANGE, log_y=True)
         return left, right
 
     def _draw_back(self) -> None:
         left, right = self._panels()
-        size, epoch = LARGE_BATCH // MICRO_BATCH, len(self._batches)
-        counts = range(size, (len(self.goal.losses[0]) + 1) * size, size)
+        epoch = len(self._batches)
+        counts = range(MICRO_BATCHES, (len(self.goal.losses[0]) + 1) * MICRO_BATCHES, MICRO_BATCHES)
         ticks = [(number * epoch, str(number * epoch)) for number in range(self.num_epochs + 1)]
         x_label = "micro-batches of 16 images (one tick an epoch)"
-        powers = [(10.0**power, words) for power, words in zip(range(-2, 4), POWERS, strict=True)]
         losses = [(value, str(value)) for value in range(int(TOP) + 1)]
         legend = f"dashed: batches of {LARGE_BATCH}, lr {GOAL.lr:g}"
         body = [
             left.axes("Loss", x_label, f"mean loss of {LARGE_BATCH} images", ticks, losses),
-            right.axes("The gradient that each step uses", x_label, "its length (log scale)", ticks, powers),
+            right.axes(
+                "The gradient that each step uses", x_label, "its length (log scale)", ticks, svg.decades(-2, 3)
+            ),
             svg.line(left.path(counts, self.goal.losses[0].tolist()), colour="ink", width=1.2, dash="4 3"),
             svg.line(right.path(counts, self.goal.norms[0].tolist()), colour="ink", width=1.2, dash="4 3"),
             svg.text(left.left + 10, left.top + 38, legend, size=12),
         ]
-        self._back.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=self._alt())
+        self._back.value = svg.picture(HEIGHT, "".join(body), alt=self._alt())
 
     def _draw_front(self) -> None:
         left, right = self._panels()
-        plan, losses, norms = self._seen()
-        size = LARGE_BATCH // MICRO_BATCH
-        means = self._window_means(losses)
-        # Only what a step uses is drawn: with one step for k micro-batches, that is every k-th length.
-        used = [count for count in range(1, len(norms) + 1) if plan.steps(count)]
-        every = norms.tolist()
-        lengths = [every[count - 1] for count in used]
-        counts = range(size, (len(means) + 1) * size, size)
+        config, losses, norms = self._shown()
+        means = window_means(losses, MICRO_BATCHES)
+        # Only what a step uses is drawn: with one step per k micro-batches, that is every k-th norm.
+        used = [count for count in range(1, len(norms) + 1) if config.steps(count)]
+        lengths = norms[[count - 1 for count in used]].tolist()
+        counts = range(MICRO_BATCHES, (len(means) + 1) * MICRO_BATCHES, MICRO_BATCHES)
         body = [
             svg.line(left.path(counts, means), colour="accent", width=2.2),
             svg.line(right.path(used, lengths), colour="accent", width=1.6),
-            svg.text(left.left + 10, left.top + 20, _name(plan), weight="600", colour="accent"),
+            svg.text(left.left + 10, left.top + 20, _name(config), weight="600", colour="accent"),
         ]
         if len(norms) and not used:
             middle = right.left + right.width / 2
             body.append(svg.text(middle, right.top + 40, "no step is ever taken", anchor="middle", colour="accent"))
-        shown = f"{self.clear_every.value} {self.step.value} {'scaled' if plan.scaled else 'unscaled'} {plan.lr:g}"
-        sentence = self._sentence(plan, means, lengths)
+        scaling = "scaled" if config.scaled else "unscaled"
+        shown = f"{self.clear_every.value} {self.step.value} {scaling} {config.lr:g}"
+        sentence = self._sentence(config, means, lengths)
         alt = svg.plain(sentence.partition("<br>")[0])
-        self._front.value = svg.picture(WIDTH, HEIGHT, "".join(body), alt=alt, data_shown=shown)
-        # Room for three lines always: where the words are longer, nothing below may move.
-        self._words.value = f'<div class="lab-words" style="min-height: 4.4em" aria-live="polite">{sentence}</div>'
+        self._front.value = svg.picture(HEIGHT, "".join(body), alt=alt, data_shown=shown)
+        # Always room for three lines, so that nothing below moves when the text gets longer.
+        self._words.value = sentences(sentence, min_height="4.4em")
 
-    # What is said.
+    # Sentences.
 
-    def _sentence(self, plan: Plan, means: Sequence[float], lengths: Sequence[float]) -> str:
-        """What the controls make of the loop, its numbers, and whether the goal is reached."""
-        words = f"<b>{_what(plan)}</b> "
+    def _sentence(self, config: AccumulationConfig, means: Sequence[float], lengths: Sequence[float]) -> str:
+        """Describe the loop that the controls choose, its numbers, and whether the goal is reached."""
+        words = f"<b>{_what(config)}</b> "
         total = self.goal.losses.shape[1]
         if len(means) < total:
             return words + f"Training: {len(means) * LARGE_BATCH:,} of {total * LARGE_BATCH:,} images …"
@@ -259,14 +248,14 @@ class ZeroGradLab(Lab):
         if not means[-1] < means[lowest] + 0.5:
             words += f", after {means[lowest]:.2f} on the way"
         words += f"; the longest gradient used is {_number(max(lengths))}." if lengths else "."
-        left_over = total * LARGE_BATCH // MICRO_BATCH % plan.clear_every if plan.clear_every else 0
-        if plan.step_once and left_over:
+        left_over = total * MICRO_BATCHES % config.clear_every if config.clear_every else 0
+        if config.step_once and left_over:
             words += f" The last {left_over} micro-batches never reach a step."
         goal = f"Goal: lay your curve on the dashed one, the loop with batches of {LARGE_BATCH} at lr {GOAL.lr:g}."
         if self.reached():
-            other = "without the division" if plan.scaled else "with the division by k"
+            other = "without the division" if config.scaled else "with the division by k"
             goal = (
-                f"<b>Goal reached ✓</b> four micro-batches of {MICRO_BATCH} make one batch of {LARGE_BATCH}. "
+                f"{GOAL_REACHED} four micro-batches of {MICRO_BATCH} make one batch of {LARGE_BATCH}. "
                 f"There is a second way, {other}: which rate does it need?"
             )
         return f"{words}<br>{goal}"
@@ -281,19 +270,19 @@ class ZeroGradLab(Lab):
 
     def picture(self) -> tuple[dict[str, Any], dict[str, Any]]:
         runs = self.rows[START]
-        size = LARGE_BATCH // MICRO_BATCH
-        chosen = [Plan(START, every) for every in (1, 16, None)]
-        names = [_name(plan) for plan in chosen]
-        rows = [runs.plans.index(plan) for plan in chosen]
+        chosen = [AccumulationConfig(START, every) for every in (1, 16, None)]
+        names = [_name(config) for config in chosen]
+        rows = [runs.configs.index(config) for config in chosen]
         left, right = plots.new_axes(2)
-        means = {name: self._window_means(runs.losses[row]) for name, row in zip(names, rows, strict=True)}
+        means = {name: window_means(runs.losses[row], MICRO_BATCHES) for name, row in zip(names, rows, strict=True)}
         x_label = "micro-batches of 16 images"
-        plots.plot_runs(means, left, xs=[size] * len(rows), top=TOP, title=f"Loss at lr {START:.3g}", x_label=x_label)
+        xs, title = [MICRO_BATCHES] * len(rows), f"Loss at lr {START:.3g}"
+        plots.plot_runs(means, left, xs=xs, top=TOP, title=title, x_label=x_label)
         left.set_ylabel(f"mean loss of {LARGE_BATCH} images")
         lengths = {name: runs.norms[row].tolist() for name, row in zip(names, rows, strict=True)}
         plots.plot_runs(lengths, right, title="The gradient that each step uses", x_label=x_label)
-        right.set(yscale="log", ylim=(0.1, LENGTHS[1]), ylabel="its length (log scale)")
-        words = "ZeroGradLab: run the cell, then choose how often the gradients are cleared"
+        right.set(yscale="log", ylim=(0.1, NORM_RANGE[1]), ylabel="its length (log scale)")
+        text = "ZeroGradLab: run the cell, then choose how often the gradients are cleared"
         first, some, never = means.values()
         alt = (
             f"Left: the loss at learning rate {START:.3g}, with a step after every micro-batch. Cleared every time it "
@@ -301,32 +290,44 @@ class ZeroGradLab(Lab):
             f"fastest, to {min(never):.1f}, and then rises to {never[-1]:.1f}. Right: the length of the gradient "
             "that each step uses. Only without clearing it grows and grows."
         )
-        return {"image/png": plots.png(left), "text/plain": words}, {"image/png": {"alt": alt}}
+        return still_picture(left, text=text, alt=alt)
+
+
+def _config(rate: float, clear_every: int | str, step_once: bool, scaled: bool) -> AccumulationConfig:
+    if isinstance(clear_every, str):  # "never": there is nothing to divide by
+        return AccumulationConfig(rate, None, step_once=step_once)
+    return AccumulationConfig(rate, clear_every, step_once=step_once, scaled=scaled)
 
 
 def _number(value: float) -> str:
     return f"{value:.3g}" if math.isfinite(value) else "no number any more"
 
 
-def _name(plan: Plan) -> str:
-    """The run's name in the picture."""
-    if plan.clear_every is None:
+def _name(config: AccumulationConfig) -> str:
+    """Return the run's name in the picture."""
+    if config.clear_every is None:
         return "never cleared"
-    return "cleared every time" if plan.clear_every == 1 else f"cleared every {plan.clear_every}"
+    return "cleared every time" if config.clear_every == 1 else f"cleared every {config.clear_every}"
 
 
-def _what(plan: Plan) -> str:
-    """What these controls make of the loop, in a sentence."""
-    every = plan.clear_every
-    if every is None and plan.step_once:
+def _what(config: AccumulationConfig) -> str:
+    """Describe the loop in a sentence."""
+    every = config.clear_every
+    if every is None and config.step_once:
         return "Never cleared, and the step waits for the clearing: nothing moves."
     if every is None:
         return "Never cleared: step t uses the gradients of all t micro-batches, which is SGD with momentum 1."
     if every == 1:
         return f"Cleared every time: the ordinary loop with batches of {MICRO_BATCH}."
-    if not plan.step_once:
-        divided = f", divided by {every}" if plan.scaled else ""
-        return f"Cleared every {every}, a step after each: a step uses the last 1 to {every} gradients{divided}."
-    if plan.scaled:
+    if not config.step_once and config.scaled:
+        return (
+            f"Cleared every {every}, a step after each: "
+            f"a step uses the last 1 to {every} gradients, divided by {every}."
+        )
+    if not config.step_once:
+        return f"Cleared every {every}, a step after each: a step uses the last 1 to {every} gradients."
+    if config.scaled:
         return f"Accumulation: {every} micro-batches, one step, as with batches of {every * MICRO_BATCH}."
-    return f"Accumulation without scaling: the gradient is {every} times too long, as if lr were {every * plan.lr:.3g}."
+    return (
+        f"Accumulation without scaling: the gradient is {every} times too long, as if lr were {every * config.lr:.3g}."
+    )

@@ -11,7 +11,7 @@ from photograph import film
 from playwright.sync_api import expect
 from running import ROOT
 
-from course_utils.labs.learning_rate import RATES
+from course_utils.experiments.recorded_sweeps import RATES
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
 LESSON = "02_learning_rate.ipynb"

@@ -51,7 +51,7 @@ def test_stop_leaves_out_what_was_counted_before():
 
 
 def test_what_has_no_graph_is_told():
-    with pytest.raises(TypeError, match=r"a graph hangs on a tensor, got 0\.5 of type float"):
+    with pytest.raises(TypeError, match=r"only a tensor can have a graph, got 0\.5 of type float"):
         nodes(0.5)
 
 

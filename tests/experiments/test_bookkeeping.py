@@ -108,9 +108,9 @@ def test_what_is_not_known_is_named(change, words):
 @pytest.mark.parametrize(
     ("losses", "sizes", "epoch_length", "words"),
     [
-        ([], [], 1, "got 0 losses and 0 sizes"),
-        ([1.0, 2.0], [4], 2, "got 2 losses and 1 sizes"),
-        ([1.0, 2.0, 3.0], [4, 4, 4], 2, "3 losses are no whole number of epochs of 2 batches"),
+        ([], [], 1, "at least 1, got 0 and 0"),
+        ([1.0, 2.0], [4], 2, "at least 1, got 2 and 1"),
+        ([1.0, 2.0, 3.0], [4, 4, 4], 2, "must be a multiple of epoch_length, got 3 losses and epoch_length 2"),
         ([1.0], [4], 0, "epoch_length must be a whole number of at least 1, got 0"),
     ],
 )

@@ -119,5 +119,5 @@ def test_without_tensorboard_the_error_says_what_to_install(tmp_path, monkeypatc
 
     path = write(tmp_path)
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ImportError, match=r"read with TensorBoard: pip install tensorboard"):
+    with pytest.raises(ImportError, match=r"reading event files needs TensorBoard: pip install tensorboard"):
         read_file(path)

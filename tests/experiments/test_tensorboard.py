@@ -17,8 +17,8 @@ import psutil
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from course_utils.experiments import tensorboard as board_module
-from course_utils.experiments.tensorboard import TensorBoardServer, open_board
+from course_utils.experiments import tensorboard
+from course_utils.experiments.tensorboard import TensorBoardServer, open_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -33,8 +33,8 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def board(runs):
-    """One board for the tests that only ask; found on a PATH that holds no tensorboard."""
+def server(runs):
+    """One server for the tests that only ask; found on a PATH that holds no tensorboard."""
     path, os.environ["PATH"] = os.environ["PATH"], ""
     try:
         running = TensorBoardServer(runs, reload_seconds=1).wait()
@@ -61,22 +61,22 @@ def gone(url, seconds=60):
     return False
 
 
-def test_it_serves_the_curves_of_the_folder(board):
-    points = board.wait_for("first", "loss/train", 30)
+def test_it_serves_the_curves_of_the_folder(server):
+    points = server.wait_for("first", "loss/train", 30)
     assert [step for step, _ in points] == list(range(30))
     assert [value for _, value in points] == pytest.approx([1 / (step + 1) for step in range(30)])
-    assert board.tags() == {"first": ["loss/train"]}
-    assert board.scalars("first", "nothing") == []
-    assert board.scalars("nowhere", "loss/train") == []
-    assert board.note == ""
+    assert server.tags() == {"first": ["loss/train"]}
+    assert server.scalars("first", "nothing") == []
+    assert server.scalars("nowhere", "loss/train") == []
+    assert server.note == ""
 
 
-def test_it_shows_new_points_without_a_close(board, runs):
+def test_it_shows_new_points_without_a_close(server, runs):
     writer = SummaryWriter(str(runs / "live"))
     try:
         for step in range(5):
             writer.add_scalar("loss/train", 1.0, step)
-        assert len(board.wait_for("live", "loss/train", 5)) == 5
+        assert len(server.wait_for("live", "loss/train", 5)) == 5
     finally:
         writer.close()
 
@@ -90,48 +90,36 @@ def status(url):
             return error.code
 
 
-def test_it_has_one_port_and_that_is_of_this_machine_alone(board):
-    family = [psutil.Process(board._process.pid), *psutil.Process(board._process.pid).children(recursive=True)]
+def test_it_has_one_port_and_that_is_of_this_machine_alone(server):
+    family = [psutil.Process(server._process.pid), *psutil.Process(server._process.pid).children(recursive=True)]
     listening = [
         tuple(connection.laddr)
         for process in family
         for connection in process.net_connections()
         if connection.status == psutil.CONN_LISTEN
     ]
-    assert listening == [("127.0.0.1", int(re.match(r"http://127\.0\.0\.1:(\d+)/", board.url)[1]))]
+    assert listening == [("127.0.0.1", int(re.match(r"http://127\.0\.0\.1:(\d+)/", server.url)[1]))]
 
 
-def test_without_its_secret_it_answers_nothing(board, runs):
-    server, secret = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/([\w-]{32})/", board.url).groups()
+def test_without_its_secret_it_answers_nothing(server, runs):
+    origin, secret = re.fullmatch(r"(http://127\.0\.0\.1:\d+)/([\w-]{32})/", server.url).groups()
     pages = ("", "data/runs", "data/plugin/scalars/tags", "data/logdir", "index.js")
-    assert {status(f"{server}/{secret}/{page}") for page in pages} == {200}
+    assert {status(f"{origin}/{secret}/{page}") for page in pages} == {200}
     for wrong in ("", f"{secret[:-1]}/", f"{secret}x/", f"{secret.swapcase()}/", f"x/../{secret[:-1]}/"):
-        assert {status(f"{server}/{wrong}{page}") for page in pages} == {404}
+        assert {status(f"{origin}/{wrong}{page}") for page in pages} == {404}
     with socket.socket() as raw:  # as no browser sends it: a path that climbs out again
-        raw.connect(("127.0.0.1", int(server.rpartition(":")[2])))
+        raw.connect(("127.0.0.1", int(origin.rpartition(":")[2])))
         raw.sendall(b"GET /x/../data/runs HTTP/1.0\r\n\r\n")
         assert b" 404 " in raw.recv(100)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="command lines and modes of files are those of POSIX")
-def test_other_users_of_the_machine_cannot_find_its_secret(board):
-    secret = board.url.split("/")[3]
-    assert all(secret not in word for word in psutil.Process(board._process.pid).cmdline())
-    noted = Path(tempfile.gettempdir()) / ".tensorboard-info" / f"pid-{board._process.pid}.info"
+def test_other_users_of_the_machine_cannot_find_its_secret(server):
+    secret = server.url.split("/")[3]
+    assert all(secret not in word for word in psutil.Process(server._process.pid).cmdline())
+    noted = Path(tempfile.gettempdir()) / ".tensorboard-info" / f"pid-{server._process.pid}.info"
     assert secret in noted.read_text(encoding="utf-8")
     assert noted.stat().st_mode & 0o077 == 0
-
-
-def test_each_has_a_secret_of_its_own_and_leaves_no_note_behind(board, tmp_path):
-    other = TensorBoardServer(tmp_path).wait()
-    assert other.url.split("/")[3] != board.url.split("/")[3]
-    noted = Path(tempfile.gettempdir()) / ".tensorboard-info" / f"pid-{other._process.pid}.info"
-    end = time.monotonic() + 60  # it is written just after the port is open
-    while not noted.exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert noted.exists()
-    other.stop()
-    assert not noted.exists()
 
 
 def test_the_fast_reader_can_be_asked_for(tmp_path):
@@ -156,26 +144,33 @@ def test_a_taken_port_is_told_and_another_one_is_used(tmp_path):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        board = TensorBoardServer(tmp_path, port=port)
+        server = TensorBoardServer(tmp_path, port=port)
         try:
-            board.wait()
-            assert board.note == f"Port {port} is taken by another program, so TensorBoard chose a free one."
-            assert f":{port}/" not in board.url
-            assert answers(board.url)
+            server.wait()
+            assert server.note == f"Port {port} is taken by another program, so TensorBoard chose a free one."
+            assert f":{port}/" not in server.url
+            assert answers(server.url)
         finally:
-            board.stop()
+            server.stop()
 
 
-def test_a_free_port_is_used_as_asked(tmp_path):
+def test_a_free_port_is_used_with_a_secret_of_its_own_and_no_note_is_left_behind(server, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    board = TensorBoardServer(tmp_path, port=port)
+    other = TensorBoardServer(tmp_path, port=port)
     try:
-        assert board.wait().url.startswith(f"http://127.0.0.1:{port}/")
-        assert board.note == ""
+        assert other.wait().url.startswith(f"http://127.0.0.1:{port}/")
+        assert other.note == ""
+        assert other.url.split("/")[3] != server.url.split("/")[3]
+        noted = Path(tempfile.gettempdir()) / ".tensorboard-info" / f"pid-{other._process.pid}.info"
+        end = time.monotonic() + 60  # it is written just after the port is open
+        while not noted.exists() and time.monotonic() < end:
+            time.sleep(0.05)
+        assert noted.exists()
     finally:
-        board.stop()
+        other.stop()
+    assert not noted.exists()
 
 
 @pytest.mark.parametrize("port", [0, 70000, "6006", True])
@@ -191,39 +186,45 @@ def test_without_tensorboard_the_error_says_what_to_install(tmp_path, monkeypatc
 
 
 def test_a_program_that_ends_at_its_start_tells_its_last_words(tmp_path, monkeypatch):
-    monkeypatch.setattr(board_module, "PROGRAM", "raise SystemExit('no such option')")
-    board = TensorBoardServer(tmp_path)
-    with pytest.raises(RuntimeError, match=r"ended at its start \(exit status 1\): no such option"):
-        board.wait()
-    board.stop()
+    monkeypatch.setattr(tensorboard, "PROGRAM", "raise SystemExit('no such option')")
+    server = TensorBoardServer(tmp_path)
+    with pytest.raises(RuntimeError, match=r"ended while starting \(exit status 1\): no such option"):
+        server.wait()
+    server.stop()
 
 
 def test_a_program_that_never_answers_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(board_module, "PROGRAM", "import time; time.sleep(60)")
-    board = TensorBoardServer(tmp_path)
+    monkeypatch.setattr(tensorboard, "PROGRAM", "import time; time.sleep(60)")
+    server = TensorBoardServer(tmp_path)
     with pytest.raises(TimeoutError, match=r"did not answer within 0.3 s and was ended"):
-        board.wait(0.3)
-    assert not board.alive
+        server.wait(0.3)
+    assert not server.alive
 
 
-def test_a_cell_that_is_run_twice_starts_one_and_a_stopped_one_is_started_again(tmp_path):
-    first = open_board(tmp_path)
-    assert open_board(str(tmp_path)) is first
+# A program that starts at once and, like TensorBoard, ends when its pipe closes.
+QUICK = "import sys; sys.stdin.read()"
+
+
+def test_a_cell_that_is_run_twice_starts_one_and_a_stopped_one_is_started_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard, "PROGRAM", QUICK)
+    first = open_server(tmp_path)
+    assert open_server(str(tmp_path)) is first
     first.stop()
     first.stop()
     assert not first.alive
-    second = open_board(tmp_path)
+    second = open_server(tmp_path)
     assert second is not first
-    url = second.wait().url
+    assert second.alive
     second.stop()
-    assert gone(url)
+    assert not second.alive
 
 
-def test_a_board_whose_folder_was_taken_away_is_ended_when_another_is_opened(tmp_path):
+def test_a_server_whose_folder_was_deleted_is_ended_when_another_is_opened(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard, "PROGRAM", QUICK)
     (tmp_path / "old").mkdir()
-    old, later = open_board(tmp_path / "old"), open_board(tmp_path / "later")
+    old, later = open_server(tmp_path / "old"), open_server(tmp_path / "later")
     (tmp_path / "old").rmdir()
-    new = open_board(tmp_path / "new")
+    new = open_server(tmp_path / "new")
     try:
         assert not old.alive
         assert later.alive
@@ -236,10 +237,10 @@ def test_a_board_whose_folder_was_taken_away_is_ended_when_another_is_opened(tmp
 KERNEL = """\
 import sys, time
 from course_utils.experiments.tensorboard import TensorBoardServer
-board = TensorBoardServer(sys.argv[1]).wait()
+server = TensorBoardServer(sys.argv[1]).wait()
 while True:
     try:
-        print(board.url, board._process.pid, flush=True)
+        print(server.url, server._process.pid, flush=True)
         time.sleep(100)
     except KeyboardInterrupt:
         print("interrupted", flush=True)

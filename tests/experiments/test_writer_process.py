@@ -16,7 +16,7 @@ def start(tmp_path):
     def begin(**options):
         process = WriterProcess(tmp_path, **options)
         started.append(process)
-        assert process.said(60) == [("ready", None)]
+        assert process.messages(60) == [("ready", None)]
         return process
 
     yield begin
@@ -29,7 +29,7 @@ def hear(process, word, kind="done", timeout=60.0):
     heard, end = [], time.monotonic() + timeout
     while (kind, word) not in heard:
         assert time.monotonic() < end, heard
-        heard += process.said(0.1)
+        heard += process.messages(0.1)
     return heard
 
 
@@ -58,7 +58,7 @@ def test_a_kill_takes_what_waits_and_leaves_what_is_on_disk(start, tmp_path):
     process.kill()
     assert not process.alive
     assert steps(tmp_path) == [0, 1, 2, 3]
-    assert process.said() == []
+    assert process.messages() == []
 
 
 def test_a_full_queue_holds_up_the_program(start, tmp_path):
@@ -69,7 +69,7 @@ def test_a_full_queue_holds_up_the_program(start, tmp_path):
     # One record is being written, three wait, and the fifth call does not return.
     heard = hear(process, 3, kind="added")
     time.sleep(0.5)
-    assert [*heard, *process.said()] == [("added", step) for step in range(4)]
+    assert [*heard, *process.messages()] == [("added", step) for step in range(4)]
     assert steps(tmp_path) == []
 
 
@@ -101,5 +101,5 @@ def test_an_error_in_the_process_is_told(start, tmp_path):
     end, heard = time.monotonic() + 60, []
     while not any(kind == "failed" for kind, _ in heard):
         assert time.monotonic() < end, heard
-        heard += process.said(0.1)
+        heard += process.messages(0.1)
     assert any(kind == "failed" and "TypeError" in words for kind, words in heard)

@@ -18,8 +18,8 @@ class Doubling(Lab):
         super().__init__(
             [self.slider, self.shown], controls={"slider": self.slider, "button": self.button}, css_class="doubling-lab"
         )
-        self.when(self.slider, lambda: self.draw())
-        self.when(self.button, self.fail)
+        self.on_change(self.slider, lambda: self.draw())
+        self.on_change(self.button, self.fail)
 
     def _draw_front(self):
         if self.slider.value == 7:
@@ -40,18 +40,18 @@ def test_the_newest_job_wins_and_those_between_are_dropped():
     ran, first_runs, go_on = [], threading.Event(), threading.Event()
     worker = Worker("test", on_error=ran.append)
 
-    def first(stale):
+    def first(cancelled):
         first_runs.set()
         go_on.wait(60)
-        ran.append(("first", stale()))
+        ran.append(("first", cancelled()))
 
     worker.submit(first)
     assert first_runs.wait(60)
     for number in range(100):
-        worker.submit(lambda stale, number=number: ran.append((number, stale())))
+        worker.submit(lambda cancelled, number=number: ran.append((number, cancelled())))
     go_on.set()
     worker.settle(60)
-    # The first was told that it is stale; of the hundred that waited only the last ran, and it was not stale.
+    # The first was cancelled; of the hundred that waited only the last ran, and it was not cancelled.
     assert ran == [("first", True), (99, False)]
     assert not worker.busy
 
@@ -60,13 +60,13 @@ def test_cancel_stops_the_running_job_and_drops_the_waiting_one():
     ran, runs = [], threading.Event()
     worker = Worker("test", on_error=ran.append)
 
-    def until_stale(stale):
+    def until_cancelled(cancelled):
         runs.set()
-        while not stale():
+        while not cancelled():
             pass
         ran.append("stopped")
 
-    worker.submit(until_stale)
+    worker.submit(until_cancelled)
     assert runs.wait(60)
     worker.cancel()
     worker.settle(60)
@@ -76,9 +76,9 @@ def test_cancel_stops_the_running_job_and_drops_the_waiting_one():
 def test_a_job_that_raises_is_reported_and_the_worker_goes_on():
     errors, ran = [], []
     worker = Worker("test", on_error=errors.append)
-    worker.submit(lambda stale: 1 / 0)
+    worker.submit(lambda cancelled: 1 / 0)
     worker.settle(60)
-    worker.submit(lambda stale: ran.append("next"))
+    worker.submit(lambda cancelled: ran.append("next"))
     worker.settle(60)
     assert [type(error) for error in errors] == [ZeroDivisionError]
     assert ran == ["next"]
@@ -87,7 +87,7 @@ def test_a_job_that_raises_is_reported_and_the_worker_goes_on():
 def test_settle_says_who_is_still_busy():
     end = threading.Event()
     worker = Worker("slow-worker", on_error=print)
-    worker.submit(lambda stale: end.wait(60))
+    worker.submit(lambda cancelled: end.wait(60))
     with pytest.raises(TimeoutError, match=r"slow-worker was still busy after 0\.05 s"):
         worker.settle(0.05)
     end.set()
@@ -97,12 +97,12 @@ def test_settle_says_who_is_still_busy():
 def test_many_threads_may_submit_at_once():
     ran = []
     worker = Worker("test", on_error=ran.append)
-    threads = [threading.Thread(target=lambda n=n: worker.submit(lambda stale: ran.append(n))) for n in range(50)]
+    threads = [threading.Thread(target=lambda n=n: worker.submit(lambda cancelled: ran.append(n))) for n in range(50)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    worker.submit(lambda stale: ran.append("last"))
+    worker.submit(lambda cancelled: ran.append("last"))
     worker.settle(60)
     assert ran[-1] == "last"
     assert len(ran) <= 51
@@ -117,7 +117,7 @@ def test_a_control_is_followed():
 
 def test_a_wish_for_the_back_is_not_lost_when_the_hand_moves_on():
     lab, go_on = Doubling(), threading.Event()
-    lab.drawing.submit(lambda stale: go_on.wait(60))  # the drawing worker is busy
+    lab.drawing.submit(lambda cancelled: go_on.wait(60))  # the drawing worker is busy
     lab.slider.value = 2
     lab.draw(back=True)
     lab.slider.value = 3

@@ -1,6 +1,5 @@
 """The learning-rate lab: what it shows is what was trained, at every position of every control."""
 
-import itertools
 import json
 import math
 import re
@@ -11,8 +10,8 @@ import pytest
 import torch
 
 from course_utils import data
-from course_utils.labs import LearningRateLab, learning_rate
-from course_utils.labs.learning_rate import RATES
+from course_utils.experiments.recorded_sweeps import RATES, SweepConfig
+from course_utils.labs import LearningRateLab, base, learning_rate
 from course_utils.lr import sweep_lr
 from course_utils.models import MLP, make_model
 from course_utils.optimizers import make_optimizer
@@ -23,25 +22,24 @@ def lab():
     return LearningRateLab()
 
 
+@pytest.fixture
+def quick_lab(tmp_path, monkeypatch):
+    """A lab of one epoch whose pictures are redrawn after each step, with a learner's folder of its own."""
+    monkeypatch.setenv("COURSE_LEARNER_DIR", str(tmp_path))
+    monkeypatch.setattr(base.Throttle, "due", lambda self: True)
+    return LearningRateLab(num_epochs=1)
+
+
 def shown(lab):
     return float(ElementTree.fromstring(lab._front.value).get("data-shown"))
 
 
-def test_the_rates_are_eight_a_decade_from_1e_5_to_10():
-    assert len(RATES) == 49
-    assert RATES[0] == 1e-5
-    assert RATES[-1] == 10
-    assert RATES[32] == 0.1
-    assert all(1.33 < high / low < 1.34 for low, high in itertools.pairwise(RATES))
-
-
 def test_it_is_useful_before_any_click(lab):
-    fresh = LearningRateLab()
-    assert shown(fresh) == 0.3162
-    assert "works" in fresh._words.value
+    assert shown(lab) == 0.3162
+    assert "works" in lab._words.value
     x, y = data.load("digits").train.dataset.tensors
     oracle = sweep_lr(MLP, x, y, RATES, optimizer="sgd", num_epochs=5, batch_size=64, seed=0)
-    assert torch.equal(fresh.sweep.losses.nan_to_num(), oracle.losses.nan_to_num())
+    assert torch.equal(lab.sweep.losses.nan_to_num(), oracle.losses.nan_to_num())
 
 
 def test_every_position_of_the_slider_shows_its_own_curve(lab):
@@ -95,66 +93,52 @@ def test_the_back_names_the_three_zones(lab):
 
 
 @pytest.mark.parametrize("optimizer", ["momentum", "rmsprop", "adam", "adamw", "sgd"])
-def test_another_optimizer_brings_its_own_sweep(lab, optimizer):
-    before = lab.sweep
-    lab.optimizer.value = optimizer
-    lab.settle(60)
-    assert lab.sweep is not before
-    assert lab.sweep.optimizer == optimizer
-    assert lab.sweep.steps_done == lab.sweep.losses.shape[1]
-    assert lab.momentum.disabled == (optimizer != "momentum")
+def test_another_optimizer_brings_its_own_sweep(quick_lab, optimizer):
+    quick_lab.optimizer.value = "adam" if optimizer == "sgd" else "sgd"
+    quick_lab.optimizer.value = optimizer
+    quick_lab.settle(60)
+    assert quick_lab.sweep.optimizer == optimizer
+    assert quick_lab.sweep.steps_done == quick_lab.sweep.losses.shape[1]
+    assert quick_lab.momentum.disabled == (optimizer != "momentum")
 
 
-def test_momentum_and_batch_size_change_what_is_trained():
-    lab = LearningRateLab(num_epochs=1)
-    lab.optimizer.value = "momentum"
-    lab.settle(60)
-    usual = lab.sweep
-    lab.momentum.value = 0.99
-    lab.settle(60)
-    assert not torch.equal(lab.sweep.losses.nan_to_num(), usual.losses.nan_to_num())
-    lab.batch_size.value = 128
-    lab.settle(60)
-    assert lab.sweep.losses.shape[1] == math.ceil(1437 / 128)
+def test_momentum_and_batch_size_change_what_is_trained(quick_lab):
+    quick_lab.optimizer.value = "momentum"
+    quick_lab.settle(60)
+    usual = quick_lab.sweep
+    quick_lab.momentum.value = 0.99
+    quick_lab.settle(60)
+    assert not torch.equal(quick_lab.sweep.losses.nan_to_num(), usual.losses.nan_to_num())
+    quick_lab.batch_size.value = 128
+    quick_lab.settle(60)
+    assert quick_lab.sweep.losses.shape[1] == math.ceil(1437 / 128)
 
 
-def test_a_sweep_already_made_is_not_made_again(lab, monkeypatch):
-    lab.optimizer.value = "adam"
-    lab.settle(60)
-    adam = lab.sweep
-    lab.optimizer.value = "sgd"
-    lab.settle(60)
-
-    def never(*_, **__):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(learning_rate, "iter_sweep_lr", never)
-    lab.optimizer.value = "adam"
-    lab.settle(60)
-    assert lab.sweep is adam
-    lab.optimizer.value = "sgd"
-    lab.settle(60)
+def test_a_sweep_already_made_is_not_made_again(quick_lab, monkeypatch):
+    sgd = quick_lab.sweep
+    quick_lab.optimizer.value = "adam"
+    quick_lab.settle(60)
+    monkeypatch.setattr(SweepConfig, "train", lambda self: pytest.fail("trained again"))
+    quick_lab.optimizer.value = "sgd"
+    quick_lab.settle(60)
+    assert quick_lab.sweep is sgd
 
 
-def test_changing_the_setting_again_and_again_ends_with_the_last():
-    lab = LearningRateLab(num_epochs=2)
+def test_changing_the_setting_again_and_again_ends_with_the_last(quick_lab):
     for optimizer in ("momentum", "rmsprop", "adamw", "adam"):
-        lab.optimizer.value = optimizer
-    lab.settle(60)
-    assert lab.sweep.optimizer == "adam"
-    assert lab.sweep.steps_done == lab.sweep.losses.shape[1]
+        quick_lab.optimizer.value = optimizer
+    quick_lab.settle(60)
+    assert quick_lab.sweep.optimizer == "adam"
+    assert quick_lab.sweep.steps_done == quick_lab.sweep.losses.shape[1]
 
 
-def test_a_sweep_fills_in_and_a_stopped_one_can_be_asked_for_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("COURSE_LEARNER_DIR", str(tmp_path))
-    monkeypatch.setattr(learning_rate, "REDRAW", 0.0)
-    lab = LearningRateLab(num_epochs=1, seed=3)
-    told = []
-    monkeypatch.setattr(lab, "tell", lambda share, words: (told.append(share), len(told) == 4 and lab.stop()))
+def test_a_sweep_fills_in_and_a_stopped_one_can_be_requested_again(quick_lab, monkeypatch):
+    lab, shares = quick_lab, []
+    monkeypatch.setattr(lab, "show_progress", lambda share, _: (shares.append(share), len(shares) == 4 and lab.stop()))
     lab.optimizer.value = "adam"
     lab.settle(60)
-    assert told == sorted(told)
-    assert len(told) == 4
+    assert shares == sorted(shares)
+    assert len(shares) == 4
     assert 0 < lab.sweep.steps_done < lab.sweep.losses.shape[1]
     assert "step" in lab._words.value
     assert lab._status.value == "stopped"
@@ -166,39 +150,40 @@ def test_a_sweep_fills_in_and_a_stopped_one_can_be_asked_for_again(tmp_path, mon
     assert lab.sweep.steps_done == lab.sweep.losses.shape[1]
 
 
-def test_a_slow_sweep_is_kept_in_the_learners_folder_and_found_again(tmp_path, monkeypatch):
-    monkeypatch.setenv("COURSE_LEARNER_DIR", str(tmp_path))
+def test_a_slow_sweep_is_stored_in_the_learners_folder_and_found_again(tmp_path, quick_lab, monkeypatch):
     monkeypatch.setattr(learning_rate, "KEEP_AFTER", 0.0)
-    lab = LearningRateLab(num_epochs=1)
-    kept = tmp_path / "sweeps" / "mlp-sgd-64-1-0.json"
-    assert kept.exists()
-    again = LearningRateLab(num_epochs=1)
-    assert torch.allclose(again.sweep.losses, lab.sweep.losses, rtol=1e-3, equal_nan=True)
+    quick_lab.optimizer.value = "adam"
+    quick_lab.settle(60)
+    assert (tmp_path / "sweeps" / "mlp-adam-64-1-0.json").exists()
+    monkeypatch.setattr(SweepConfig, "train", lambda self: pytest.fail("trained again"))
+    again, quick_lab._finished = quick_lab.sweep, {}
+    quick_lab._change()
+    quick_lab.settle(60)
+    assert torch.equal(quick_lab.sweep.losses.nan_to_num(), again.losses.nan_to_num())
 
 
-def test_a_damaged_kept_sweep_is_told_and_trained_anew(tmp_path, monkeypatch):
-    monkeypatch.setenv("COURSE_LEARNER_DIR", str(tmp_path))
-    kept = tmp_path / "sweeps" / "mlp-sgd-64-1-0.json"
-    kept.parent.mkdir()
-    kept.write_text("{half")
-    lab = LearningRateLab(num_epochs=1)
-    assert lab.sweep.steps_done == lab.sweep.losses.shape[1]
-    assert "mlp-sgd-64-1-0.json" in lab._status.value
+def test_a_damaged_stored_sweep_is_reported_and_trained_again(tmp_path, quick_lab):
+    stored = tmp_path / "sweeps" / "mlp-adam-64-1-0.json"
+    stored.parent.mkdir()
+    stored.write_text("{half")
+    quick_lab.optimizer.value = "adam"
+    quick_lab.settle(60)
+    assert quick_lab.sweep.steps_done == quick_lab.sweep.losses.shape[1]
+    assert "could not be used and was trained again" in quick_lab._status.value
+    assert "mlp-adam-64-1-0.json" in quick_lab._status.value
 
 
-def test_a_folder_that_cannot_be_written_is_told_and_the_lab_works(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_reported_and_the_lab_works(tmp_path, quick_lab, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("COURSE_LEARNER_DIR", str(tmp_path / "file" / "learner"))
     monkeypatch.setattr(learning_rate, "KEEP_AFTER", 0.0)
-    lab = LearningRateLab(num_epochs=1)
-    lab.settle()
-    assert "cannot be written" in lab._status.value
-    assert lab.sweep.steps_done == lab.sweep.losses.shape[1]
+    quick_lab.optimizer.value = "adam"
+    quick_lab.settle(60)
+    assert "cannot be written" in quick_lab._status.value
+    assert quick_lab.sweep.steps_done == quick_lab.sweep.losses.shape[1]
 
 
 def test_the_exact_run_trains_with_torch_at_the_handles_own_rate(lab):
-    lab.optimizer.value = "sgd"
-    lab.settle(60)
     lab.lr.value = 0.25
     lab.train.click()
     lab.settle(60)
@@ -228,13 +213,11 @@ def test_the_exact_run_leaves_the_learners_random_numbers_alone(lab):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_the_exact_run_can_be_stopped(monkeypatch):
-    monkeypatch.setattr(learning_rate, "REDRAW", 0.0)
-    lab = LearningRateLab(num_epochs=8)
-    monkeypatch.setattr(lab, "tell", lambda share, words: share > 0.01 and lab.halt.click())
-    lab.train.click()
-    lab.settle(60)
-    assert 0 < len(lab.exact[1]) < 8 * 23 // 2
+def test_the_exact_run_can_be_stopped(quick_lab, monkeypatch):
+    monkeypatch.setattr(quick_lab, "show_progress", lambda share, _: share > 0.1 and quick_lab.halt.click())
+    quick_lab.train.click()
+    quick_lab.settle(60)
+    assert 0 < len(quick_lab.exact[1]) < 10
 
 
 def test_a_rate_that_breaks_the_loss_does_not_break_the_lab(lab):

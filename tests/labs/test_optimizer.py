@@ -1,15 +1,14 @@
-"""The optimizers' lab: the paths are torch's, the words fit them, and each goal can be reached."""
+"""The optimizers' lab: the paths are torch's, the sentences fit them, and each goal can be reached."""
 
 import re
 import threading
-import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from course_utils.experiments.surfaces import SURFACES, WALKERS, walk
+from course_utils.experiments.surfaces import NUM_STEPS, OPTIMIZERS, SURFACES, walk
 from course_utils.labs import OptimizerLab, optimizer
-from course_utils.labs.optimizer import NUM_STEPS, RING, WANTED, arrival, contours
+from course_utils.labs.optimizer import WANTED, cached_contours
 
 RATES = [10 ** (-3 + index / 16) for index in range(57)]
 # One setting for each surface with which its goal is reached, and one beside it with which it is not.
@@ -50,7 +49,7 @@ def test_what_is_drawn_is_what_torch_walks(lab, surface):
     set_to(lab, 0.1, 0.7, surface)
     seen, _ = lab._panels(SURFACES[surface])
     lines = [path.get("d") for path in front(lab).iter("path")]
-    for name in WALKERS:
+    for name in OPTIMIZERS:
         path = walk(SURFACES[surface], name, lab.lr.value, 0.7, NUM_STEPS)
         assert lab.paths[name] == path
         assert seen.path(*zip(*path, strict=True)) in lines
@@ -92,7 +91,7 @@ def test_the_goal_of_each_surface_can_be_reached_and_missed(lab, surface):
 
 def test_no_rate_brings_plain_sgd_into_the_ring_of_the_narrow_valley():
     valley = SURFACES["narrow valley"]
-    assert [rate for rate in RATES if arrival(valley, walk(valley, "SGD", rate)) is not None] == []
+    assert [rate for rate in RATES if valley.arrival(walk(valley, "SGD", rate)) is not None] == []
     assert WANTED["narrow valley"] == 3
 
 
@@ -124,17 +123,6 @@ def test_a_path_that_leaves_the_picture_is_told_and_marked(lab):
     assert not re.search(r"\bnan\b", lab._front.value)
 
 
-def test_arrival_is_the_step_from_which_on_a_path_stays():
-    bowl = SURFACES["round bowl"]
-    near, far = (RING / 2, 0.0), (2.0, 0.0)
-    stays = [far] * 5 + [near] * (NUM_STEPS - 4)
-    assert arrival(bowl, stays) == 5
-    comes_back = [far] * 5 + [near] * 3 + [far] * 2 + [near] * (NUM_STEPS - 9)
-    assert arrival(bowl, comes_back) == 10
-    assert arrival(bowl, [*stays[:-1], far]) is None
-    assert arrival(bowl, stays[:20]) is None
-
-
 def test_every_edge_of_the_sliders_is_drawn(lab):
     for surface in SURFACES:
         for lr in (10**lab.lr.min, 10**lab.lr.max):
@@ -149,8 +137,8 @@ def test_every_edge_of_the_sliders_is_drawn(lab):
 def test_the_back_has_lines_of_equal_loss_and_a_ring_at_each_bottom(lab, surface):
     set_to(lab, 0.1, 0.9, surface)
     picture = ElementTree.fromstring(re.sub("<style>.*?</style>", "", lab._back.value))
-    assert len(list(picture.iter("circle"))) == len(SURFACES[surface].bottoms)
-    levels = [lines for lines in contours(SURFACES[surface]) if lines]
+    assert len(list(picture.iter("circle"))) == len(SURFACES[surface].minima)
+    levels = [lines for lines in cached_contours(SURFACES[surface]) if lines]
     assert len(levels) >= 8
     for lines in levels:
         heights = [SURFACES[surface].loss(x, y) for line in lines for x, y in line]
@@ -182,26 +170,11 @@ def test_a_path_once_walked_is_not_walked_again(lab):
     assert lab.paths["Adam"] is first
 
 
-def test_a_drawing_takes_less_than_a_figure_of_matplotlib(lab):
-    """As a ratio, and in processor time: the machine may be busy."""
-
-    def spent(work):
-        began = time.process_time()
-        work()
-        return time.process_time() - began
-
-    def walk_anew():
-        optimizer.remembered_walk.cache_clear()
-        lab._draw_front()
-
-    assert min(spent(walk_anew) for _ in range(5)) < 0.5 * min(spent(lab.picture) for _ in range(3))
-
-
 def test_an_error_is_shown_and_fails_the_test(lab, monkeypatch):
     def fail(*_):
         raise ValueError("no path over this surface")
 
-    monkeypatch.setattr(optimizer, "remembered_walk", fail)
+    monkeypatch.setattr(optimizer, "cached_walk", fail)
     lab.lr.value = 0.2
     with pytest.raises(ValueError, match="no path over this surface"):
         lab.settle()

@@ -9,8 +9,10 @@ import torch
 from torch.optim import lr_scheduler
 
 from course_utils import data
-from course_utils.labs import ScheduleLab, schedule
-from course_utils.labs.schedule import OPTIMIZERS, RATES, SHAPES, share_of
+from course_utils.experiments import scheduled_training
+from course_utils.experiments.scheduled_training import CONSTANT_RATES, SHAPES, ScheduledRun
+from course_utils.labs import ScheduleLab, base
+from course_utils.labs.schedule import OPTIMIZERS
 from course_utils.models import make_model
 from course_utils.optimizers import make_optimizer
 
@@ -30,14 +32,9 @@ def line(part):
     return re.findall(r'<path d="(M[^"]+L[^"]+)"', part.value)[-1]
 
 
-def test_the_rates_are_eight_a_decade_from_0001_to_1():
-    assert (len(RATES), RATES[0], RATES[16], RATES[-1]) == (25, 0.001, 0.1, 1.0)
-
-
-def test_it_is_useful_before_any_click():
-    lab = ScheduleLab(num_epochs=2)
+def test_it_is_useful_before_any_click(lab):
     assert ElementTree.fromstring(lab._curve.value).get("data-shown") == "0.1"
-    assert len(lab.trained[1]) == 46
+    assert len(lab.run.losses) == 69
     assert "the mean loss of the last epoch is" in lab._words.value
     assert "Goal: end below" in lab._words.value
 
@@ -46,7 +43,7 @@ def test_it_is_useful_before_any_click():
 @pytest.mark.parametrize("warmup", [0.0, 0.25])
 def test_what_is_drawn_is_what_is_trained(lab, shape, warmup):
     choose(lab, optimizer="momentum", lr=0.1, shape=shape, warmup=warmup, final=0.1)
-    rates, losses = lab.trained
+    rates, losses = lab.run.rates, lab.run.losses
     assert rates == lab.rates
     assert len(losses) == len(rates) == 69
     left, right = lab._panels()
@@ -56,18 +53,16 @@ def test_what_is_drawn_is_what_is_trained(lab, shape, warmup):
     assert rates[0] == pytest.approx(0.01 if warmup else 0.1)
 
 
-def test_a_handle_that_comes_back_to_its_place_shows_the_run_that_it_showed():
-    """Keys may leave it a rounding error away: a tenth of 230 steps is 23, or 22 where 22.999… is cut off."""
-    lab = ScheduleLab()
+def test_a_handle_that_comes_back_to_its_place_shows_the_run_that_it_showed(lab):
+    """Keys may leave it a rounding error away, and the number of warm-up steps is rounded down."""
     place = {"lr": 10**-0.5, "warmup": 0.1, "final": 0.1}
     choose(lab, optimizer="momentum", shape="cosine", **place)
-    trained, drawn = lab.trained, lab._curve.value
-    assert lab.rates[22] < lab.rates[23]
+    trained, drawn = lab.run, lab._curve.value
+    assert lab.rates[5] < lab.rates[6] == max(lab.rates)
     for towards in (0.0, 1.0):
         choose(lab, **{name: math.nextafter(value, towards) for name, value in place.items()})
-        assert lab.trained == trained
+        assert lab.run == trained
         assert lab._curve.value == drawn
-    lab.close()
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values())
@@ -87,35 +82,21 @@ def test_the_run_is_pytorchs_own(lab, optimizer):
             own.step()
             scheduler.step()
             losses.append(loss.item())
-    assert lab.trained[1] == pytest.approx(losses, rel=1e-3)
+    assert lab.run.losses == pytest.approx(losses, rel=1e-3)
     said = float(re.search(r"the mean loss of the last epoch is ([\d.]+),", lab._words.value)[1])
     assert said == pytest.approx(sum(losses[-23:]) / 23, rel=0.01)
-
-
-@pytest.mark.parametrize("shape", [shape for shape in SHAPES if shape != "constant"])
-@pytest.mark.parametrize("final", [0.001, 0.1, 1.0])
-def test_every_shape_ends_where_the_slider_says(shape, final):
-    shares = [share_of(step, 200, shape=shape, warmup=0.1, final=final) for step in range(201)]
-    assert shares[0] == 0.1
-    assert shares[20] == 1.0
-    assert shares[200] == pytest.approx(final)
-    assert shares[20:] == sorted(shares[20:], reverse=True)
-
-
-def test_a_constant_rate_takes_no_notice_of_the_final_share(lab):
-    choose(lab, shape="constant", warmup=0.0, lr=0.1, final=0.001)
-    assert set(lab.rates) == {0.1}
 
 
 @pytest.mark.parametrize(("final", "reached"), [(0.81, False), (0.79, True), (math.nan, False)])
 def test_the_goal_is_a_fifth_below_the_best_constant_rate(lab, final, reached):
     choose(lab, optimizer="momentum", lr=0.1)
-    rates, losses = lab.rates, [final * lab.best[2]] * lab.num_steps
-    lab.trained = rates, losses
+    trained, rates = lab.run, lab.rates
+    lab.run = ScheduledRun(rates, [final * lab.best.final_loss] * lab.num_steps, 0.5)
     assert lab.reached == reached
     assert ("Goal reached" in lab._sentence()) == reached
-    lab.trained = rates, [0.0] * 5
+    lab.run = ScheduledRun(rates, [0.0] * 5)
     assert not lab.reached, "a run under way has reached nothing"
+    lab.run = trained
 
 
 def test_the_goal_can_be_reached_and_not_with_a_constant_rate():
@@ -131,33 +112,32 @@ def test_the_goal_can_be_reached_and_not_with_a_constant_rate():
 
 def test_the_best_constant_rate_is_the_best_of_the_row(lab):
     choose(lab, optimizer="sgd", shape="constant", warmup=0.0)
-    rate, losses, final = lab.best
+    rate, losses, final = lab.best.lr, lab.best.losses, lab.best.final_loss
     choose(lab, lr=rate)
-    assert lab.trained[1] == pytest.approx(losses, rel=0.05)
+    assert lab.run.losses == pytest.approx(losses, rel=0.05)
     for other in (rate / 10**0.5, 1.0):
         choose(lab, lr=other)
-        assert lab._last_epoch(lab.trained[1]) > final
+        assert lab._training.final_loss(lab.run.losses) > final
 
 
 def test_a_change_during_a_run_ends_with_the_last(lab):
-    for rate in RATES[::3]:
+    for rate in CONSTANT_RATES[::3]:
         lab.lr.value = rate
     lab.settle(60)
-    assert lab.trained[0][0] == pytest.approx(RATES[24] * lab._share(lab._setting())(0))
+    assert lab.run.rates[0] == pytest.approx(CONSTANT_RATES[24] * lab._config().factor(0, 69))
     assert "at the start" in lab._words.value
 
 
-def test_a_run_under_way_is_shown_as_such(monkeypatch):
-    lab = ScheduleLab(num_epochs=3)
-    monkeypatch.setattr(schedule, "REDRAW", 0.0)
+def test_a_run_under_way_is_shown_as_such(lab, monkeypatch):
+    monkeypatch.setattr(base.Throttle, "due", lambda self: True)
     seen = []
     draw = lab._draw_loss
-    monkeypatch.setattr(lab, "_draw_loss", lambda rates, losses: (seen.append(len(losses)), draw(rates, losses)))
+    monkeypatch.setattr(lab, "_draw_loss", lambda run: (seen.append(len(run.losses)), draw(run)))
     monkeypatch.setattr(lab.drawing, "submit", lambda job: job(lambda: False))
     lab.lr.value = 0.2
     lab.computing.settle(60)
-    assert seen == [23, 46, 69, 69]
-    assert lab._trained_with[1] == lab.lr.value
+    assert seen == [23, 46, 69]
+    assert lab._trained_with.lr == pytest.approx(lab.lr.value)
 
 
 def test_words_of_the_run_before_are_not_said_of_this_one(lab):
@@ -193,14 +173,14 @@ def test_every_edge_of_the_sliders_is_drawn(lab, edge):
         slider.value = value if slider is lab.warmup else 10.0**value
         lab.settle(60)
         assert "nan" not in lab._curve.value + lab._loss.value
-        assert len(lab.trained[1]) == 69
+        assert len(lab.run.losses) == 69
 
 
 def test_an_error_in_the_training_is_shown(lab, monkeypatch):
     def fail(*_, **__):
         raise ValueError("no optimizer today")
 
-    monkeypatch.setattr(schedule, "make_optimizer", fail)
+    monkeypatch.setattr(scheduled_training, "make_optimizer", fail)
     lab.lr.value = 0.05
     with pytest.raises(ValueError, match="no optimizer today"):
         lab.settle(60)

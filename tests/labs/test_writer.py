@@ -3,7 +3,6 @@
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -34,7 +33,7 @@ def words(lab):
 
 def oracle(lab):
     """The steps that TensorBoard's accumulator finds in the lab's folder."""
-    return {event.step for event in EventAccumulator(lab._folder.name).Reload().Scalars(TAG)}
+    return {event.step for event in EventAccumulator(str(lab.session.folder)).Reload().Scalars(TAG)}
 
 
 def until(condition, seconds=60.0):
@@ -46,8 +45,7 @@ def until(condition, seconds=60.0):
 
 def hold(lab):
     """Make the disk so slow that nothing more is written during the test."""
-    lab._asked.append("slow_disk")
-    lab._process.slow_disk(60)
+    lab.session.slow_disk(60)
 
 
 def crash_with_points_waiting(lab, count=8):
@@ -56,7 +54,7 @@ def crash_with_points_waiting(lab, count=8):
     lab.settle(30)
     hold(lab)
     lab.add_points.click()
-    until(lambda: lab.waiting == count)
+    until(lambda: lab.session.waiting == count)
     lab.crash.click()
     lab.settle(30)
 
@@ -64,7 +62,7 @@ def crash_with_points_waiting(lab, count=8):
 def test_it_is_useful_before_any_click(lab):
     assert numbers(lab) == [FIRST_POINTS, 0, FIRST_POINTS, 0, 1]
     assert oracle(lab) == set(range(FIRST_POINTS))
-    assert f"{lab.files[0].path.stat().st_size:,} B" in words(lab)
+    assert f"{lab.session.files[0].path.stat().st_size:,} B" in words(lab)
     assert "Goal: with a disk" in lab._words.value
 
 
@@ -98,7 +96,7 @@ def test_points_wait_while_the_disk_is_slow_and_flush_waits_for_them(lab):
     lab.count.value, lab.disk.value = 20, 100
     lab.settle(30)
     lab.add_points.click()
-    until(lambda: lab.waiting > 1)
+    until(lambda: lab.session.waiting > 1)
     until(lambda: numbers(lab)[1] > 0)
     lab.flush_writer.click()
     lab.settle(30)
@@ -131,7 +129,7 @@ def test_close_and_a_point_after_it_make_another_file(lab):
 def test_a_crash_takes_what_waits_and_the_next_writer_goes_on(lab):
     crash_with_points_waiting(lab, 8)
     assert numbers(lab) == [FIRST_POINTS + 8, 0, FIRST_POINTS, 8, 2]
-    assert oracle(lab) == lab.on_disk == set(range(FIRST_POINTS))
+    assert oracle(lab) == lab.session.on_disk == set(range(FIRST_POINTS))
     assert "8 points still waited, and nothing brings them back" in lab._words.value
     assert "First half done" in lab._words.value
     lab.disk.value = 0
@@ -168,12 +166,12 @@ def test_a_crash_of_a_quick_disk_or_of_few_points_does_not_count(lab, disk, coun
 
 
 def test_starting_over_empties_the_folder(lab):
-    before = lab._folder.name
+    before = lab.session.folder
     lab.add_points.click()
     lab.start_over.click()
     lab.settle(30)
     assert numbers(lab) == [0, 0, 0, 0, 1]
-    assert lab._folder.name != before
+    assert lab.session.folder != before
 
 
 def test_many_points_and_files_still_fit(lab):
@@ -191,9 +189,9 @@ def test_many_points_and_files_still_fit(lab):
 
 
 def test_a_process_that_dies_by_itself_is_told(lab):
-    lab._process.kill()
+    lab.session.process.kill()
     with pytest.raises(RuntimeError, match="has ended, so it cannot add: start another"):
-        lab._ask_for(3)
+        lab._add_points(3)
     lab.add_points.click()
     assert "start another" in lab._error_box.value
     lab.errors.clear()
@@ -205,17 +203,16 @@ def test_a_process_that_dies_by_itself_is_told(lab):
 def test_a_process_that_dies_while_points_are_awaited_is_told(lab):
     hold(lab)
     lab.add_points.click()
-    lab._process.kill()
+    lab.session.process.kill()
     with pytest.raises(RuntimeError, match="has ended by itself: press 'start over'"):
         lab.settle(30)
 
 
 def test_an_error_of_the_writer_is_told(lab):
-    lab._process.slow_disk("no number")
-    lab._asked.append("slow_disk")
+    lab.session.slow_disk("no number")
     lab.add_points.click()
     lab.flush_writer.click()
-    with pytest.raises(RuntimeError, match="the writer's process met TypeError"):
+    with pytest.raises(RuntimeError, match="the writer's process raised TypeError"):
         lab.settle(30)
 
 
@@ -233,11 +230,11 @@ def test_clicks_from_several_threads_lose_nothing(lab):
 
 def test_closing_ends_the_process_and_takes_the_folder_away():
     lab = WriterLab()
-    process, folder = lab._process, lab._folder.name
+    process, folder = lab.session.process, lab.session.folder
     lab.close()
     lab.close()
     assert not process.alive
-    assert not Path(folder).exists()
+    assert not folder.exists()
 
 
 def test_the_still_picture_is_a_png_with_words(lab):

@@ -2,15 +2,15 @@
 
 import itertools
 import re
-import time
+import threading
 import xml.etree.ElementTree as ElementTree
 
 import pytest
 import torch
 
 from course_utils import data
-from course_utils.experiments.accumulation import Plan
-from course_utils.labs import ZeroGradLab, zero_grad
+from course_utils.experiments.accumulation import AccumulationConfig, iter_runs
+from course_utils.labs import ZeroGradLab, base, zero_grad
 from course_utils.labs.zero_grad import CLEAR_EVERY, RATES
 from course_utils.models import make_model
 
@@ -19,6 +19,16 @@ from course_utils.models import make_model
 def lab():
     lab = ZeroGradLab(num_epochs=2)
     lab.settle(60)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def quick_lab(monkeypatch):
+    """A lab of one epoch with three rows, redrawn after each micro-batch; only the first row is trained at once."""
+    monkeypatch.setattr(zero_grad, "RATES", [2**-6, 0.5, 1.0])
+    monkeypatch.setattr(base.Throttle, "due", lambda self: True)
+    lab = ZeroGradLab(num_epochs=1)
     yield lab
     lab.close()
 
@@ -75,7 +85,7 @@ def torch_run(clear_every, step, scale, lr, num_epochs=2, batch_size=16):
 def test_a_setting_shows_the_loop_that_torch_runs(lab, setting):
     choose(lab, *setting)
     losses, lengths = torch_run(*setting)
-    _, own_losses, own_lengths = lab._seen()
+    _, own_losses, own_lengths = lab._shown()
     torch.testing.assert_close(own_losses, losses, rtol=1e-2, atol=1e-3)
     torch.testing.assert_close(own_lengths, lengths, rtol=2e-2, atol=2e-3)
 
@@ -87,15 +97,11 @@ def test_the_dashed_line_is_the_loop_with_large_batches(lab):
     assert "stroke-dasharray" in lab._back.value
 
 
-def test_it_is_useful_before_any_click():
-    fresh = ZeroGradLab(num_epochs=1)
-    try:
-        assert shown(fresh) == "never every unscaled 0.015625"
-        assert "SGD with momentum 1" in fresh._words.value
-        assert "The loss goes from" in fresh._words.value
-        assert len(drawn(fresh)) == 2
-    finally:
-        fresh.close()
+def test_it_is_useful_before_any_click(quick_lab):
+    assert shown(quick_lab) == "never every unscaled 0.015625"
+    assert "SGD with momentum 1" in quick_lab._words.value
+    assert "The loss goes from" in quick_lab._words.value
+    assert len(drawn(quick_lab)) == 2
 
 
 def test_every_position_shows_its_own_run(lab):
@@ -103,8 +109,8 @@ def test_every_position_shows_its_own_run(lab):
     for clear_every in CLEAR_EVERY:
         choose(lab, clear_every)
         assert shown(lab) == f"{clear_every} every unscaled 0.015625"
-        plan, losses, _ = lab._seen()
-        assert plan == Plan(2**-6, None if clear_every == "never" else clear_every)
+        config, losses, _ = lab._shown()
+        assert config == AccumulationConfig(2**-6, None if clear_every == "never" else clear_every)
         left, _ = lab._panels()
         means = losses.view(-1, 4).mean(1).tolist()
         assert drawn(lab)[0] == left.path(range(4, 177, 4), means)
@@ -120,7 +126,7 @@ def test_every_position_shows_its_own_run(lab):
 def test_only_what_a_step_uses_is_drawn_on_the_right(lab):
     choose(lab, 8, "once")
     _, right = lab._panels()
-    _, _, norms = lab._seen()
+    _, _, norms = lab._shown()
     assert drawn(lab)[1] == right.path(range(8, 177, 8), norms[7::8].tolist())
     choose(lab, "never", "once")
     assert drawn(lab)[1] == ""
@@ -130,7 +136,7 @@ def test_only_what_a_step_uses_is_drawn_on_the_right(lab):
 @pytest.mark.parametrize("value", [0.001, 0.02, 5.0])
 def test_a_rate_between_or_beyond_the_rows_shows_the_nearest(lab, value):
     choose(lab, 2, lr=value)
-    assert lab._seen()[0].lr in RATES
+    assert lab._shown()[0].lr in RATES
     assert shown(lab).endswith({0.001: "0.00390625", 0.02: "0.015625", 5.0: "1"}[value])
 
 
@@ -185,7 +191,7 @@ def test_the_words_name_the_micro_batches_that_never_reach_a_step(lab):
 
 def test_the_words_name_a_loss_that_rose_again(lab):
     choose(lab, "never", lr=0.25)
-    _, losses, _ = lab._seen()
+    _, losses, _ = lab._shown()
     means = losses.view(-1, 4).mean(1)
     assert means[-1] > means.min() + 0.5
     assert f"after {means.min():.2f} on the way" in lab._words.value
@@ -200,23 +206,18 @@ def test_without_clearing_there_is_nothing_to_divide_by(lab):
     assert " scaled" in shown(lab)
 
 
-def test_a_row_that_is_asked_for_is_trained_first_and_fills_in(monkeypatch):
-    monkeypatch.setattr(zero_grad, "REDRAW", 0.0)
-    lab = ZeroGradLab(num_epochs=1)
-    try:
-        lab.computing.cancel()
-        lab.settle(60)
-        lab.rows = {2**-6: lab.rows[2**-6]}
-        words, draw = [], lab._draw_front
-        monkeypatch.setattr(lab, "_draw_front", lambda: (draw(), words.append(lab._words.value)))
-        lab.lr.value = 1.0
-        lab.settle(60)
-        assert next(iter(list(lab.rows)[1:])) == 1.0
-        assert any("Training: " in text for text in words)
-        assert "The loss goes from" in words[-1]
-        assert set(lab.rows) == set(RATES)
-    finally:
-        lab.close()
+def test_a_row_that_is_asked_for_is_trained_first_and_fills_in(quick_lab, monkeypatch):
+    lab = quick_lab
+    lab.computing.cancel()
+    lab.settle(60)
+    lab.rows = {2**-6: lab.rows[2**-6]}
+    words, draw = [], lab._draw_front
+    monkeypatch.setattr(lab, "_draw_front", lambda: (draw(), words.append(lab._words.value)))
+    lab.lr.value = 1.0
+    lab.settle(60)
+    assert list(lab.rows) == [2**-6, 1.0, 0.5]
+    assert any("Training: " in text for text in words)
+    assert "The loss goes from" in words[-1]
 
 
 def test_rows_already_trained_are_not_trained_again(lab, monkeypatch):
@@ -230,15 +231,28 @@ def test_rows_already_trained_are_not_trained_again(lab, monkeypatch):
         choose(lab, 2, lr=rate)
 
 
-def test_closing_ends_the_training():
-    lab = ZeroGradLab(num_epochs=4)
-    lab.close()
-    lab.computing.settle(60)
-    assert not all(lab._finished(rate) for rate in RATES)
+def test_closing_ends_the_training(quick_lab, monkeypatch):
+    quick_lab.computing.cancel()
+    quick_lab.settle(60)
+    quick_lab.rows.pop(1.0, None)
+    begun = threading.Event()
+
+    def endless(*args, **options):
+        runs = next(iter_runs(*args, **options))
+        begun.set()
+        while True:
+            yield runs
+
+    monkeypatch.setattr(zero_grad, "iter_runs", endless)
+    quick_lab.lr.value = 1.0
+    assert begun.wait(60)
+    quick_lab.close()
+    quick_lab.computing.settle(60)
+    assert not quick_lab._finished(1.0)
 
 
-def test_an_error_in_the_training_is_shown_and_raised(monkeypatch):
-    lab = ZeroGradLab(num_epochs=1)
+def test_an_error_in_the_training_is_shown_and_raised(quick_lab, monkeypatch):
+    lab = quick_lab
     lab.computing.cancel()
     lab.settle(60)
     lab.rows.pop(1.0, None)
@@ -246,19 +260,19 @@ def test_an_error_in_the_training_is_shown_and_raised(monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("no memory for this row")
 
-    monkeypatch.setattr(zero_grad, "iter_runs", fail)
-    lab.lr.value = 1.0
-    with pytest.raises(RuntimeError, match="no memory for this row"):
-        lab.settle(60)
-    assert "RuntimeError: no memory for this row" in lab._error_box.value
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(zero_grad, "iter_runs", fail)
+        lab.lr.value = 1.0
+        with pytest.raises(RuntimeError, match="no memory for this row"):
+            lab.settle(60)
+        assert "RuntimeError: no memory for this row" in lab._error_box.value
     lab.lr.value = 0.5
     lab.settle(60)
     assert lab._error_box.value == ""
-    lab.close()
 
 
-def test_the_learners_random_numbers_stay_as_they_were():
+def test_the_learners_random_numbers_stay_as_they_were(monkeypatch):
+    monkeypatch.setattr(zero_grad, "RATES", [2**-6, 1.0])
     torch.manual_seed(123)
     expected = torch.rand(3)
     torch.manual_seed(123)
@@ -266,18 +280,6 @@ def test_the_learners_random_numbers_stay_as_they_were():
     lab.settle(60)
     lab.close()
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_drawing_takes_a_small_part_of_training(lab):
-    choose(lab, 1)
-    began = time.perf_counter()
-    for _ in range(10):
-        lab._draw_front()
-    drawing = (time.perf_counter() - began) / 10
-    began = time.perf_counter()
-    lab._train_row(2**-6, lambda: False)
-    assert drawing < (time.perf_counter() - began) / 20
-    lab.settle(60)
 
 
 def test_the_still_picture_says_what_is_seen(lab):

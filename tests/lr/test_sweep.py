@@ -6,12 +6,12 @@ import re
 
 import pytest
 import torch
-from record_sweep import SETTINGS
+from record_sweep import CONFIGS
 from torch import nn
 from torch.nn import functional as F
 
 from course_utils.data import Batches, load
-from course_utils.labs.learning_rate import RATES, RECORDED
+from course_utils.experiments.recorded_sweeps import RATES, RECORDED
 from course_utils.lr import Sweep, descend, iter_sweep_lr, sweep_lr
 from course_utils.lr.stack import Stack
 from course_utils.models import CNN, MLP
@@ -745,34 +745,37 @@ def test_a_missing_file_is_a_missing_file(tmp_path):
 
 def test_the_records_are_those_that_the_tool_makes_and_small():
     files = {path.name: path.stat().st_size for path in RECORDED.iterdir() if path.suffix == ".json"}
-    assert files.keys() == SETTINGS.keys()
+    assert files.keys() == {config.file_name for config in CONFIGS}
     assert sum(files.values()) < 200_000
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_record_is_complete_and_its_zones_read_right(name):
-    record = Sweep.load(RECORDED / name)
-    optimizer, options = SETTINGS[name]
-    assert (record.optimizer, record.options) == (optimizer, options)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.file_name)
+def test_a_record_is_complete_and_its_zones_read_right(config):
+    record = Sweep.load(RECORDED / config.file_name)
+    assert (record.optimizer, record.options) == (config.optimizer, config.options)
     assert (record.num_epochs, record.batch_size, record.seed, record.method) == (5, 64, 0, "layers")
     assert record.lrs == RATES
     assert record.losses.shape == (49, 115)
     assert record.steps_done == 115
-    (low, high), (low_end, high_end) = EDGES[optimizer]
+    (low, high), (low_end, high_end) = EDGES[config.optimizer]
     works, diverges = bounds(record)
     assert low < works < high
     assert low_end < diverges < high_end * 2
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_record_is_what_a_fresh_run_gives(name, digits):
-    record = Sweep.load(RECORDED / name)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.file_name)
+def test_a_record_is_what_a_fresh_run_gives(config, digits):
+    record = Sweep.load(RECORDED / config.file_name)
     first_works = record.zones.index("works")
     # Up to the lower end of the zone that works, training is stable: another machine's rounding does not grow.
     chosen = [0, first_works // 2, first_works]
-    optimizer, options = SETTINGS[name]
     fresh = sweep_lr(
-        CNN, *digits, [record.lrs[index] for index in chosen], optimizer=optimizer, num_epochs=5, **options
+        CNN,
+        *digits,
+        [record.lrs[index] for index in chosen],
+        optimizer=config.optimizer,
+        num_epochs=5,
+        **config.options,
     )
     torch.testing.assert_close(fresh.losses, record.losses[chosen], rtol=5e-3, atol=2e-3)
 

@@ -21,7 +21,7 @@ class SmallLab(Lab):
     def __init__(self):
         self.lr = widgets.FloatSlider(value=0.5, min=0.1, max=0.9)
         super().__init__([self.lr], controls={"lr": self.lr}, css_class="small-lab")
-        self.when(self.lr, self.follow)
+        self.on_change(self.lr, self.follow)
     def follow(self):
         self.drawing.submit(self.draw)
     def draw(self, stale):
