@@ -16,7 +16,7 @@ FENCE = re.compile(r"<summary>Solution</summary>\s*```python\n(.*?)```", re.DOTA
 
 
 def exercises():
-    """Return each exercise as (lesson, cell of the imports, name of the check, cell of the stub, lines of the solution)."""
+    """Return each exercise as (lesson, cell of the imports, name of the check, cell of the stub, solution)."""
     found = []
     for path in NOTEBOOKS:
         cells = nbformat.read(path, as_version=4).cells
