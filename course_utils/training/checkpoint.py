@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from course_utils.files import remove_unfinished, write_atomically
-from course_utils.training.history import History
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 FORMAT = 1
 # A save is put off until the time since the one before is this many times what that one took, or so many seconds.
 PUT_OFF, AT_MOST = 100, 10.0
+# What `fingerprint` knows of the training data.
+DATA = ("train_batches", "train_rows", "batch_size", "order_seed", "train_checksum")
 
 
 def save(state: Mapping, folder: str | Path, *, keep_previous: bool = True) -> None:
@@ -110,6 +111,15 @@ def _plain(value: object, where: str = "state") -> object:
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         return value.item()  # one of NumPy's numbers
     raise TypeError(f"{where} is a {type(value).__name__}, which no checkpoint can hold: use numbers, text or tensors")
+
+
+def check_storable(state: Mapping) -> None:
+    """Check, before a run begins, that a checkpoint can hold a state of this kind.
+
+    Raises:
+        TypeError: a part of it is neither a tensor nor a plain value; the message names it.
+    """
+    _plain(state)
 
 
 class Checkpoints:
@@ -224,44 +234,6 @@ def check_same_model(saved: Mapping[str, Tensor], mine: Mapping[str, Tensor]) ->
         raise ValueError(f"the checkpoint is of another model: {'; '.join(parts[:10])}{more}")
 
 
-PARTS = ("model", "optimizer", "scheduler", "scaler")
-COUNTS = ("step", "epoch", "position", "epoch_trained", "skipped_steps")
-
-
-def take_down(trainer, randomness: list[dict]) -> dict[str, object]:
-    """Take down all that an exact resume of a trainer needs, with the states of randomness of each process."""
-    parts = {name: getattr(trainer, name).state_dict() for name in PARTS if getattr(trainer, name) is not None}
-    counts = {name: getattr(trainer, name) for name in COUNTS}
-    figures = {"means": trainer.meter.state_dict(), "history": trainer.history.state_dict()}
-    return {"made_with": trainer.made_with, "random": randomness} | parts | counts | figures
-
-
-def check_holdable(trainer) -> None:
-    """Check, before a run begins, that its state is of a kind that a checkpoint can hold.
-
-    Raises:
-        TypeError: a part of it is not; the message names it.
-    """
-    _plain(take_down(trainer, []))
-
-
-def take_over(trainer, state: Mapping) -> None:
-    """Put a trainer where a checkpoint's run was, all but the randomness.
-
-    Raises:
-        ValueError: the checkpoint is of another model, or was made with other settings or data; nothing was changed.
-    """
-    check_same_model(state["model"], trainer.model.state_dict())
-    check_same(state["made_with"], trainer.made_with)
-    for name in PARTS:
-        if getattr(trainer, name) is not None:
-            getattr(trainer, name).load_state_dict(state[name])
-    for name in COUNTS:
-        setattr(trainer, name, state[name])
-    trainer.meter.load_state_dict(state["means"])
-    trainer.history = History.from_state_dict(state["history"])
-
-
 def describe(
     model: nn.Module, optimizer: Optimizer, scheduler: object, loss_fn: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, object]:
@@ -296,10 +268,6 @@ def fingerprint(train: Iterable) -> dict[str, int | None]:
         if isinstance(tensor, Tensor) and tensor.numel():
             rows = tensor.detach()[:: -(-len(tensor) // 1024)] if tensor.ndim else tensor.detach()
             checksum = zlib.crc32(rows.cpu().contiguous().flatten().view(torch.uint8).numpy(), checksum)
-    return {
-        "train_batches": len(train),
-        "train_rows": len(dataset) if hasattr(dataset, "__len__") else None,
-        "batch_size": getattr(train, "batch_size", None),
-        "order_seed": getattr(train, "seed", None),
-        "train_checksum": checksum,
-    }
+    num_rows = len(dataset) if hasattr(dataset, "__len__") else None
+    batch_size, seed = getattr(train, "batch_size", None), getattr(train, "seed", None)
+    return dict(zip(DATA, (len(train), num_rows, batch_size, seed, checksum), strict=True))

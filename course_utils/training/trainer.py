@@ -2,9 +2,10 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +104,7 @@ class Trainer:
             "max_grad_norm": max_grad_norm,
             "on_nonfinite": on_nonfinite,
         }
+        self._data: dict[str, int | None] = {}
         self._begin()
 
     def train_step(self, batches: list[Batch], num_samples: int) -> list[Tensor]:
@@ -147,18 +149,17 @@ class Trainer:
         if valid is not None:
             validation.check_loader("valid", valid)
         self._begin()
-        self.made_with = self.hyperparameters | ({} if self.run_dir is None else checkpoint.fingerprint(train))
+        self._data = {} if self.run_dir is None else checkpoint.fingerprint(train)
         train, valid = distributed.shard(train, valid)
         self._randomness = RandomStates(train, valid, kept=self.run_dir is not None)
         self._checkpoints = checkpoint.Checkpoints(self.run_dir, writes=distributed.rank() == 0)
         state = self._checkpoints.open(resume=resume)
         if state is not None:
-            checkpoint.take_over(self, state)
-            self._samples_before = self.meter.window.count
+            self.load_state_dict(state)
             in_epoch = self.position > 0 and not self.epoch_trained
             self._randomness.load_state_dict(distributed.own(state["random"]), in_epoch=in_epoch)
         validation.check_epochs_left(self.run_dir, self.epoch, num_epochs)
-        checkpoint.check_holdable(self)
+        checkpoint.check_storable(self.state_dict())
         self.network = distributed.wrap(self.model, self.device)
         folder = self.run_dir if self._checkpoints.writes else None
         self._tracking = Tracking(folder, resume=resume, first_step=self.step + 1, made_with=self.made_with)
@@ -197,6 +198,56 @@ class Trainer:
         validation.check_loader("loader", loader)
         return evaluation.evaluate(self.model, self.loss_fn, self._on_device("loader", loader), autocast=self.autocast)
 
+    @property
+    def made_with(self) -> dict[str, object]:
+        """The hyperparameters and, once `fit` was given a run folder and data, numbers that describe the data."""
+        return self.hyperparameters | self._data
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the run: model, optimizer, scheduler, scaler, counts, means and history.
+
+        The states of the random number generators are not in it, because a run draws from its loaders' generators too.
+        `fit` saves them beside it in each checkpoint.
+        """
+        scheduler = {} if self.scheduler is None else {"scheduler": self.scheduler.state_dict()}
+        return {
+            "made_with": self.made_with,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            **scheduler,
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "position": self.position,
+            "epoch_trained": self.epoch_trained,
+            "skipped_steps": self.skipped_steps,
+            "means": self.meter.state_dict(),
+            "history": self.history.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned, on this trainer's device.
+
+        `fit` does this when it resumes a run from a checkpoint; without `resume` it starts a run at step 0.
+
+        Raises:
+            ValueError: the state is of another model, or of a run with other settings or data; nothing was changed.
+        """
+        checkpoint.check_same_model(state["model"], self.model.state_dict())
+        seen = {name: value for name, value in state["made_with"].items() if self._data or name not in checkpoint.DATA}
+        checkpoint.check_same(seen, self.made_with)
+        # The optimizer compares its groups with the state's before it changes anything, so it comes first.
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.model.load_state_dict(state["model"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.epoch, self.position = state["step"], state["epoch"], state["position"]
+        self.epoch_trained, self.skipped_steps = state["epoch_trained"], state["skipped_steps"]
+        self.meter.load_state_dict(state["means"])
+        self.history = History.from_state_dict(state["history"])
+        self._samples_before = self.meter.window.count
+
     # What stands around the step.
 
     def _begin(self) -> None:
@@ -217,7 +268,7 @@ class Trainer:
             validation.check_weights(self.model, self.step, self.optimizer.param_groups[0]["lr"])
             randomness = distributed.gather(self._randomness.state_dict())
             self._tracking.flush()
-            self._checkpoints.save(checkpoint.take_down(self, randomness))
+            self._checkpoints.save(self.state_dict() | {"random": randomness})
 
     def _on_device(self, name: str, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yield the loader's batches, checked and moved to the device; from pinned memory nothing waits for that."""

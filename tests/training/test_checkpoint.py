@@ -4,9 +4,11 @@ import contextlib
 import os
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy
 import pytest
@@ -74,6 +76,100 @@ def test_an_interrupt_that_the_data_raises_saves_the_last_whole_step(tmp_path):
     assert [step for step, _ in history.step_loss] == [4]
     state = checkpoint.load(tmp_path)
     assert (state["step"], state["position"]) == (7, 7)
+
+
+# A checkpoint that an earlier edition of this code wrote, after step 7 of 10.
+EARLIER = Path(__file__).with_name("checkpoint_of_format_1.pt")
+# The weights and the bias after step 10. Every number on the way is a sum of few powers of two, so no processor rounds.
+EARLIER_END = ["0x1.8eb42df000000p-3", "0x1.d597f45800000p-2", "-0x1.f7bd747800000p-2", "0x1.383898f000000p-3"]
+
+
+def make_exact(run_dir=None):
+    """The run of the earlier checkpoint: linear regression on small integers, at rates that are powers of two."""
+    torch.manual_seed(3)
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randint(-1, 2, (20, 3), generator=generator).double()
+    y = torch.randint(-4, 5, (20, 1), generator=generator).double()
+    loader = DataLoader(TensorDataset(x, y), batch_size=4, shuffle=True)
+    model = nn.Linear(3, 1, dtype=torch.float64)
+    nn.init.zeros_(model.weight), nn.init.zeros_(model.bias)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.25, momentum=0.5)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 6, gamma=0.5)
+    options = {"log_every": 1, "progress": False, "device": "cpu"}
+    return Trainer(model, optimizer, nn.MSELoss(), scheduler=scheduler, run_dir=run_dir, **options), loader
+
+
+def test_a_checkpoint_of_an_earlier_edition_goes_on_to_the_last_bit(tmp_path):
+    whole, loader = make_exact()
+    history = whole.fit(loader, num_epochs=2)
+    shutil.copy(EARLIER, tmp_path / "checkpoint.pt")
+    resumed, loader = make_exact(tmp_path)
+    scramble()
+    assert resumed.fit(loader, num_epochs=2, resume=True) == history
+    assert [rate for _, rate in history.lr] == [0.25] * 6 + [0.125] * 4
+    assert_same_end(resumed, whole)
+    weights = torch.cat([weight.detach().flatten() for weight in resumed.model.parameters()])
+    assert [weight.hex() for weight in weights.tolist()] == EARLIER_END
+    earlier, now = torch.load(EARLIER, weights_only=True), checkpoint.load(tmp_path)
+    assert earlier.keys() == now.keys()
+    assert earlier["made_with"] == now["made_with"]
+    assert earlier["random"][0].keys() == now["random"][0].keys()
+
+
+# The state of a trainer.
+
+
+def test_a_state_moves_a_run_into_another_trainer():
+    one, other = make(track_grad_norm=True), make(track_grad_norm=True)
+    one.fit(batches(), batches(), num_epochs=2)
+    scramble()
+    other.load_state_dict(one.state_dict())
+    assert_same_end(other, one)
+    assert other.scheduler.state_dict() == one.scheduler.state_dict()
+    assert other.meter.state_dict() == one.meter.state_dict()
+    assert other.made_with == one.made_with
+
+
+def test_a_state_from_a_run_folder_fits_a_trainer_that_has_seen_no_data(tmp_path):
+    one = make(tmp_path)
+    one.fit(batches(), num_epochs=1)
+    other = make()
+    other.load_state_dict(checkpoint.load(tmp_path))
+    assert_same_end(other, one)
+
+
+def another_width():
+    return make(width=9).state_dict()
+
+
+def another_rate():
+    return make(lr=0.1).state_dict()
+
+
+def other_groups():
+    other = make()
+    other.optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+    return other.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (another_width, r"of another model: 0\.weight has shape"),
+        (another_rate, r"lr was 0\.1, is 0\.05"),
+        (other_groups, "different number of parameter groups"),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(other, message):
+    each = make()
+    each.fit(batches(), num_epochs=1)
+    tensors, counts = everything(each)
+    tensors = {name: value.clone() for name, value in tensors.items()}
+    with pytest.raises(ValueError, match=message):
+        each.load_state_dict(other())
+    after, after_counts = everything(each)
+    assert after_counts == counts
+    assert all(torch.equal(value, after[name]) for name, value in tensors.items())
 
 
 # The files.
