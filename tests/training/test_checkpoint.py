@@ -216,10 +216,12 @@ def test_a_damaged_newest_file_gives_way_to_the_one_before_and_says_so(tmp_path,
     for step in (1, 2):
         checkpoint.save({"step": step, "x": torch.full((100,), 7.0)}, tmp_path)
     damage(tmp_path / "checkpoint.pt")
-    with pytest.warns(RuntimeWarning, match=r"checkpoint\.pt can't be read .*going on from the one before"):
+    with pytest.warns(RuntimeWarning, match=r"checkpoint\.pt cannot be read .*continuing from the previous one"):
         assert checkpoint.load(tmp_path)["step"] == 1
     damage(tmp_path / "checkpoint.previous.pt")
-    with pytest.raises(ValueError, match=r"checkpoint\.pt can't be read .*; .*checkpoint\.previous\.pt can't be read"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.pt cannot be read .*; .*checkpoint\.previous\.pt cannot be read"
+    ):
         checkpoint.load(tmp_path)
 
 
@@ -229,7 +231,7 @@ def test_a_run_goes_on_from_the_file_before_a_damaged_one(tmp_path):
     first.fit(batches(), num_epochs=4)
     truncate(tmp_path / "checkpoint.pt")
     second = make(tmp_path)
-    with pytest.warns(RuntimeWarning, match=r"going on from the one before"):
+    with pytest.warns(RuntimeWarning, match=r"continuing from the previous one"):
         second.fit(batches(), num_epochs=4, resume=True)
     whole = make()
     whole.fit(batches(), num_epochs=4)
@@ -242,7 +244,7 @@ def test_after_a_damaged_file_the_next_saves_keep_good_ones(tmp_path):
         checkpoint.save({"step": step}, tmp_path)
     truncate(tmp_path / "checkpoint.pt")
     keeper = checkpoint.Checkpoints(tmp_path)
-    with pytest.warns(RuntimeWarning, match=r"going on from the one before"):
+    with pytest.warns(RuntimeWarning, match=r"continuing from the previous one"):
         assert keeper.open(resume=True)["step"] == 1
     for step, before in ((3, 1), (4, 3)):
         keeper.save({"step": step})
@@ -259,8 +261,8 @@ def test_a_checkpoint_from_elsewhere_runs_no_code(tmp_path):
     torch.save({"format": 1, "model": Harmful()}, tmp_path / "checkpoint.pt")
     os.replace(tmp_path / "checkpoint.pt", tmp_path / "checkpoint.previous.pt")
     sentence = (
-        r"checkpoint\.previous\.pt can't be read \(it asks for (posix|nt)\.mkdir, which no checkpoint of this course "
-        r"does; nothing of it was run\): start the run anew, in another folder$"
+        r"checkpoint\.previous\.pt cannot be read \(it asks for (posix|nt)\.mkdir, which no checkpoint of this course "
+        r"does; none of it was run\): start the run again, in another folder$"
     )
     with pytest.raises(ValueError, match=sentence):
         checkpoint.load(tmp_path)
@@ -273,10 +275,10 @@ def test_a_checkpoint_from_elsewhere_runs_no_code(tmp_path):
 @pytest.mark.parametrize(
     ("program", "why"),
     [
-        (b"\x80\x02.", r"it holds no state \(IndexError: "),
-        (b"\x80\x02K\x01K\x02s.", r"it holds no state \((TypeError|IndexError|AssertionError|AttributeError): "),
+        (b"\x80\x02.", r"it does not hold a state \(IndexError: "),
+        (b"\x80\x02K\x01K\x02s.", r"it does not hold a state \((TypeError|IndexError|AssertionError|AttributeError): "),
         (b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.", r"it asks for os\.system, which no checkpoint"),
-        (b"\x80\x02\xff.", "it asks for more than tensors and plain values, which no checkpoint"),
+        (b"\x80\x02\xff.", "it holds more than tensors and plain values, unlike every checkpoint"),
     ],
 )
 def test_a_checkpoint_with_a_program_of_its_own_is_refused_in_one_line(tmp_path, program, why):
@@ -293,7 +295,7 @@ def test_a_checkpoint_with_a_program_of_its_own_is_refused_in_one_line(tmp_path,
 
 
 def test_what_a_checkpoint_cannot_hold_is_named_before_anything_is_written(tmp_path):
-    with pytest.raises(TypeError, match=r"state\['scheduler'\]\['fn'\] is a function, which no checkpoint can hold"):
+    with pytest.raises(TypeError, match=r"state\['scheduler'\]\['fn'\] is a function, which a checkpoint cannot hold"):
         checkpoint.save({"scheduler": {"fn": make}}, tmp_path)
     assert list(tmp_path.iterdir()) == []
     checkpoint.save({"lr": numpy.float64(0.5), "pair": (numpy.int64(3), 1)}, tmp_path)
@@ -339,7 +341,7 @@ def test_a_full_disk_is_told_and_the_run_goes_on(tmp_path):
         assert (folder / "checkpoint.pt").read_bytes() == kept
         assert not (folder / "checkpoint.pt.tmp").exists()
         on_big = make(tmp_path / "disk" / "other", width=8000, scheduled=False)
-        with pytest.warns(RuntimeWarning, match=r"training goes on, and the checkpoint before is kept"):
+        with pytest.warns(RuntimeWarning, match=r"training continues, and the previous checkpoint is kept"):
             history = on_big.fit(batches(), num_epochs=2)
         assert [step for step, _ in history.epoch_loss] == [10, 20]
 
@@ -545,7 +547,7 @@ def test_resume_begins_where_no_checkpoint_is_yet(tmp_path):
 def test_a_run_that_has_its_epochs_is_complete(tmp_path):
     make(tmp_path).fit(batches(), num_epochs=2)
     for asked in (2, 1):
-        with pytest.raises(RunCompleteError, match=rf"has 2 epochs already, num_epochs={asked} asks for no more"):
+        with pytest.raises(RunCompleteError, match=rf"already has 2 epochs and num_epochs={asked} asks for no more"):
             make(tmp_path).fit(batches(), num_epochs=asked, resume=True)
 
 
@@ -566,7 +568,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_keys(tmp_path):
 
 def test_a_list_of_many_differing_keys_is_cut(tmp_path):
     saved = {f"layer{index}": torch.zeros(1) for index in range(30)}
-    with pytest.raises(ValueError, match=r"missing here layer9 and 20 more$"):
+    with pytest.raises(ValueError, match=r"missing here layer9; 20 more$"):
         checkpoint.check_same_model(saved, {})
 
 
@@ -621,7 +623,7 @@ def test_lists_and_loaders_are_told_apart_by_their_values():
 
 def test_a_folder_with_another_run_is_refused(tmp_path):
     make(tmp_path).fit(batches(), num_epochs=1)
-    with pytest.raises(ValueError, match=r"holds another run: go on with it \(resume=True, --resume\)"):
+    with pytest.raises(ValueError, match=r"holds another run: continue it \(resume=True, --resume\)"):
         make(tmp_path).fit(batches(), num_epochs=2)
     for path in tmp_path.glob("checkpoint*"):
         path.unlink()
@@ -634,10 +636,10 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
     file.write_text("")
     with pytest.raises(NotADirectoryError, match=r"file' is a file: give the name of a folder"):
         make(file).fit(batches(), num_epochs=1)
-    with pytest.raises(OSError, match=r"file/run' can't be written in .*: choose another folder"):
+    with pytest.raises(OSError, match=r"file/run' cannot be written to .*: choose another folder"):
         make(file / "run").fit(batches(), num_epochs=1)
     if sys.platform == "linux":
-        with pytest.raises(OSError, match=r"run_dir '/proc/.*' can't be written in"):
+        with pytest.raises(OSError, match=r"run_dir '/proc/.*' cannot be written to"):
             make("/proc/run").fit(batches(), num_epochs=1)
     with pytest.raises(ValueError, match=r"resume=True needs run_dir"):
         make().fit(batches(), num_epochs=1, resume=True)
@@ -646,7 +648,7 @@ def test_a_folder_that_is_none_is_refused(tmp_path):
 def test_a_state_that_no_checkpoint_can_hold_is_refused_before_the_first_step(tmp_path):
     each = make(tmp_path, scheduled=False)
     each.optimizer.param_groups[0]["hook"] = print
-    with pytest.raises(TypeError, match=r"\['param_groups'\]\['hook'\] is a builtin.*which no checkpoint can hold"):
+    with pytest.raises(TypeError, match=r"\['param_groups'\]\['hook'\] is a builtin.*which a checkpoint cannot hold"):
         each.fit(batches(), num_epochs=1)
     assert each.step == 0
 

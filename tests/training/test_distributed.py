@@ -57,7 +57,7 @@ def rows(count=27):
 
 def as_one_of(monkeypatch, rank, size):
     monkeypatch.setattr(distributed, "rank", lambda: rank)
-    monkeypatch.setattr(distributed, "size", lambda: size)
+    monkeypatch.setattr(distributed, "world_size", lambda: size)
 
 
 def test_the_parts_of_a_batch_make_the_batch(monkeypatch):
@@ -91,16 +91,16 @@ def test_a_process_without_rows_repeats_one_in_training_and_none_in_validation(m
 
 def test_alone_nothing_is_wrapped_or_added():
     model, device = nn.Linear(2, 2), torch.device("cpu")
-    assert (distributed.rank(), distributed.size()) == (0, 1)
+    assert (distributed.rank(), distributed.world_size()) == (0, 1)
     assert distributed.wrap(model, device) is model
     assert distributed.all_reduce_sum([[1.0, 2.0]], device) == [[1.0, 2.0]]
-    assert distributed.gather("a") == ["a"]
+    assert distributed.all_gather("a") == ["a"]
     assert distributed.broadcast(True)
     assert not distributed.any_process(False, device)
     assert distributed.shard([1], None) == ([1], None)
-    assert distributed.own([{"of": "the first"}]) == {"of": "the first"}
-    with distributed.joined("cpu"):
-        assert distributed.size() == 1
+    assert distributed.of_this_rank([{"of": "the first"}]) == {"of": "the first"}
+    with distributed.process_group("cpu"):
+        assert distributed.world_size() == 1
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch):
@@ -218,9 +218,9 @@ def resumed():
     return {"stopped": first.step, "whole": end, "resumed": result(second, history)}
 
 if __name__ == "__main__":
-    with distributed.joined("cpu"):
+    with distributed.process_group("cpu"):
         found = {"cases": cases(), "refusals": refusals(), "sampler": sampler(), "resumed": resumed()}
-        found["all"] = distributed.gather([found["resumed"]["resumed"], found["cases"]])
+        found["all"] = distributed.all_gather([found["resumed"]["resumed"], found["cases"]])
     if os.environ["RANK"] == "0":
         print(json.dumps(found))
     else:
@@ -322,7 +322,9 @@ def test_a_killed_worker_ends_the_run_resume_goes_on_and_torchrun_restarts(tmp_p
     _, error = broken.communicate(timeout=60)
     assert broken.returncode != 0
     assert re.search(r"Signal 9 \(SIGKILL\) received by PID", error)
-    assert "another process of this run has ended, or torchrun was told to stop: start all again with --resume" in error
+    assert (
+        "another process of this run has ended, or torchrun was stopped: start all of them again with --resume" in error
+    )
     done = checkpoint.load(run_dir)
     assert 0 < done["epoch"] < 20
 

@@ -466,7 +466,7 @@ def test_a_scheduler_of_another_optimizer_is_refused():
     scheduler = torch.optim.lr_scheduler.StepLR(other, 1)
     with pytest.raises(ValueError, match=r"StepLR was made for another optimizer"):
         Trainer(model, one, nn.CrossEntropyLoss(), scheduler=scheduler)
-    with pytest.raises(TypeError, match=r"ReduceLROnPlateau waits for a validation loss"):
+    with pytest.raises(TypeError, match=r"ReduceLROnPlateau needs a validation loss"):
         Trainer(model, one, nn.CrossEntropyLoss(), scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau(one))
 
 
@@ -486,7 +486,7 @@ def test_parameters_on_two_devices_are_refused():
         ({"log_every": 0}, ValueError, r"log_every must be .* at least 1, got 0"),
         ({"max_grad_norm": -1.0}, ValueError, r"max_grad_norm must be .* got -1.0"),
         ({"precision": "fp17"}, ValueError, r"unknown precision 'fp17': did you mean 'fp16'"),
-        ({"precision": "fp16"}, ValueError, r"'fp16' needs a CUDA device, this is 'cpu': use 'bf16' or 'fp32'"),
+        ({"precision": "fp16"}, ValueError, r"'fp16' needs a CUDA device, not 'cpu': use 'bf16' or 'fp32'"),
         ({"on_nonfinite": "skp"}, ValueError, r"unknown on_nonfinite 'skp': did you mean 'skip'"),
         ({"loss_fn": nn.CrossEntropyLoss(reduction="none")}, ValueError, r"reduction='none'.*use 'mean' or 'sum'"),
         ({"loss_fn": "cross entropy"}, TypeError, r"loss_fn must be a function of \(logits, y\), got str"),
@@ -526,11 +526,11 @@ class Empty(list):
     ("data", "error", "message"),
     [
         ([], ValueError, r"train is empty, 0 batches"),
-        (Empty(), ValueError, r"train gave no batch in epoch 1"),
+        (Empty(), ValueError, r"train yielded no batches in pass 1"),
         ((pair for pair in []), TypeError, r"train must be an iterable .* with a length.* got generator"),
-        (TensorDataset(*rows()), TypeError, r"train is a TensorDataset, which gives single samples: wrap it"),
-        ([(rows()[0],)], TypeError, r"must yield pairs \(x, y\), got 1 item a batch"),
-        ([(*rows(), rows()[1])], TypeError, r"must yield pairs \(x, y\), got 3 items a batch"),
+        (TensorDataset(*rows()), TypeError, r"train is a TensorDataset, which yields single samples: wrap it"),
+        ([(rows()[0],)], TypeError, r"must yield pairs \(x, y\), got a tuple of length 1"),
+        ([(*rows(), rows()[1])], TypeError, r"must yield pairs \(x, y\), got a tuple of length 3"),
         ([{"x": rows()[0], "y": rows()[1]}], TypeError, r"got a dict with the keys 'x', 'y'"),
         ([rows()[0]], TypeError, r"must yield pairs \(x, y\), got a Tensor"),
         ([([1.0], [0])], TypeError, r"must yield tensors \(x, y\), got \(list, list\)"),
@@ -555,7 +555,7 @@ def test_a_loss_of_several_numbers_is_refused():
 def test_validation_data_is_checked_too():
     with pytest.raises(ValueError, match=r"valid is empty, 0 batches"):
         trainer().fit(batches(), [], num_epochs=1)
-    with pytest.raises(ValueError, match=r"valid gave no batch, so there is nothing to evaluate on"):
+    with pytest.raises(ValueError, match=r"valid yielded no batches, so there is nothing to evaluate on"):
         trainer().fit(batches(), Empty(), num_epochs=1)
     with pytest.raises(TypeError, match=r"loader is a TensorDataset"):
         trainer().evaluate(TensorDataset(*rows()))
