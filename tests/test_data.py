@@ -456,7 +456,7 @@ def server(files: dict[str, bytes], cut: dict[str, int]):
             """Keep the test's output clean."""
 
     running = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{running.server_port}/"

@@ -161,8 +161,7 @@ def find_lr(
             gradients.zero_grad(optimizer)
             try:
                 micro = list(itertools.islice(batches, accumulation_steps))
-            except RuntimeError:
-                # Ctrl-C also ends the worker processes of a DataLoader, and the loader then raises RuntimeError.
+            except loaders.LOST_WORKER:
                 if stopped:
                     break
                 raise

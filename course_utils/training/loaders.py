@@ -8,6 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 Batch = tuple[Tensor, Tensor]
+# Ctrl-C also ends the worker processes of a DataLoader. Its next batch then fails with one of these.
+LOST_WORKER = (RuntimeError, OSError, EOFError)
 
 
 class Loader(Protocol):

@@ -288,8 +288,7 @@ class Trainer:
         while not self._halted and not self.epoch_trained:
             try:
                 group = list(itertools.islice(batches, self.accumulation_steps))
-            except (KeyboardInterrupt, RuntimeError) as error:
-                # Ctrl-C also ends the worker processes of a DataLoader, and the loader then raises RuntimeError.
+            except (KeyboardInterrupt, *loaders.LOST_WORKER) as error:
                 if not self._stopping and not isinstance(error, KeyboardInterrupt):
                     raise
                 self._halted = True
