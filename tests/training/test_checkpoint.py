@@ -432,9 +432,17 @@ def from_a_list():
 SOURCES = [from_batches, from_a_loader, from_a_loader_with_its_own_generator, from_noisy_rows, from_a_list]
 
 
-# 10 batches an epoch: within the first, at an epoch's end, within a window, within the last.
-@pytest.mark.parametrize("step", [4, 10, 12, 24, 34])
-@pytest.mark.parametrize("source", SOURCES)
+# 10 batches an epoch: within the first, at an epoch's end, within a window, within the last. Each source and each step
+# once, and every pair of them as a proof.
+STOPS = [4, 10, 12, 24, 34]
+BREAKS = [
+    pytest.param(source, step, marks=[] if step == STOPS[index] else pytest.mark.proof)
+    for index, source in enumerate(SOURCES)
+    for step in STOPS
+]
+
+
+@pytest.mark.parametrize(("source", "step"), BREAKS)
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, source, step):
     whole = make(tmp_path / "whole")
     whole.fit(*source(), num_epochs=4)
