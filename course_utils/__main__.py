@@ -1,4 +1,4 @@
-"""The course's tools as commands: `python -m course_utils train …` (alone or under torchrun), `find-lr`, `doctor`."""
+"""The course's commands: `python -m course_utils train …` (also under torchrun), `find-lr`, `doctor`."""
 
 import argparse
 import contextlib
@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
@@ -24,9 +25,9 @@ from course_utils.training.history import History
 
 EXAMPLES = """\
 examples:
-  train an MLP on handwritten digits and keep the run
+  train an MLP on handwritten digits and save the run
     python -m course_utils train --optimizer sgd --lr 0.05 --momentum 0.9 --run-dir runs/a
-  go on after a crash, a Ctrl-C or a power cut, to the same end bit for bit
+  continue after a crash, Ctrl-C or a power cut, to the same end bit for bit
     python -m course_utils train --optimizer sgd --lr 0.05 --momentum 0.9 --run-dir runs/a --resume
   the same with two processes
     torchrun --nproc-per-node 2 -m course_utils train --lr 0.05 --run-dir runs/b
@@ -35,37 +36,47 @@ examples:
 """
 FIND_EXAMPLES = """\
 examples:
-  look for a learning rate, then train with it
+  search for a learning rate, then train with it
     python -m course_utils find-lr --optimizer adam
     python -m course_utils find-lr --optimizer sgd --momentum 0.9 --model cnn --batch-size 32
 """
 DOCTOR_EXAMPLES = """\
 examples:
-  look at a loop of your own
+  examine a loop of your own
     python -m course_utils doctor train.py --epochs 1
 
-It ends with 0 where nothing is wrong, with 1 where a problem was found or the script failed, and with the script's
-own number where the script chose one.
+The exit status is 0 if nothing is wrong, 1 if a problem was found or the script failed, and the script's own status if
+it set one.
 """
 
-ENDED = "another process of this run has ended, or torchrun was told to stop: start all again with --resume"
-# What a process finds when another one that it exchanges gradients with is gone.
+RUN_OF_ONE = (
+    "{model} with {num_parameters:,} parameters on {num_rows:,} rows of {data}: "
+    "{num_batches} batches per epoch, {device}, {precision}"
+)
+RUN_OF_SEVERAL = (
+    "{model} with {num_parameters:,} parameters on {num_rows:,} rows of {data}: "
+    "{num_batches} batches per epoch, {device}, {precision}, {num_processes} processes"
+)
+STOPPED = "stopped after step {step}"
+STOPPED_AND_SAVED = "stopped after step {step}: continue with --resume --run-dir {run_dir}"
+ENDED = "another process of this run has ended, or torchrun was stopped: start all of them again with --resume"
+# The errors of a process after another one that it exchanges gradients with has ended.
 LOST = re.compile(r"connection (closed|reset) by peer|broken pipe|connection refused|socket closed", re.IGNORECASE)
 
 
 def _steps_down(step: int, num_steps: int) -> float:
-    """A tenth after half of the steps, a hundredth after three quarters."""
+    """Return 1, then a tenth after half of the steps, and a hundredth after three quarters."""
     milestones = sorted({num_steps // 2, num_steps * 3 // 4} - {0})
     return schedules.multistep(step, milestones=milestones)
 
 
 def _warmup_cosine(step: int, num_steps: int) -> float:
-    """A tenth of the steps to warm up, then half a cosine."""
+    """Warm up for a tenth of the steps, then follow half a cosine."""
     return schedules.warmup_cosine(step, num_steps, num_warmup=num_steps // 10)
 
 
-# name: the share of the rate at (step, num_steps)
-SCHEDULES: dict[str, Callable[[int, int], float] | None] = {
+# name: the fraction of the rate at (step, num_steps)
+SCHEDULES: dict[str, Callable[..., float] | None] = {
     "constant": None,
     "step": _steps_down,
     "linear": schedules.linear,
@@ -76,7 +87,7 @@ SCHEDULES: dict[str, Callable[[int, int], float] | None] = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """Make the command line's parser."""
+    """Return the parser of the command line."""
     command = argparse.ArgumentParser(
         prog="python -m course_utils", description="The training loop of the course, as a command."
     )
@@ -84,7 +95,7 @@ def parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train",
         help="train a model on one of the course's data sets",
-        description="Train a model and print one line an epoch.",
+        description="Train a model and print one line per epoch.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -105,23 +116,25 @@ def parser() -> argparse.ArgumentParser:
     loop.add_argument("--epochs", type=int, default=10, metavar="N", help="passes over the data (default: 10)")
     _add_step(loop)
     loop.add_argument(
-        "--on-nonfinite", choices=["raise", "skip"], default="raise", help="at a NaN: stop, or leave the step out"
+        "--on-nonfinite", choices=["raise", "skip"], default="raise", help="after a NaN: stop, or skip the step"
     )
 
     run = train.add_argument_group("run folder")
     run.add_argument(
-        "--run-dir", metavar="DIR", help="keep checkpoint.pt and TensorBoard files here (default: nothing)"
+        "--run-dir", metavar="DIR", help="save checkpoint.pt and TensorBoard files here (default: neither)"
     )
-    run.add_argument("--resume", action="store_true", help="go on from the checkpoint in the run folder")
-    run.add_argument("--checkpoint-every", type=int, default=1, metavar="N", help="epochs between two (default: 1)")
-    run.add_argument("--log-every", type=int, default=50, metavar="N", help="steps between two (default: 50)")
+    run.add_argument("--resume", action="store_true", help="continue from the checkpoint in the run folder")
+    run.add_argument(
+        "--checkpoint-every", type=int, default=1, metavar="N", help="epochs between checkpoints (default: 1)"
+    )
+    run.add_argument("--log-every", type=int, default=50, metavar="N", help="steps per logged window (default: 50)")
     run.add_argument("--grad-norm", action="store_true", help="log the norm of the gradients")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
     find = commands.add_parser(
         "find-lr",
-        help="look for a learning rate",
-        description="Raise the learning rate at each step, watch the loss, and suggest a rate to train with.",
+        help="search for a learning rate",
+        description="Raise the learning rate at each step, watch the loss, and suggest a rate.",
         epilog=FIND_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -131,44 +144,46 @@ def parser() -> argparse.ArgumentParser:
     search = find.add_argument_group("search")
     search.add_argument("--start", type=float, default=1e-6, metavar="LR", help="first rate (default: 0.000001)")
     search.add_argument("--end", type=float, default=10.0, metavar="LR", help="last rate (default: 10)")
-    search.add_argument("--steps", type=int, default=100, metavar="N", help="rates in between (default: 100)")
+    search.add_argument("--steps", type=int, default=100, metavar="N", help="number of rates (default: 100)")
     _add_step(search)
 
     doctor = commands.add_parser(
         "doctor",
-        help="run a training script of your own and say what is wrong with its loop",
-        description="Run a Python script, watch its training loop, and say what is wrong with it. The script really "
-        "runs, with all that it does: it trains, and it writes what it writes.",
+        help="run a training script of your own and report what is wrong with its loop",
+        description="Run a Python script, watch its training loop, and report what is wrong with it. The script "
+        "runs as usual: it trains, and it writes its files.",
         epilog=DOCTOR_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     doctor.set_defaults(run=_doctor)
     doctor.add_argument("script", metavar="SCRIPT.py", help="the script")
-    doctor.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="what the script is to be given")
+    doctor.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="the arguments of the script")
     return command
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:
     data = command.add_argument_group("data and model")
     data.add_argument("--data", default="digits", metavar="NAME", help=f"{', '.join(NAMES)} (default: digits)")
-    data.add_argument("--root", default="./data", metavar="DIR", help="where downloaded data lies (default: ./data)")
+    data.add_argument("--root", default="./data", metavar="DIR", help="folder of downloaded data (default: ./data)")
     data.add_argument("--model", default="mlp", metavar="NAME", help=f"{' or '.join(MODELS)} (default: mlp)")
-    data.add_argument("--seed", type=int, default=0, help="of the weights and of the order of the rows (default: 0)")
+    data.add_argument(
+        "--seed", type=int, default=0, help="seed of the weights and of the order of the rows (default: 0)"
+    )
 
 
 def _add_optimizer(command: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     optimizer = command.add_argument_group("optimizer")
     optimizer.add_argument("--optimizer", default="sgd", metavar="NAME", help=f"{', '.join(OPTIMIZERS)} (default: sgd)")
     optimizer.add_argument("--momentum", type=float, metavar="M", help="for sgd, momentum and rmsprop")
-    optimizer.add_argument("--weight-decay", type=float, metavar="W", help="pull of the weights towards 0")
+    optimizer.add_argument("--weight-decay", type=float, metavar="W", help="how strongly the weights are pulled to 0")
     return optimizer
 
 
 def _add_step(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
-        "--batch-size", type=int, default=64, metavar="N", help="rows a batch, all processes together (default: 64)"
+        "--batch-size", type=int, default=64, metavar="N", help="rows per batch, over all processes (default: 64)"
     )
-    group.add_argument("--accumulate", type=int, default=1, metavar="N", help="batches a step (default: 1)")
+    group.add_argument("--accumulate", type=int, default=1, metavar="N", help="batches per step (default: 1)")
     group.add_argument("--max-grad-norm", type=float, metavar="C", help="clip the norm of the gradients to this")
     group.add_argument("--precision", default="fp32", metavar="P", help=f"{', '.join(PRECISIONS)} (default: fp32)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)")
@@ -178,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return 0, or 1 after a failed run, 2 after bad input, 130 after Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
-        return options.run(options)
+        return int(options.run(options))
     except NonFiniteError as error:
         return _fail(error, 1)
     except (ValueError, OSError, ImportError) as error:
@@ -195,36 +210,44 @@ def _fail(error: object, code: int) -> int:
 
 
 def _end_for_torchrun(signum: int, frame: object) -> None:
-    """Say why and end at once: the others are gone, and what was saved last stands."""
+    """Report the reason and end at once: the other processes are gone, and the last checkpoint is saved."""
     _fail(ENDED, 1)
     sys.stderr.flush()
     os._exit(1)
 
 
 def _train(options: argparse.Namespace) -> int:
-    # torchrun starts a run that broke off again with the same arguments: it is to go on then.
+    # After a failure torchrun starts the run again with the same arguments, and the run should continue.
     resume = options.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    with distributed.joined(options.device):
-        if distributed.size() > 1:
+    with distributed.process_group(options.device):
+        if distributed.world_size() > 1:
             signal.signal(signal.SIGTERM, _end_for_torchrun)
-        trainer, train, valid = _make(options)
-        say = print if distributed.rank() == 0 and not options.quiet else lambda *_, **__: None
-        say(
-            f"{options.model} with {trainer.hyperparameters['num_parameters']:,} parameters on {len(train.dataset):,} "
-            f"rows of {options.data}: {len(train)} batches an epoch, {trainer.device}, {options.precision}"
-            + (f", {distributed.size()} processes" if distributed.size() > 1 else "")
+        trainer, data = _make(options)
+        show = print if distributed.rank() == 0 and not options.quiet else lambda *_, **__: None
+        started = RUN_OF_ONE if distributed.world_size() == 1 else RUN_OF_SEVERAL
+        show(
+            started.format(
+                model=options.model,
+                num_parameters=trainer.hyperparameters["num_parameters"],
+                num_rows=len(data.train.dataset),
+                data=options.data,
+                num_batches=len(data.train),
+                device=trainer.device,
+                precision=options.precision,
+                num_processes=distributed.world_size(),
+            )
         )
         try:
-            history = trainer.fit(train, valid, num_epochs=options.epochs, resume=resume)
+            history = trainer.fit(data.train, data.valid, num_epochs=options.epochs, resume=resume)
         except RunCompleteError as complete:
-            say(complete)
+            show(complete)
             return 0
         if trainer.epoch < options.epochs:
-            goes_on = f": go on with --resume --run-dir {options.run_dir}" if options.run_dir else ""
-            say(f"stopped after step {trainer.step}{goes_on}", flush=True)
+            stopped = STOPPED if options.run_dir is None else STOPPED_AND_SAVED
+            show(stopped.format(step=trainer.step, run_dir=options.run_dir), flush=True)
             return 130
-        best = max(history.valid_accuracy, key=lambda point: point[1])
-        say(f"done: {trainer.step} steps, best accuracy {best[1]:.4f} after step {best[0]}", flush=True)
+        best_step, best = max(history.valid_accuracy, key=lambda point: point[1])
+        show(f"done: {trainer.step} steps, best accuracy {best:.4f} after step {best_step}", flush=True)
     return 0
 
 
@@ -261,18 +284,18 @@ def _find_lr(options: argparse.Namespace) -> int:
 
 
 def _make_parts(options: argparse.Namespace, *, lr: float) -> tuple[nn.Module, Optimizer, Data]:
-    """Make the model, its optimizer and the data from the command line's options."""
+    """Return the model, its optimizer and the data that the options describe."""
     device = distributed.local_device(options.device)
     seed_everything(options.seed)
     data = load(options.data, batch_size=options.batch_size, seed=options.seed, device=device, root=options.root)
     model = make_model(options.model, data.shape, data.num_classes).to(device)
-    chosen = {"momentum": options.momentum, "weight_decay": options.weight_decay}
+    chosen: dict[str, Any] = {"momentum": options.momentum, "weight_decay": options.weight_decay}
     chosen = {name: value for name, value in chosen.items() if value is not None}
     return model, make_optimizer(options.optimizer, model.parameters(), lr, **chosen), data
 
 
-def _make(options: argparse.Namespace) -> tuple:
-    """Make the trainer and its data from the command line's options."""
+def _make(options: argparse.Namespace) -> tuple[Trainer, Data]:
+    """Return the trainer and its data that the options describe."""
     model, optimizer, data = _make_parts(options, lr=options.lr)
     shape, scheduler = SCHEDULES[options.schedule], None
     if shape is not None and options.epochs > 0 and options.accumulate > 0:
@@ -296,9 +319,9 @@ def _make(options: argparse.Namespace) -> tuple:
     )
     trainer.hyperparameters |= {"data": options.data, "seed": options.seed, "schedule": options.schedule}
     if distributed.rank() > 0:
-        # The weights start alike everywhere; what is random in training (dropout) should differ.
+        # The initial weights are the same in every process; random numbers in training (dropout) should differ.
         seed_everything(options.seed + distributed.rank())
-    return trainer, data.train, data.valid
+    return trainer, data
 
 
 def _doctor(options: argparse.Namespace) -> int:
@@ -315,19 +338,19 @@ def _doctor(options: argparse.Namespace) -> int:
     if isinstance(ended, SystemExit) and ended.code is not None:
         return ended.code if isinstance(ended.code, int) else _fail(ended.code, 1)
     if ended is not None and not isinstance(ended, SystemExit):
-        own = ended.__traceback__
-        while own is not None and own.tb_frame.f_code.co_filename != options.script:
-            own = own.tb_next
-        traceback.print_exception(ended.with_traceback(own or ended.__traceback__))
+        in_script = ended.__traceback__
+        while in_script is not None and in_script.tb_frame.f_code.co_filename != options.script:
+            in_script = in_script.tb_next
+        traceback.print_exception(ended.with_traceback(in_script or ended.__traceback__))
         return 1
     return 1 if has_problems(doctor) else 0
 
 
 class _EpochLines:
-    """Prints one line an epoch, where no terminal shows a bar."""
+    """Prints one line per epoch, in place of a progress bar."""
 
     def __call__(self, step: int, num_steps: int, history: History) -> None:
-        # It is called at the end of each window too; the last epoch may be one of before a resume then.
+        # It is also called after each window; the latest epoch may then be from before a resume.
         if not history.epoch_loss or history.epoch_loss[-1][0] != step:
             return
         print(

@@ -1,8 +1,9 @@
-"""Data: scikit-learn's handwritten digits, which need no network, and three torchvision data sets."""
+"""Data: scikit-learn's handwritten digits, which need no network, and three data sets of torchvision."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
@@ -12,51 +13,51 @@ from torch.utils.data import TensorDataset
 from course_utils.devices import resolve_device
 from course_utils.errors import positive_integer, unknown_name
 
-# How many batches are gathered from the data at a time.
+# How many batches are gathered from the data at once.
 GATHERED = 32
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar10")
 
 
 def check_labels(y: Tensor, num_rows: int, num_classes: int | None = None) -> None:
-    """Check class labels: one integer a row, from 0 up to `num_classes` - 1.
+    """Check class labels: one integer per row, from 0 to `num_classes` - 1.
 
     Raises:
-        TypeError: the labels are no tensor or not int64.
-        ValueError: another count than `num_rows`, not one-dimensional, or out of range.
+        TypeError: the labels are not a tensor of dtype int64.
+        ValueError: their number is not `num_rows`, they have more than one dimension, or one is out of range.
     """
     if not isinstance(y, Tensor):
         raise TypeError(f"labels must be a tensor, got {type(y).__name__}: use torch.as_tensor(y)")
     if y.dtype != torch.int64:
         raise TypeError(f"labels must be whole numbers of dtype torch.int64, got {y.dtype}: use y.long()")
     if y.ndim != 1:
-        raise ValueError(f"labels must have one dimension, one class number a row, got shape {tuple(y.shape)}")
+        raise ValueError(f"labels must have one dimension, one class index per row, got shape {tuple(y.shape)}")
     if len(y) != num_rows:
-        raise ValueError(f"x has {num_rows} rows but y has {len(y)} labels: they must be the same number")
+        raise ValueError(f"x has {num_rows} rows but y has {len(y)} labels: give one label per row")
     if len(y) and int(y.min()) < 0:
-        raise ValueError(f"labels count from 0, got {int(y.min())}")
+        raise ValueError(f"labels must count from 0, got {int(y.min())}: subtract the smallest label from all of them")
     if num_classes is not None and len(y) and int(y.max()) >= num_classes:
         raise ValueError(
-            f"label {int(y.max())} is out of range: {num_classes} classes are numbered 0 to {num_classes - 1}"
+            f"label {int(y.max())} is out of range: {num_classes} classes have the labels 0 to {num_classes - 1}"
         )
 
 
 class Batches:
-    """Batches of data that lie in memory, cut by index: no Python loop over samples, and on any device.
+    """Batches of data in memory, selected by index: without a Python loop over samples, and on any device.
 
-    Iterating it once is one epoch. The order of epoch `e` depends on `seed` and `e` alone, as in
-    `torch.utils.data.DistributedSampler`; `set_epoch` chooses the epoch, and without it each pass takes the next.
+    One iteration is one epoch. The order of epoch `e` depends on `seed` and `e` only, as in
+    `torch.utils.data.DistributedSampler`; `set_epoch` chooses the epoch, and without it each pass uses the next one.
 
     Args:
         x: inputs, shape (rows, …). With `transform`, any dtype.
         y: labels, shape (rows,), int64.
-        batch_size: rows a batch; the last batch holds what is left.
-        shuffle: a new order each epoch, or always the given one.
-        seed: where the orders start.
-        transform: called on each batch of x (for example bytes to floats).
+        batch_size: rows per batch; the last batch holds the rest.
+        shuffle: whether each epoch has a new order; without it, all have the given one.
+        seed: the seed of the orders.
+        transform: called on each batch of x (for example to convert bytes to floats).
 
     Raises:
         ValueError: a bad batch size, no rows, labels that do not fit, or NaN in x.
-        TypeError: x or y are no tensors, or labels that are not int64.
+        TypeError: x or y is not a tensor, the labels are not int64, or the seed is not an integer.
     """
 
     def __init__(
@@ -75,33 +76,33 @@ class Batches:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor, got {type(x).__name__}: use torch.as_tensor(x)")
         if x.ndim == 0 or len(x) == 0:
-            raise ValueError(f"x has no rows (shape {tuple(x.shape)}): there is nothing to learn from")
+            raise ValueError(f"x has no rows (shape {tuple(x.shape)}): give at least one")
         check_labels(y, len(x))
         if x.device != y.device:
-            raise ValueError(f"x lies on {x.device} but y on {y.device}: move them to one device")
+            raise ValueError(f"x is on {x.device} but y is on {y.device}: move them to the same device")
         if batch_size > len(x):
             raise ValueError(f"batch_size {batch_size} is larger than the data ({len(x)} rows): use at most {len(x)}")
         if x.is_floating_point() and not bool(torch.isfinite(x).all()):
             bad = int((~torch.isfinite(x.flatten(1) if x.ndim > 1 else x[:, None])).any(dim=1).sum())
-            raise ValueError(f"x holds NaN or infinity in {bad} of {len(x)} rows: clean them before training")
+            raise ValueError(f"x has NaN or infinity in {bad} of {len(x)} rows: repair or remove them before training")
         self.dataset = TensorDataset(x, y)
         self.batch_size, self.shuffle, self.seed, self.transform = batch_size, shuffle, seed, transform
         self.epoch = 0
 
     def __len__(self) -> int:
-        """Batches an epoch, a short last one counted."""
+        """Return the number of batches per epoch, with a short last one."""
         return -(-len(self.dataset) // self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next pass takes."""
+        """Choose the epoch whose order the next pass uses."""
         self.epoch = epoch
 
     def order(self, epoch: int) -> Tensor:
-        """The rows of epoch `epoch` in their order, shape (rows,), on the data's device."""
+        """Return the row numbers of epoch `epoch` in their order, shape (rows,), on the device of the data."""
         x, _ = self.dataset.tensors
         if not self.shuffle:
             return torch.arange(len(x), device=x.device)
-        # Drawn on the CPU, so that the order is the same wherever the data lives.
+        # Drawn on the CPU, so that the order is the same on every device.
         generator = torch.Generator().manual_seed(self.seed + epoch)
         return torch.randperm(len(x), generator=generator).to(x.device)
 
@@ -109,8 +110,8 @@ class Batches:
         x, y = self.dataset.tensors
         rows = self.order(self.epoch)
         self.epoch += 1
-        # Gathered for several batches at once and cut then: a third of the time of gathering for each batch, and a
-        # data set that fills half of the memory still fits.
+        # Rows are gathered for several batches at once and then split: this takes a third of the time of gathering each
+        # batch, and unlike gathering all of them it does not double the memory.
         for some in rows.split(self.batch_size * GATHERED):
             cut_x, cut_y = (part.index_select(0, some).split(self.batch_size) for part in (x, y))
             for batch, labels in zip(cut_x, cut_y, strict=True):
@@ -123,7 +124,7 @@ class Data:
 
     Attributes:
         train, valid: iterables of `(x, y)`; x float32 of shape (batch, *shape), y int64 of shape (batch,).
-        num_classes: how many classes the labels count.
+        num_classes: the number of classes.
         shape: the shape of one input: (channels, height, width).
     """
 
@@ -134,7 +135,7 @@ class Data:
 
 
 def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """1,797 handwritten digits of 8×8 pixels, values 0 to 16; one fixed split into 1,437 and 360 rows."""
+    """Return 1,797 digits of 8×8 pixels, scaled from 0…16 to 0…1, in one fixed split into 1,437 and 360 rows."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -146,23 +147,28 @@ def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _bytes_to_floats(batch: Tensor) -> Tensor:
-    """Bytes 0…255 to floats 0…1, a batch at a time: the data set itself stays small in memory."""
+    """Convert bytes 0…255 to floats 0…1, a batch at a time, so that the data set stays small in memory."""
     return batch.float().div_(255)
 
 
 def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One of torchvision's data sets as uint8 tensors (rows, channels, height, width); downloaded once."""
+    """Return one of torchvision's data sets as uint8 tensors (rows, channels, height, width); it is downloaded once."""
     from torchvision import datasets
 
-    kind = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST, "cifar10": datasets.CIFAR10}[name]
-    parts = []
+    kinds: dict[str, Any] = {
+        "mnist": datasets.MNIST,
+        "fashion-mnist": datasets.FashionMNIST,
+        "cifar10": datasets.CIFAR10,
+    }
+    kind = kinds[name]
+    parts: list[Tensor] = []
     for train in (True, False):
         try:
             root.mkdir(parents=True, exist_ok=True)
             part = kind(str(root), train=train, download=True)
             x, y = torch.as_tensor(part.data), torch.as_tensor(part.targets, dtype=torch.int64)
-        # Whatever goes wrong in a download or in the reading of a damaged file: torchvision raises
-        # RuntimeError, URLError, EOFError, AssertionError, ValueError and more for it.
+        # For a failed download or a damaged file torchvision raises RuntimeError, URLError, EOFError, AssertionError,
+        # ValueError and others.
         except Exception as error:
             if isinstance(error, OSError) and not isinstance(error, URLError) and error.filename is not None:
                 raise OSError(
@@ -180,7 +186,8 @@ def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]
                 "delete the folder and load it again"
             )
         parts += [x, y]
-    return tuple(parts)
+    x, y, x_valid, y_valid = parts
+    return x, y, x_valid, y_valid
 
 
 def load(
@@ -191,19 +198,19 @@ def load(
     device: str | torch.device = "cpu",
     root: str | Path = "./data",
 ) -> Data:
-    """Load a data set as batches for the training loop.
+    """Return a data set as batches for the training loop.
 
     Args:
         name: "digits" (embedded, no network), "mnist", "fashion-mnist" or "cifar10" (downloaded into `root` once).
-        batch_size: rows a batch.
-        seed: where the shuffled orders of `train` start; the split into train and valid never depends on it.
-        device: where the data lies, "cpu", "cuda", … or "auto".
+        batch_size: rows per batch.
+        seed: the seed of the shuffled orders of `train`; the split into train and valid does not depend on it.
+        device: the device of the data, "cpu", "cuda", … or "auto".
         root: the folder of downloaded data sets.
 
     Raises:
-        ValueError: an unknown name, device or a bad batch size.
-        OSError: `root` cannot be written.
-        RuntimeError: the download failed or its files are damaged; the message says what to do.
+        ValueError: the name or the device is unknown, or the batch size does not fit.
+        OSError: `root` cannot be written to.
+        RuntimeError: the download failed, or the files are damaged; the message names the way out.
 
     >>> data = load("digits", batch_size=64)
     >>> len(data.train), len(data.train.dataset), data.shape, data.num_classes
@@ -216,7 +223,8 @@ def load(
     x, y, x_valid, y_valid = _digits() if name == "digits" else _torchvision(name, Path(root))
     transform = None if name == "digits" else _bytes_to_floats
     train = Batches(x.to(device), y.to(device), batch_size=batch_size, seed=seed, transform=transform)
-    # Validation changes no weights, so its batches may be as large as memory likes and need no shuffling.
+    # Validation does not change the weights, so its batches may be large and need no shuffling.
     valid_size = min(max(batch_size, 256), len(x_valid))
     valid = Batches(x_valid.to(device), y_valid.to(device), batch_size=valid_size, shuffle=False, transform=transform)
-    return Data(train=train, valid=valid, num_classes=10, shape=tuple(x.shape[1:]))
+    _, channels, height, width = x.shape
+    return Data(train=train, valid=valid, num_classes=10, shape=(channels, height, width))

@@ -1,4 +1,4 @@
-"""The device and the precision that a model trains with, and the seed that its weights are drawn from."""
+"""The device and the precision that a model is trained with, and the seed of the random numbers."""
 
 import contextlib
 
@@ -11,12 +11,12 @@ PRECISIONS = tuple(DTYPES)
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Turn `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"` into a device that this machine has.
+    """Return the device that `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"` or `"mps"` names on this machine.
 
     `"auto"` picks CUDA if it is available, else Apple's MPS, else the CPU.
 
     Raises:
-        ValueError: the name is not a device, or this machine has none of that kind; the message lists what it has.
+        ValueError: the name is not that of a device, or this machine lacks it; the message lists those it has.
     """
     has_cuda, has_mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     if str(device) == "auto":
@@ -39,28 +39,28 @@ def check_precision(precision: str, device: torch.device) -> None:
     """Check that the device can train in this precision.
 
     Raises:
-        ValueError: an unknown precision, or one that the device does not support.
+        ValueError: the precision is unknown, or the device does not support it.
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
     if precision == "fp16" and device.type != "cuda":
-        raise ValueError(f"precision 'fp16' needs a CUDA device, this is {device.type!r}: use 'bf16' or 'fp32' here")
+        raise ValueError(f"precision 'fp16' needs a CUDA device, not {device.type!r}: use 'bf16' or 'fp32' here")
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise ValueError(f"precision 'bf16' is not supported by {torch.cuda.get_device_name(device)}: use 'fp16'")
 
 
-def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
-    """Return the context that a forward pass runs in; it does nothing for "fp32" and can be entered again and again."""
+def autocast(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Return the context for a forward pass; it can be entered repeatedly, and with "fp32" it does nothing."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, DTYPES[precision])
 
 
 def make_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:
-    """Make a gradient scaler; it is enabled for "fp16" alone."""
+    """Return a gradient scaler, which is enabled for "fp16" only."""
     return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 def seed_everything(seed: int) -> None:
-    """Seed PyTorch on every device, so that the next model starts from the same weights each time."""
+    """Seed PyTorch on every device, so that the next model always starts from the same weights."""
     torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and by one process at a time."""
+"""Files that are written whole or not at all, and locks that one process holds at a time."""
 
 import contextlib
 import errno
@@ -9,18 +9,18 @@ from pathlib import Path
 
 import filelock
 
-# A learner's record is written within milliseconds; after this many seconds a lock counts as stuck.
+# A learner's record is written within milliseconds, so a lock that is held for this many seconds counts as stuck.
 PATIENCE = 5.0
 
 
 def write_atomically(path: Path, content: str | bytes, *, previous: Path | None = None) -> None:
-    """Write a file so that a reader, or a process that dies at any moment, leaves the old content or the new one.
+    """Write a file so that it holds the old content or the new one at any moment, even if the process dies.
 
-    The content goes into a temporary file first and reaches the disk (`fsync`) before the file gets its name.
+    The content is written to a temporary file first and reaches the disk (`fsync`) before the file is renamed.
 
     Args:
         content: the whole content; text is written as UTF-8.
-        previous: another name in the same folder, which the old file gets; None drops the old file.
+        previous: a name in the same folder for the old file; None drops the old file.
 
     Raises:
         OSError: the folder or the file cannot be written; the old file is untouched.
@@ -39,7 +39,7 @@ def write_atomically(path: Path, content: str | bytes, *, previous: Path | None 
         temporary.unlink(missing_ok=True)
         raise
     if os.name == "posix":
-        # The new names are on the disk only once their folder is.
+        # The new names are on the disk only after their folder has been written too.
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -48,7 +48,7 @@ def write_atomically(path: Path, content: str | bytes, *, previous: Path | None 
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove what writers of this file left behind when they were killed."""
+    """Remove the temporary files that writers of this file left when they were killed."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -58,7 +58,8 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     """Hold an exclusive file lock; the system frees it if the process dies.
 
     Raises:
-        OSError: the lock file cannot be made, or another process held it for longer than `PATIENCE` seconds.
+        OSError: the lock file cannot be created.
+        TimeoutError: another process held the lock for longer than `PATIENCE` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(path, timeout=PATIENCE, poll_interval=0.01)
@@ -68,7 +69,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         message = f"another process has held the lock for {PATIENCE:g} s"
         raise TimeoutError(errno.ETIMEDOUT, message, str(path)) from error
     except OSError as error:
-        # Some network folders have no locks. Two entries written at the same instant may then lose one of them.
+        # Some network folders do not support locks. Of two entries written at the same instant, one may be lost there.
         if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
             raise
     try:

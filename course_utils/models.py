@@ -1,4 +1,4 @@
-"""The two models of the course. Both have a `base` that finds features and a `classifier` that names the class."""
+"""The two models of the course: each has a `base` that computes features and a `classifier` that computes logits."""
 
 import itertools
 import math
@@ -14,7 +14,7 @@ class MLP(nn.Module):
 
     Args:
         shape: the shape of one input, for example (1, 8, 8).
-        num_classes: how many logits come out.
+        num_classes: the number of logits.
         hidden: the widths of the hidden layers.
 
     Shapes: input (batch, *shape), logits (batch, num_classes).
@@ -38,13 +38,13 @@ class CNN(nn.Module):
 
     Args:
         shape: the shape of one input: (channels, height, width), height and width at least 4.
-        num_classes: how many logits come out.
+        num_classes: the number of logits.
         channels: the output channels of the two convolutions.
 
     Shapes: input (batch, *shape), logits (batch, num_classes).
 
     Raises:
-        ValueError: a shape that is no image, or one too small.
+        ValueError: the shape is not that of an image, or the image is too small.
     """
 
     def __init__(self, shape: Sequence[int] = (1, 8, 8), num_classes: int = 10, channels: tuple[int, int] = (16, 32)):
@@ -54,7 +54,7 @@ class CNN(nn.Module):
         depth, height, width = shape
         if min(height, width) < 4:
             raise ValueError(
-                f"the CNN halves its images twice: height and width of at least 4, got shape {tuple(shape)}"
+                f"the CNN halves its images twice: height and width must be at least 4, got shape {tuple(shape)}"
             )
         first, second = channels
         self.base = nn.Sequential(
@@ -72,14 +72,14 @@ class CNN(nn.Module):
         return self.classifier(self.base(x))
 
 
-MODELS = {"mlp": MLP, "cnn": CNN}
+MODELS: dict[str, type[MLP] | type[CNN]] = {"mlp": MLP, "cnn": CNN}
 
 
 def make_model(name: str, shape: Sequence[int] = (1, 8, 8), num_classes: int = 10) -> nn.Module:
-    """Make a fresh model by its name, "mlp" or "cnn", with weights drawn from PyTorch's global generator.
+    """Return a new model by its name, "mlp" or "cnn", with weights drawn from PyTorch's global generator.
 
     Raises:
-        ValueError: an unknown name; the nearest is suggested.
+        ValueError: the name is unknown; the nearest one is suggested.
     """
     if name not in MODELS:
         raise unknown_name("model", name, MODELS)

@@ -161,20 +161,20 @@ def test_several_processes_add_up_with_nccl(monkeypatch):
     try:
         device = torch.device("cuda:0")
         with monkeypatch.context() as patch:
-            patch.setattr(distributed, "size", lambda: 2)
+            patch.setattr(distributed, "world_size", lambda: 2)
             assert distributed.all_reduce_sum([[1.5, 2.0], [3.0, 4.0]], device) == [[1.5, 2.0], [3.0, 4.0]]
             assert distributed.any_process(True, device)
             assert not distributed.any_process(False, device)
             assert distributed.broadcast(True)
-            assert distributed.gather({"rank": 0})[0] == {"rank": 0}
-            assert float(distributed.share(7, "mean", device)) == 2.0
+            assert distributed.all_gather({"rank": 0})[0] == {"rank": 0}
+            assert float(distributed.loss_weight(7, "mean", device)) == 2.0
             wrapped = distributed.wrap(small_model().to(device), device)
         assert isinstance(wrapped, nn.parallel.DistributedDataParallel)
         alone = small_model().to(device)
         x, y = rows(16)
         parts = [(x[:8].to(device), y[:8].to(device)), (x[8:].to(device), y[8:].to(device))]
         for model in (wrapped.eval(), alone.eval()):
-            for each_x, each_y in distributed.synchronised_last(model, parts):
+            for each_x, each_y in distributed.synchronized_last(model, parts):
                 F.cross_entropy(model(each_x), each_y).backward()
         for one, other in zip(wrapped.parameters(), alone.parameters(), strict=True):
             torch.testing.assert_close(one.grad, other.grad)

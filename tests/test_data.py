@@ -108,7 +108,7 @@ def test_nan_and_infinity_in_x_are_counted_by_row(bad, shape):
     x = torch.zeros(shape)
     x.reshape(10, -1)[3] = bad
     x.reshape(10, -1)[7, 0] = bad
-    with pytest.raises(ValueError, match="x holds NaN or infinity in 2 of 10 rows"):
+    with pytest.raises(ValueError, match="x has NaN or infinity in 2 of 10 rows"):
         Batches(x, torch.zeros(10, dtype=torch.int64), batch_size=2)
 
 
@@ -126,7 +126,7 @@ def test_arrays_are_told_to_become_tensors():
 
 
 def test_x_and_y_on_two_devices_are_refused():
-    with pytest.raises(ValueError, match="x lies on cpu but y on meta"):
+    with pytest.raises(ValueError, match="x is on cpu but y is on meta"):
         Batches(torch.zeros(3, 2), _labels_that_say_meta(), batch_size=1)
 
 
@@ -150,10 +150,10 @@ def test_good_labels_pass():
         (torch.tensor([0.0, 1.0]), TypeError, "dtype torch.int64, got torch.float32: use y.long()"),
         (torch.tensor([0, 1], dtype=torch.int32), TypeError, "dtype torch.int64, got torch.int32"),
         (torch.tensor([True, False]), TypeError, "dtype torch.int64, got torch.bool"),
-        (torch.tensor([[0, 1], [1, 0]]), ValueError, "one class number a row, got shape (2, 2)"),
+        (torch.tensor([[0, 1], [1, 0]]), ValueError, "one class index per row, got shape (2, 2)"),
         (torch.tensor([0, 1, 1]), ValueError, "x has 2 rows but y has 3 labels"),
-        (torch.tensor([0, -1]), ValueError, "labels count from 0, got -1"),
-        (torch.tensor([0, 3]), ValueError, "label 3 is out of range: 3 classes are numbered 0 to 2"),
+        (torch.tensor([0, -1]), ValueError, "labels must count from 0, got -1"),
+        (torch.tensor([0, 3]), ValueError, "label 3 is out of range: 3 classes have the labels 0 to 2"),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(y, error, message):
@@ -456,7 +456,7 @@ def server(files: dict[str, bytes], cut: dict[str, int]):
             """Keep the test's output clean."""
 
     running = HTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=running.serve_forever, daemon=True)
+    thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{running.server_port}/"

@@ -62,7 +62,7 @@ def test_an_unknown_model_names_the_nearest():
 
 
 def test_images_too_small_for_the_cnn_are_refused_with_their_shape():
-    with pytest.raises(ValueError, match=r"height and width of at least 4, got shape \(1, 3, 8\)"):
+    with pytest.raises(ValueError, match=r"height and width must be at least 4, got shape \(1, 3, 8\)"):
         CNN((1, 3, 8))
 
 

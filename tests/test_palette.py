@@ -24,7 +24,7 @@ from course_utils.experiments.surfaces import SURFACES
 from course_utils.labs import base, item, writer
 from course_utils.learner import calibration
 from course_utils.lr import descend, sweep_lr
-from course_utils.lr.finder import judge, rising_rates
+from course_utils.lr.finder import rising_rates, suggest
 from course_utils.models import MLP
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,7 +99,7 @@ def charts() -> Iterator[tuple[str, Axes]]:
     yield "table", plots.plot_table({"all": [1.0, 2.0]}, columns=["a", "b"], title="table", x_label="loss")
     yield "calibration", plots.plot_calibration([calibration.Calibration("01", 2, 1, 1)])
     losses = [2.3 - 1.5 * math.exp(-(((place - 40) / 12) ** 2)) for place in range(60)]
-    yield "finder", plots.plot_finder(judge(rising_rates(1e-3, 10.0, 60), losses))
+    yield "finder", plots.plot_finder(suggest(rising_rates(1e-3, 10.0, 60), losses))
 
 
 def test_charts_use_the_palette_and_never_colour_alone():

@@ -8,7 +8,7 @@ import pytest
 from course_utils import plots
 from course_utils.learner import calibration
 from course_utils.lr import sweep_lr
-from course_utils.lr.finder import judge, rising_rates
+from course_utils.lr.finder import rising_rates, suggest
 from course_utils.models import MLP
 
 
@@ -154,7 +154,7 @@ def test_a_claim_that_is_no_share_is_named():
 
 def test_the_finders_picture_shows_the_point_and_the_range():
     rates = rising_rates(1e-4, 1.0, 40)
-    found = judge(rates, [1.5 + 0.5 * (lr / 0.05 - 1) ** 2 if lr > 0.01 else 2.0 for lr in rates])
+    found = suggest(rates, [1.5 + 0.5 * (lr / 0.05 - 1) ** 2 if lr > 0.01 else 2.0 for lr in rates])
     assert found.suggestion is not None
     ax = plots.plot_finder(found)
     assert ax.get_xscale() == "log"
@@ -172,7 +172,7 @@ def test_the_finders_picture_shows_the_point_and_the_range():
 
 @pytest.mark.parametrize("losses", [[2.0] * 40, [], [float("nan")] * 40])
 def test_a_search_without_a_suggestion_is_drawn_all_the_same(losses):
-    ax = plots.plot_finder(judge(rising_rates(1e-4, 1.0, 40), losses))
+    ax = plots.plot_finder(suggest(rising_rates(1e-4, 1.0, 40), losses))
     assert ax.get_title() == "No suggestion"
     assert len(ax.get_lines()) == 2
     assert plots.png(ax).startswith(b"\x89PNG")

@@ -53,9 +53,9 @@ def trainer(run_dir: Path) -> Trainer:
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "bare pickle"])
 def test_a_run_does_not_go_on_from_a_hostile_checkpoint(tmp_path, harm, name, zipped):
     torch.save({"format": 1, "step": 3, "model": Harm(harm)}, tmp_path / name, _use_new_zipfile_serialization=zipped)
-    why = r"it asks for \w+\.mkdir, .* nothing of it was run" if zipped else "File is not a zip file"
+    why = r"it asks for \w+\.mkdir, .* none of it was run" if zipped else "File is not a zip file"
     batches = data.load("digits")
-    with pytest.raises(ValueError, match=rf"{name} can't be read \({why}\): start the run anew, in another folder"):
+    with pytest.raises(ValueError, match=rf"{name} cannot be read \({why}\): start the run again, in another folder"):
         trainer(tmp_path).fit(batches.train, batches.valid, num_epochs=1, resume=True)
 
 
@@ -64,7 +64,7 @@ def test_a_hostile_newest_checkpoint_gives_way_to_the_good_one_before(tmp_path, 
     trainer(tmp_path).fit(batches.train, batches.valid, num_epochs=1)
     os.replace(tmp_path / "checkpoint.pt", tmp_path / "checkpoint.previous.pt")
     torch.save({"format": 1, "model": Harm(harm)}, tmp_path / "checkpoint.pt")
-    with pytest.warns(RuntimeWarning, match=r"nothing of it was run\): going on from the one before"):
+    with pytest.warns(RuntimeWarning, match=r"none of it was run\): continuing from the previous one"):
         history = trainer(tmp_path).fit(batches.train, batches.valid, num_epochs=2, resume=True)
     assert history.epoch_loss[-1][0] == 2 * len(batches.train)
 
@@ -75,7 +75,7 @@ def test_the_command_refuses_a_hostile_checkpoint_in_one_line(tmp_path, harm, ca
     told = capsys.readouterr().err
     assert told.startswith("error: ")
     assert len(told.splitlines()) == 1
-    assert "nothing of it was run" in told
+    assert "none of it was run" in told
 
 
 def test_a_hostile_sweep_is_no_sweep(tmp_path, harm):
@@ -123,7 +123,7 @@ def test_the_doctor_says_that_it_runs_the_script(tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["doctor", "--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert "The script really runs, with all that it does" in told
+    assert "The script runs as usual: it trains, and it writes its files" in told
 
 
 # What happens with strings that mean harm.

@@ -1,4 +1,4 @@
-"""Learning rates: many trained at once, a search for one, and schedules."""
+"""Learning rates: a finder, sweeps that train many rates at once, and schedules."""
 
 from course_utils.lr import schedules
 from course_utils.lr.finder import LRFinderResult, Suggestion, find_lr

@@ -1,39 +1,49 @@
-"""The learning-rate finder: raise the rate at every step, watch the loss, and put everything back."""
+"""The learning-rate finder: raise the rate at every step, watch the loss, and restore everything."""
 
 import contextlib
 import copy
+import enum
 import itertools
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
-from torch.utils.data import Dataset
 
 from course_utils import devices
 from course_utils.errors import positive_integer, positive_number
-from course_utils.training import gradients, validation
+from course_utils.training import gradients, loaders, validation
 from course_utils.training.evaluation import modes_kept
 from course_utils.training.history import History
+from course_utils.training.loaders import Batch
 from course_utils.training.rng import RandomStates
 from course_utils.training.signals import finish_step_on_interrupt
 from course_utils.training.tracking import Progress, reporting
 
 LEAST_STEPS = 20
-# The search ends when the loss stands this many of its starting heights above the lowest one seen.
+# The search ends when the loss is more than this many times its first value above its lowest one.
 TOO_HIGH = 3.0
-# The suggestion as shares of the rate at which the smoothed loss was lowest.
+# The suggestion, as fractions of the rate at which the smoothed loss was lowest.
 LOW, POINT, HIGH = 1 / 10, 1 / 3, 1 / 2
+
+
+class End(enum.Enum):
+    """The way in which a search ended."""
+
+    LAST_RATE = "at the last rate"
+    NOT_FINITE = "at a loss that is NaN or infinite"
+    RAN_AWAY = "at a loss that ran away"
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """Learning rates to begin with: from `low` to `high`, and `point` where only one is wanted."""
+    """Learning rates to start with: from `low` to `high`, or `point` if only one is needed."""
 
     low: float
     point: float
@@ -42,15 +52,15 @@ class Suggestion:
 
 @dataclass(frozen=True)
 class LRFinderResult:
-    """What a search for the learning rate saw.
+    """What a search for the learning rate found.
 
     Attributes:
-        lrs: the rates, rising; with several parameter groups those of the group with the largest rate.
-        losses: the mean loss per sample of each step's batch *before* that step, so that `losses[i]` is the work of
-            the rates before `lrs[i]`. All are finite: the search ends at the first that is not.
-        smoothed: the losses as a centred moving mean with triangular weights, which does not lag.
-        suggestion: a range and a point, or None where the losses show none.
-        reason: why, in one sentence.
+        lrs: the rates, rising; with several parameter groups, those of the group with the largest rate.
+        losses: the mean loss per sample of each step's batch *before* that step, so that `losses[i]` is the result of
+            the rates before `lrs[i]`. All of them are finite: the search ends at the first that is not.
+        smoothed: the losses as a centered moving mean with triangular weights, which does not lag.
+        suggestion: a range and a point, or None if the losses do not show one.
+        reason: the reason for it, in one sentence.
     """
 
     lrs: list[float]
@@ -70,7 +80,7 @@ def find_lr(
     model: nn.Module,
     optimizer: Optimizer,
     loss_fn: Callable[[Tensor, Tensor], Tensor],
-    loader: Iterable[tuple[Tensor, Tensor]],
+    loader: Iterable[Batch],
     *,
     start: float = 1e-6,
     end: float = 10.0,
@@ -81,31 +91,31 @@ def find_lr(
     scaler: torch.amp.GradScaler | None = None,
     progress: Progress = False,
 ) -> LRFinderResult:
-    """Look for a learning rate: train with rates that rise from `start` to `end`, then put everything back.
+    """Search for a learning rate: train with rates that rise from `start` to `end`, then restore everything.
 
-    The search begins at the model and the optimizer as they are. Whatever way it ends, also by an error or by Ctrl-C,
-    it gives back bit for bit: parameters, buffers and their gradients, the mode of each module, the optimizer's state
-    and the rate of each group (so a scheduler goes on as if nothing had been), the scaler, the random numbers of
-    Python, NumPy, PyTorch and CUDA, and the loader's generator and epoch. What a module keeps elsewhere, in plain
-    attributes, is not seen.
+    The search starts from the model and the optimizer as they are. However it ends, even by an error or Ctrl-C, it
+    restores bit for bit: parameters, buffers and their gradients, the mode of each module, the optimizer's state and
+    the rate of each group (so a scheduler continues as if nothing had happened), the scaler, the random numbers of
+    Python, NumPy, PyTorch and CUDA, and the loader's generator and epoch. Plain attributes of a module are not
+    restored.
 
     Args:
-        model, optimizer, loss_fn: as for `Trainer`; the batches follow the model to its device.
-        loader: batches `(x, y)`; where it ends before the search does, it is passed over again.
+        model, optimizer, loss_fn: as for `Trainer`; the batches are moved to the model's device.
+        loader: batches `(x, y)`; if it ends before the search does, it is iterated over again.
         start, end: the first and the last rate, of the group with the largest one; the others keep their ratio to it.
-        num_steps: how many rates, spaced evenly by ratio, at least 20. With fewer than 100 chance decides much.
-        accumulation_steps, max_grad_norm, precision: as the training to come will have them.
-        scaler: the gradient scaler of your own loop; a copy of it serves here. None makes a fresh one for "fp16".
-        progress: True for a bar, False for none, or a function called as `progress(step, num_steps, history)`, where
-            `history` has `step_loss` and `lr`.
+        num_steps: the number of rates, evenly spaced by ratio, at least 20. With fewer than 100, chance matters much.
+        accumulation_steps, max_grad_norm, precision: those of the training that follows.
+        scaler: the gradient scaler of your own loop; a copy of it is used. None makes a new one for "fp16".
+        progress: True for a bar, False for none, or a function that is called as `progress(step, num_steps, history)`,
+            where `history` has `step_loss` and `lr`.
 
     Returns the rates, the losses, and a suggestion: a third of the rate at which the smoothed loss was lowest, and a
-    range from a tenth to a half of it. That is a rule of thumb, chosen on the digits with this course's models, and no
-    proof: train with it and look. A deep network with small batches may need more steps before its loss falls at all.
+    range from a tenth to a half of it. This is a rule of thumb, chosen on the digits with the models of this course,
+    so train with it and look. A deep network with small batches may need more steps before its loss falls at all.
 
     Raises:
-        ValueError: `start`, `end` or a count that makes no sense, an empty loader, parts that do not fit together.
-        TypeError: no model, no optimizer, or a loader that can be passed over only once.
+        ValueError: `start`, `end` or a count is out of range, the loader is empty, or parts do not fit together.
+        TypeError: the model or the optimizer is not one, or the loader can be iterated over only once.
 
     >>> x, y = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
@@ -127,7 +137,7 @@ def find_lr(
     if max_grad_norm is not None:
         positive_number("max_grad_norm", max_grad_norm)
     _check_lazy(model)
-    _check_passes(loader)
+    loaders.check_repeatable("loader", loader)
     ratios = _ratios(optimizer)
     if scaler is None:
         scaler = devices.make_scaler(precision, device)
@@ -139,11 +149,11 @@ def find_lr(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(finish_step_on_interrupt(lambda: stopped.append(True)))
-        stack.enter_context(_given_back(model, optimizer, loss_fn, loader))
+        stack.enter_context(_restored(model, optimizer, loss_fn, loader))
         stack.enter_context(modes_kept(model, training=True))
         stack.enter_context(torch.enable_grad())
         report = stack.enter_context(reporting(progress, 0, num_steps))
-        batches = stack.enter_context(contextlib.closing(_batches(loader, device)))
+        batches = stack.enter_context(contextlib.closing(_repeated(loader, device)))
         lowest = math.inf
         for lr in lrs:
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
@@ -151,8 +161,7 @@ def find_lr(
             gradients.zero_grad(optimizer)
             try:
                 micro = list(itertools.islice(batches, accumulation_steps))
-            except RuntimeError:
-                # A Ctrl-C ends a DataLoader's own processes too; what they leave is no error then.
+            except loaders.LOST_WORKER:
                 if stopped:
                     break
                 raise
@@ -176,18 +185,18 @@ def find_lr(
                 break
     if stopped:
         raise KeyboardInterrupt
-    return judge(lrs, losses)
+    return suggest(lrs, losses)
 
 
 def _backward(
     model: nn.Module,
     loss_fn: Callable[[Tensor, Tensor], Tensor],
-    micro: list[tuple[Tensor, Tensor]],
+    micro: list[Batch],
     reduction: str,
     scaler: torch.amp.GradScaler,
-    autocast: contextlib.AbstractContextManager,
+    autocast: contextlib.AbstractContextManager[object],
 ) -> float:
-    """Add up the gradients of a step's micro-batches, as if they were one batch, and give its mean loss per sample."""
+    """Add up the gradients of a step's micro-batches, as of one batch, and return its mean loss per sample."""
     rows = sum(y.shape[0] for _, y in micro)
     total = 0.0
     for x, y in micro:
@@ -202,10 +211,10 @@ def _backward(
 
 
 def rising_rates(start: float, end: float, num_steps: int) -> list[float]:
-    """Give `num_steps` rates from `start` to `end`, each the one before times the same factor.
+    """Return `num_steps` rates from `start` to `end`, each the previous one times the same factor.
 
     Raises:
-        ValueError: a rate that is no finite number above 0, an end that is not above the start, fewer than 20 steps.
+        ValueError: a rate is not a finite number above 0, the end is not above the start, or the steps are below 20.
 
     >>> rates = rising_rates(0.001, 10, 21)
     >>> rates[0], round(rates[5], 6), rates[20]
@@ -216,41 +225,43 @@ def rising_rates(start: float, end: float, num_steps: int) -> list[float]:
         raise ValueError(f"end must be above start, got start={start!r} and end={end!r}: the rates rise")
     positive_integer("num_steps", num_steps)
     if num_steps < LEAST_STEPS:
-        raise ValueError(f"num_steps must be at least {LEAST_STEPS}, got {num_steps}: fewer losses show only chance")
+        raise ValueError(
+            f"num_steps must be at least {LEAST_STEPS}, got {num_steps}: fewer losses show nothing but noise"
+        )
     return [*(start * (end / start) ** (step / (num_steps - 1)) for step in range(num_steps - 1)), end]
 
 
-def judge(rates: Sequence[float], losses: Sequence[float]) -> LRFinderResult:
-    """Read a suggestion out of losses that were measured at rising rates.
+def suggest(rates: Sequence[float], losses: Sequence[float]) -> LRFinderResult:
+    """Derive a suggestion from losses that were measured at rising rates.
 
     Args:
-        rates: all rates that were asked for.
-        losses: one for each rate, or fewer where the search ended early. They are read up to the first that is not
-            finite and up to the first that has run away.
+        rates: all rates of the search.
+        losses: one for each rate, or fewer if the search ended early. They are read up to the first that is not
+            finite or that ran away.
     """
     kept: list[float] = []
-    ended, lowest = "", math.inf
+    end, lowest = End.LAST_RATE, math.inf
     for loss in losses:
         if not math.isfinite(loss):
-            ended = "stopped being a number"
+            end = End.NOT_FINITE
             break
         kept.append(loss)
         lowest = min(lowest, loss)
         if _ran_away(kept[0], lowest, loss):
-            ended = "ran away"
+            end = End.RAN_AWAY
             break
     smoothed = _smooth(kept, max(2, len(rates) // 25))
-    suggestion, reason = _read(list(rates[: len(kept)]), kept, smoothed, ended)
+    suggestion, reason = _read(list(rates[: len(kept)]), kept, smoothed, end)
     return LRFinderResult(list(rates[: len(kept)]), kept, smoothed, suggestion, reason)
 
 
 def _ran_away(first: float, lowest: float, loss: float) -> bool:
-    """Whether a loss stands three of the first one's heights, or three of the whole fall, above the lowest one."""
+    """Return whether a loss exceeds the lowest by more than three times the first loss, or three times the fall."""
     return loss - lowest > TOO_HIGH * max(abs(first), first - lowest)
 
 
 def _smooth(losses: Sequence[float], reach: int) -> list[float]:
-    """A moving mean of `reach` neighbours on each side, with weights that fall evenly to zero."""
+    """Return a moving mean over `reach` neighbors on each side, with weights that fall linearly to zero."""
     means = []
     for middle in range(len(losses)):
         near = range(max(0, middle - reach), min(len(losses), middle + reach + 1))
@@ -259,85 +270,78 @@ def _smooth(losses: Sequence[float], reach: int) -> list[float]:
     return means
 
 
-def _read(lrs: list[float], losses: list[float], smoothed: list[float], ended: str) -> tuple[Suggestion | None, str]:
-    """Give a suggestion, or None, and a sentence; `ended` says how the loss left before the largest rate."""
+# Each sentence whole, by the way in which the search ended. The fields: num_losses, height (the loss at the start),
+# bottom (the lowest smoothed loss), best (the rate there), first, last (the first and the last rate).
+TOO_FEW = {
+    End.LAST_RATE: "the search ended within its first steps ({num_losses} taken): give more steps",
+    End.NOT_FINITE: "the loss stopped being a number within the first steps ({num_losses} taken): "
+    "look for NaN in the data and the weights, or give a smaller start",
+    End.RAN_AWAY: "the loss ran away within the first steps ({num_losses} taken): "
+    "look for NaN in the data and the weights, or give a smaller start",
+}
+NO_FALL = {
+    End.LAST_RATE: "the loss stayed near {height:.3g} up to the largest rate, {last:.3g}: "
+    "give a larger end, or more steps",
+    End.NOT_FINITE: "the loss stopped being a number at {last:.3g} without falling clearly below its start, "
+    "{height:.3g}: give more steps or a smaller start, or look for NaN in the data",
+    End.RAN_AWAY: "the loss ran away at {last:.3g} without falling clearly below its start, "
+    "{height:.3g}: give more steps or a smaller start, or look for NaN in the data",
+}
+STILL_FALLING = "the loss was still falling at the largest rate, {last:.3g}: give a larger end"
+TOO_EARLY = "the loss was lowest at {best:.3g}, too near to the start, {first:.3g}: give a smaller start"
+FELL = {
+    End.LAST_RATE: "the loss fell from {height:.3g} to {bottom:.3g}, where the rate was {best:.2g}",
+    End.NOT_FINITE: "the loss fell from {height:.3g} to {bottom:.3g}, where the rate was {best:.2g}, "
+    "and stopped being a number at {last:.2g}",
+    End.RAN_AWAY: "the loss fell from {height:.3g} to {bottom:.3g}, where the rate was {best:.2g}, "
+    "and ran away at {last:.2g}",
+}
+
+
+def _read(lrs: list[float], losses: list[float], smoothed: list[float], end: End) -> tuple[Suggestion | None, str]:
+    """Return a suggestion, or None, and the reason as a sentence."""
     if len(losses) < LEAST_STEPS // 2:
-        return None, (
-            f"the loss {ended or 'was seen'} after only {len(losses)} steps: "
-            "look for NaN in the data and the weights, or give a smaller start"
-        )
-    bottom = min(range(len(smoothed)), key=smoothed.__getitem__)
-    begin = losses[: max(8, len(losses) // 5)]
-    height, chance = statistics.fmean(begin), statistics.pstdev(begin)
-    if height - smoothed[bottom] <= max(2 * chance, 1e-3 * abs(height)):
-        if not ended:
-            return None, (
-                f"the loss stayed near {height:.3g} up to the largest rate, {lrs[-1]:.3g}: "
-                "give a larger end, or more steps"
-            )
-        return None, (
-            f"the loss {ended} at {lrs[-1]:.3g} without having fallen clearly below its start, {height:.3g}: "
-            "give more steps or a smaller start, or look for NaN in the data"
-        )
-    if not ended and bottom >= len(smoothed) - max(2, len(smoothed) // 25):
-        return None, f"the loss was still falling at the largest rate, {lrs[-1]:.3g}: give a larger end"
-    # What was seen at the bottom is the work of the step before.
-    rate = lrs[max(bottom - 1, 0)]
-    if rate * POINT < lrs[0]:
-        return None, f"the loss was lowest at {rate:.3g}, too near to the start, {lrs[0]:.3g}: give a smaller start"
-    suggestion = Suggestion(max(rate * LOW, lrs[0]), rate * POINT, rate * HIGH)
-    return suggestion, (
-        f"the loss fell from {height:.3g} to {smoothed[bottom]:.3g}, where the rate was {rate:.2g}"
-        + (f", and {ended} at {lrs[-1]:.2g}" if ended else "")
-    )
+        return None, TOO_FEW[end].format(num_losses=len(losses))
+    lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
+    beginning = losses[: max(8, len(losses) // 5)]
+    height, noise, bottom = statistics.fmean(beginning), statistics.pstdev(beginning), smoothed[lowest]
+    # The loss at the bottom is the result of the step before.
+    best = lrs[max(lowest - 1, 0)]
+    fields = {"height": height, "bottom": bottom, "best": best, "first": lrs[0], "last": lrs[-1]}
+    if height - bottom <= max(2 * noise, 1e-3 * abs(height)):
+        return None, NO_FALL[end].format(**fields)
+    if end is End.LAST_RATE and lowest >= len(smoothed) - max(2, len(smoothed) // 25):
+        return None, STILL_FALLING.format(**fields)
+    if best * POINT < lrs[0]:
+        return None, TOO_EARLY.format(**fields)
+    return Suggestion(max(best * LOW, lrs[0]), best * POINT, best * HIGH), FELL[end].format(**fields)
 
 
 def _check_lazy(model: nn.Module) -> None:
     if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
         raise ValueError(
-            f"{type(model).__name__} has lazy layers whose shapes are not known yet: run one batch through it first"
+            f"{type(model).__name__} has lazy layers whose shapes are not known yet: run a batch through it first"
         )
 
 
-def _check_passes(loader: Iterable) -> None:
-    if isinstance(loader, Dataset):
-        raise TypeError(
-            f"loader is a {type(loader).__name__}, which gives single samples: "
-            "wrap it, DataLoader(dataset, batch_size=64, shuffle=True)"
-        )
-    if not hasattr(loader, "__iter__") or hasattr(loader, "__next__"):
-        raise TypeError(
-            f"loader must be something that can be passed over again and again, such as a DataLoader, got "
-            f"{type(loader).__name__}: what an iterator has given cannot be put back"
-        )
-
-
-def _batches(loader: Iterable, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Pass over the loader again and again."""
+def _repeated(loader: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
+    """Yield the loader's batches, in pass after pass."""
     for number in itertools.count(1):
-        given = 0
-        for given, batch in enumerate(loader, start=1):  # noqa: B007
-            x, y = validation.unpack("loader", batch)
-            if x.device != device or y.device != device:
-                x, y = x.to(device), y.to(device)
-            yield x, y
-        if not given:
-            raise ValueError(
-                "loader is empty, 0 batches: is the data set empty, or drop_last=True with few rows?"
-                if number == 1
-                else f"loader gave no batch in pass {number}: it must give its batches in every pass, "
-                "as a DataLoader or a list does and a generator does not"
-            )
+        batch = None
+        for batch in loaders.batches_on(device, "loader", loader):
+            yield batch
+        if batch is None:
+            raise loaders.no_batches("loader", number)
 
 
 def _ratios(optimizer: Optimizer) -> list[float]:
-    """Each group's rate as a share of the largest; where a scheduler has set them, of the rates that it began with."""
+    """Return each group's rate as a fraction of the largest; if a scheduler has set them, its initial rates count."""
     rates = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
     largest = max(rates)
     return [rate / largest if largest > 0 else 1.0 for rate in rates]
 
 
-def _set_rate(group: dict, lr: float) -> None:
+def _set_rate(group: dict[str, Any], lr: float) -> None:
     if isinstance(group["lr"], Tensor):
         group["lr"].fill_(lr)
     else:
@@ -345,24 +349,27 @@ def _set_rate(group: dict, lr: float) -> None:
 
 
 @contextlib.contextmanager
-def _given_back(model: nn.Module, optimizer: Optimizer, loss_fn: Callable, loader: Iterable) -> Iterator[None]:
-    """Lend model, optimizer, loader and random numbers, and have them back as they were whatever happens.
+def _restored(
+    model: nn.Module, optimizer: Optimizer, loss_fn: Callable[[Tensor, Tensor], Tensor], loader: Any
+) -> Iterator[None]:
+    """Restore model, optimizer, loader and random numbers at the end, whatever happens.
 
-    The optimizer works on copies of its state and its groups; parameters and buffers are copied back into the very
-    tensors that they were in. Loader and samplers get their attributes back, among them an epoch that they count.
+    The optimizer works on copies of its state and its groups; parameters and buffers are copied back into the same
+    tensors. Loader and samplers get their attributes back, including a count of epochs.
     """
     modules = [each for root in (model, loss_fn) if isinstance(root, nn.Module) for each in root.modules()]
     slots = [(each, dict(each._parameters), dict(each._buffers)) for each in modules]
     held = {
-        id(tensor): tensor for _, *kinds in slots for kind in kinds for tensor in kind.values() if tensor is not None
+        id(tensor): tensor
+        for _, parameters, buffers in slots
+        for tensor in (*parameters.values(), *buffers.values())
+        if tensor is not None
     }
     values = [(tensor, tensor.detach().clone(), tensor.grad) for tensor in held.values()]
-    batch_sampler = getattr(loader, "batch_sampler", None)
-    keepers = [optimizer, loader, getattr(loader, "sampler", None), batch_sampler]
-    keepers.append(getattr(batch_sampler, "sampler", None))
+    keepers = (optimizer, loader, *loaders.samplers(loader))
     attributes = [(keeper, dict(vars(keeper))) for keeper in keepers if hasattr(keeper, "__dict__")]
-    randomness = RandomStates(loader)
-    numbers = randomness.now()
+    random_states = RandomStates(loader)
+    numbers = random_states.get_state()
     try:
         optimizer.state = defaultdict(dict, {key: copy.deepcopy(kept) for key, kept in optimizer.state.items()})
         optimizer.param_groups = [
@@ -371,9 +378,11 @@ def _given_back(model: nn.Module, optimizer: Optimizer, loss_fn: Callable, loade
         ]
         for tensor, _, grad in values:
             if grad is not None:
-                tensor.grad = None  # backward() adds to what it finds, also where the optimizer has no hand
+                tensor.grad = (
+                    None  # backward() adds to it, also to that of a parameter that the optimizer does not hold
+                )
         if getattr(loader, "_iterator", None) is not None:
-            # A DataLoader with persistent workers: a pass that is under way there stays as it is.
+            # A DataLoader with persistent workers: a pass in progress stays as it is.
             loader._iterator = None
         yield
     finally:
@@ -381,18 +390,19 @@ def _given_back(model: nn.Module, optimizer: Optimizer, loss_fn: Callable, loade
             vars(keeper).clear()
             vars(keeper).update(kept)
         for module, parameters, buffers in slots:
-            for own, kept in ((module._parameters, parameters), (module._buffers, buffers)):
-                own.clear()
-                own.update(kept)
+            module._parameters.clear()
+            module._parameters.update(parameters)
+            module._buffers.clear()
+            module._buffers.update(buffers)
         with torch.no_grad():
             for tensor, value, grad in values:
                 if not _overlaps(tensor):
                     tensor.copy_(value)
                 if tensor.is_leaf and tensor.grad is not grad:
                     tensor.grad = grad
-        randomness.put_back(numbers)
+        random_states.set_state(numbers)
 
 
 def _overlaps(tensor: Tensor) -> bool:
-    """Whether several entries share one place in memory, as after `expand`: PyTorch lets nobody write there."""
+    """Return whether several entries share memory, as after `expand`: PyTorch does not allow writing to them."""
     return any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

@@ -1,12 +1,12 @@
-"""Schedules: plain functions of the step that give the share of the base learning rate.
+"""Schedules: plain functions that return a fraction of the base learning rate for each step.
 
-Each takes the number of the step that is about to be taken, counted from 0, and gives a factor: the learning rate is
-factor × base rate. PyTorch takes such a function as it is:
+The argument is the number of the next step, counted from 0. The learning rate of that step is the returned factor times
+the base rate. PyTorch accepts such a function as it is:
 
     shape = functools.partial(warmup_cosine, num_steps=1000, num_warmup=100)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, shape)
 
-or call it yourself, `group["lr"] = base * shape(step)`. Beyond their last step they stay at their last value.
+Or call it yourself, `group["lr"] = base * shape(step)`. After the last step the value stays the same.
 """
 
 import math
@@ -19,18 +19,17 @@ from course_utils.errors import positive_integer, positive_number
 
 def _checked_step(step: int) -> int:
     if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise ValueError(f"step must be a whole number from 0 on, got {step!r}")
+        raise ValueError(f"step must be a whole number of at least 0, got {step!r}")
     return step
 
 
-def _checked_share(name: str, value: float, *, least: float = 0.0) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= 1:
-        raise ValueError(f"{name} must be a share of the base rate, from {least:g} to 1, got {value!r}")
-    return value
+def _check_fraction(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a fraction of the base rate, from 0 to 1, got {value!r}")
 
 
 def constant(step: int) -> float:
-    """The base rate at every step.
+    """Return 1: the base rate at every step.
 
     >>> constant(1000)
     1.0
@@ -40,7 +39,7 @@ def constant(step: int) -> float:
 
 
 def step_decay(step: int, *, every: int, factor: float = 0.1) -> float:
-    """Times `factor` after every so many steps, as `torch.optim.lr_scheduler.StepLR`.
+    """Multiply by `factor` every `every` steps, as `torch.optim.lr_scheduler.StepLR` does.
 
     >>> [step_decay(step, every=100, factor=0.5) for step in (0, 99, 100, 250)]
     [1.0, 1.0, 0.5, 0.25]
@@ -50,7 +49,7 @@ def step_decay(step: int, *, every: int, factor: float = 0.1) -> float:
 
 
 def multistep(step: int, *, milestones: Sequence[int], factor: float = 0.1) -> float:
-    """Times `factor` at each of the milestones, rising numbers of steps, as `torch.optim.lr_scheduler.MultiStepLR`.
+    """Multiply by `factor` at each milestone, a step number, as `torch.optim.lr_scheduler.MultiStepLR` does.
 
     >>> [multistep(step, milestones=[50, 75], factor=0.5) for step in (49, 50, 75)]
     [1.0, 0.5, 0.25]
@@ -60,12 +59,12 @@ def multistep(step: int, *, milestones: Sequence[int], factor: float = 0.1) -> f
     for milestone in milestones:
         positive_integer("each milestone", milestone)
     if any(later <= earlier for earlier, later in pairwise(milestones)):
-        raise ValueError(f"milestones must rise, got {list(milestones)!r}")
+        raise ValueError(f"milestones must rise, got {list(milestones)!r}: sort them, each once")
     return positive_number("factor", factor) ** bisect_right(milestones, _checked_step(step))
 
 
 def exponential(step: int, *, factor: float) -> float:
-    """Times `factor` at every step, as `torch.optim.lr_scheduler.ExponentialLR`.
+    """Multiply by `factor` at every step, as `torch.optim.lr_scheduler.ExponentialLR` does.
 
     >>> exponential(3, factor=0.5)
     0.125
@@ -74,9 +73,9 @@ def exponential(step: int, *, factor: float) -> float:
 
 
 def linear(step: int, num_steps: int, *, start: float = 1.0, final: float = 0.0) -> float:
-    """A straight line from `start` to `final` over `num_steps` steps, as `torch.optim.lr_scheduler.LinearLR`.
+    """Follow a straight line from `start` to `final` over `num_steps` steps, as in `torch.optim.lr_scheduler.LinearLR`.
 
-    With `start` below `final` it is a warm-up. Unlike PyTorch's it may start at 0, where the first step does nothing.
+    With `start` below `final` it is a warm-up. Unlike PyTorch's it may start at 0; the first step then does nothing.
 
     >>> [linear(step, 4) for step in range(6)]
     [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
@@ -84,29 +83,30 @@ def linear(step: int, num_steps: int, *, start: float = 1.0, final: float = 0.0)
     [0.5, 0.75, 1.0]
     """
     positive_integer("num_steps", num_steps)
-    _checked_share("start", start)
-    _checked_share("final", final)
+    _check_fraction("start", start)
+    _check_fraction("final", final)
     return start + (final - start) * min(_checked_step(step), num_steps) / num_steps
 
 
 def cosine(step: int, num_steps: int, *, final: float = 0.0) -> float:
-    """Half a cosine from 1 down to `final` over `num_steps` steps, as `torch.optim.lr_scheduler.CosineAnnealingLR`.
+    """Follow half a cosine from 1 down to `final` over `num_steps` steps, and stay there.
 
-    PyTorch's rises again after `num_steps`; this one stays. Source: Loshchilov and Hutter, SGDR, 2017, equation 5.
+    `torch.optim.lr_scheduler.CosineAnnealingLR` is the same up to `num_steps` and rises again after it.
+    Source: Loshchilov and Hutter, SGDR, 2017, equation 5.
 
     >>> [round(cosine(step, 4), 4) for step in range(6)]
     [1.0, 0.8536, 0.5, 0.1464, 0.0, 0.0]
     """
     positive_integer("num_steps", num_steps)
-    _checked_share("final", final)
+    _check_fraction("final", final)
     angle = math.pi * min(_checked_step(step), num_steps) / num_steps
     return final + (1 - final) * (1 + math.cos(angle)) / 2
 
 
 def warmup_cosine(step: int, num_steps: int, *, num_warmup: int, start: float = 0.1, final: float = 0.0) -> float:
-    """A straight line from `start` up to 1 over `num_warmup` steps, then half a cosine down to `final`.
+    """Follow a straight line from `start` up to 1 over `num_warmup` steps, then half a cosine down to `final`.
 
-    `SequentialLR` of `LinearLR` and `CosineAnnealingLR` with the milestone `num_warmup` gives the same.
+    `SequentialLR` of `LinearLR` and `CosineAnnealingLR` with the milestone `num_warmup` does the same.
 
     >>> [round(warmup_cosine(step, 6, num_warmup=2), 4) for step in range(7)]
     [0.1, 0.55, 1.0, 0.8536, 0.5, 0.1464, 0.0]
@@ -116,17 +116,17 @@ def warmup_cosine(step: int, num_steps: int, *, num_warmup: int, start: float = 
         raise ValueError(f"num_warmup must be a whole number below num_steps={num_steps}, got {num_warmup!r}")
     if _checked_step(step) < num_warmup:
         return linear(step, num_warmup, start=start, final=1.0)
-    _checked_share("start", start)
+    _check_fraction("start", start)
     return cosine(step - num_warmup, num_steps - num_warmup, final=final)
 
 
 def one_cycle(
     step: int, num_steps: int, *, warmup: float = 0.3, start: float = 1 / 25, final: float = 1 / 25e4
 ) -> float:
-    """Half a cosine from `start` up to 1 over the share `warmup` of the steps, then half a cosine down to `final`.
+    """Follow half a cosine from `start` up to 1 over the fraction `warmup` of the steps, then one down to `final`.
 
-    The last of the `num_steps` steps is taken at `final`. As `torch.optim.lr_scheduler.OneCycleLR` with its defaults,
-    but for the momentum, which that one moves as well unless `cycle_momentum=False`. The base rate is its `max_lr`.
+    The last of the `num_steps` steps is taken at `final`. `torch.optim.lr_scheduler.OneCycleLR` does the same with its
+    defaults, and also changes the momentum unless `cycle_momentum=False`. The base rate here is its `max_lr`.
     Source: Smith, A disciplined approach to neural network hyper-parameters, 2018.
 
     >>> [round(one_cycle(step, 11), 4) for step in (0, 2, 6, 10)]
@@ -134,9 +134,9 @@ def one_cycle(
     """
     positive_integer("num_steps", num_steps)
     if isinstance(warmup, bool) or not isinstance(warmup, int | float) or not 0 < warmup < 1:
-        raise ValueError(f"warmup must be a share of the steps, between 0 and 1, got {warmup!r}")
-    _checked_share("start", start)
-    _checked_share("final", final)
+        raise ValueError(f"warmup must be a fraction of the steps, between 0 and 1, got {warmup!r}")
+    _check_fraction("start", start)
+    _check_fraction("final", final)
     peak, last = warmup * num_steps - 1, num_steps - 1
     step = min(_checked_step(step), last)
     if step <= peak:

@@ -1,8 +1,9 @@
-"""Many copies of one model that train at once: their weights lie stacked, with the run as the first dimension."""
+"""Many copies of one model that train at once: their weights are stacked, with the run as the first dimension."""
 
 import copy
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +14,12 @@ from torch.nn import functional as F
 Forward = Callable[[dict[str, Tensor], Tensor], Tensor]
 
 # The update rules. Each changes one stacked weight in place. `weight` and `grad` have the shape (runs, *shape); `lr`
-# has the shape (runs, 1, …), so that every run moves with its own rate. `memory` is what the optimizer remembers,
-# `options` are the defaults of PyTorch's optimizer, and `step` counts from 1.
+# has the shape (runs, 1, …), so that every run has its own rate. `memory` holds the optimizer's buffers, `options` are
+# the defaults of PyTorch's optimizer, and `step` counts from 1.
+Options = dict[str, Any]
 
 
-def _sgd(weight: Tensor, grad: Tensor, lr: Tensor, memory: dict[str, Tensor], step: int, options: dict) -> None:
+def _sgd(weight: Tensor, grad: Tensor, lr: Tensor, memory: dict[str, Tensor], step: int, options: Options) -> None:
     if options["weight_decay"]:
         grad = grad.add(weight, alpha=options["weight_decay"])
     if options["momentum"]:
@@ -30,7 +32,7 @@ def _sgd(weight: Tensor, grad: Tensor, lr: Tensor, memory: dict[str, Tensor], st
     weight.addcmul_(grad, lr, value=-1)
 
 
-def _rmsprop(weight: Tensor, grad: Tensor, lr: Tensor, memory: dict[str, Tensor], step: int, options: dict) -> None:
+def _rmsprop(weight: Tensor, grad: Tensor, lr: Tensor, memory: dict[str, Tensor], step: int, options: Options) -> None:
     if step == 1:
         memory.update(square=torch.zeros_like(weight), velocity=torch.zeros_like(weight))
     if options["weight_decay"]:
@@ -44,10 +46,10 @@ def _rmsprop(weight: Tensor, grad: Tensor, lr: Tensor, memory: dict[str, Tensor]
         weight.addcdiv_(grad, size.div_(lr), value=-1)
 
 
-def _adam(weight: Tensor, grad: Tensor, lr: Tensor, memory: dict[str, Tensor], step: int, options: dict) -> None:
+def _adam(weight: Tensor, grad: Tensor, lr: Tensor, memory: dict[str, Tensor], step: int, options: Options) -> None:
     if step == 1:
         memory.update(mean=torch.zeros_like(weight), square=torch.zeros_like(weight))
-    if options["decoupled_weight_decay"]:  # AdamW: the weights shrink beside the gradient, not through it
+    if options["decoupled_weight_decay"]:  # AdamW: the weights shrink on their own, not through the gradient
         weight.mul_(1 - lr * options["weight_decay"])
     elif options["weight_decay"]:
         grad = grad.add(weight, alpha=options["weight_decay"])
@@ -61,24 +63,30 @@ def _adam(weight: Tensor, grad: Tensor, lr: Tensor, memory: dict[str, Tensor], s
 RULES = {torch.optim.SGD: _sgd, torch.optim.RMSprop: _rmsprop, torch.optim.Adam: _adam, torch.optim.AdamW: _adam}
 
 # The layers that a stack computes for all runs at once, and how many dimensions the result of each may have.
-LAYERS = {nn.Flatten: (2,), nn.Linear: (2,), nn.ReLU: (2, 4), nn.Conv2d: (4,), nn.MaxPool2d: (4,)}
+LAYERS: dict[type[nn.Module], tuple[int, ...]] = {
+    nn.Flatten: (2,),
+    nn.Linear: (2,),
+    nn.ReLU: (2, 4),
+    nn.Conv2d: (4,),
+    nn.MaxPool2d: (4,),
+}
 
 
 def _entry(layer: str, part: str) -> str:
-    """The name of a layer's weight among the model's; a model that is one layer itself has no name for that layer."""
+    """Return the name of a layer's weight in the model; if the model is the layer, the layer has no name."""
     return f"{layer}.{part}" if layer else part
 
 
 def _layers_called(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]] | None:
-    """The layers that `model(x)` calls, in their order; None if one is not in `LAYERS`, or anything happens between."""
+    """Return the layers that `model(x)` calls, in order; None if one is not in `LAYERS` or others act between them."""
     layers: list[tuple[str, nn.Module]] = []
     h: object = x
     known = True
 
-    def note(name: str) -> Callable:
-        def hook(layer: nn.Module, args: tuple, result: object) -> None:
+    def note(name: str) -> Callable[..., None]:
+        def hook(layer: nn.Module, args: tuple[object, ...], result: Any) -> None:
             nonlocal h, known
-            # Each layer must take the very tensor that the one before has given.
+            # Each layer must take the very tensor that the previous one returned.
             known = known and len(args) == 1 and args[0] is h
             known = known and type(layer) in LAYERS and result.ndim in LAYERS[type(layer)]
             layers.append((name, layer))
@@ -98,11 +106,11 @@ def _layers_called(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]] |
         if isinstance(layer, nn.Conv2d) and layer.groups != 1:
             return None
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            # A weight that two layers share, or that is computed from others, has no entry of its own.
+            # A weight that two layers share, or that is computed from others, is not among the parameters by this name.
             needed = ["weight"] if layer.bias is None else ["weight", "bias"]
             if not own.issuperset(_entry(name, part) for part in needed):
                 return None
-    # ReLU and a maximum may change places: the result is the same, and ReLU has a quarter of the work.
+    # ReLU and a maximum commute: the result is the same, and ReLU then has a quarter of the work.
     for index, ((_, first), (_, second)) in enumerate(pairwise(layers)):
         if isinstance(first, nn.ReLU) and isinstance(second, nn.MaxPool2d):
             layers[index : index + 2] = layers[index + 1], layers[index]
@@ -110,9 +118,9 @@ def _layers_called(model: nn.Module, x: Tensor) -> list[tuple[str, nn.Module]] |
 
 
 def _by_layers(layers: list[tuple[str, nn.Module]]) -> Forward:
-    """A forward pass with one batched product for a Linear, and one convolution with a group a run for a Conv2d.
+    """Return a forward pass with one batched product per Linear, and one convolution with a group per run per Conv2d.
 
-    Images lie as (batch, runs · channels, height, width), features as (runs, features, batch).
+    Images have the shape (batch, runs · channels, height, width), features the shape (runs, features, batch).
     """
 
     def forward(stack: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -121,20 +129,21 @@ def _by_layers(layers: list[tuple[str, nn.Module]]) -> Forward:
         overwrite = False
         h = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.flatten(1).t().expand(runs, -1, -1)
         for name, layer in layers:
-            weight, bias = stack.get(_entry(name, "weight")), stack.get(_entry(name, "bias"))
+            bias = stack.get(_entry(name, "bias"))
             if isinstance(layer, nn.Conv2d):
-                flat = None if bias is None else bias.flatten()
+                weight, flat = stack[_entry(name, "weight")], None if bias is None else bias.flatten()
                 h = F.conv2d(h, weight.flatten(0, 1), flat, layer.stride, layer.padding, layer.dilation, groups)
                 groups = runs
             elif isinstance(layer, nn.Linear):
+                weight = stack[_entry(name, "weight")]
                 h = weight @ h if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, h)
             elif isinstance(layer, nn.MaxPool2d):
                 h = F.max_pool2d(h, layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
             elif isinstance(layer, nn.ReLU):
                 h = h.relu_() if overwrite else h.relu()
-            elif h.ndim == 4:  # Flatten; features are flat already
+            elif h.ndim == 4:  # Flatten; features are already flat
                 h = h.unflatten(1, (groups, -1)).flatten(2).permute(1, 2, 0).expand(runs, -1, -1)
-            # The gradients of these layers do not need the layer's own result, so ReLU may write over it.
+            # The gradients of these layers do not need their results, so ReLU may overwrite them.
             overwrite = isinstance(layer, nn.Conv2d | nn.Linear | nn.MaxPool2d)
         return h
 
@@ -142,7 +151,7 @@ def _by_layers(layers: list[tuple[str, nn.Module]]) -> Forward:
 
 
 def _by_vmap(model: nn.Module) -> Forward:
-    """A forward pass for any model, by `torch.func.vmap`. Dropout draws one mask a step, the same for every run."""
+    """Return a forward pass for any model, by `torch.func.vmap`. Dropout draws one mask per step, for all runs."""
 
     def forward(stack: dict[str, Tensor], x: Tensor) -> Tensor:
         logits = vmap(lambda one: functional_call(model, one, (x,)), randomness="same")(stack)
@@ -153,10 +162,10 @@ def _by_vmap(model: nn.Module) -> Forward:
 
 @torch.enable_grad()
 def _computes_the_same(forward: Forward, model: nn.Module, x: Tensor) -> bool:
-    """Compare logits and gradients of a forward pass for stacks with the model's own, at two sets of random weights.
+    """Return whether logits and gradients of a forward pass for stacks are the model's own, for random weights.
 
-    The layers do not tell what a model's `forward` does between them (it may add `x` to the result), and fresh
-    weights may hide it (a last layer of zeros). Random weights hide nothing.
+    The layers do not show what a model's `forward` does between them (it may add `x` to the result), and initial
+    weights may hide it (a last layer of zeros). Random weights do not.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -180,14 +189,14 @@ def _computes_the_same(forward: Forward, model: nn.Module, x: Tensor) -> bool:
 
 
 def choose_forward(model: nn.Module, x: Tensor) -> tuple[str, Forward]:
-    """Choose how a stack of this model computes its logits: ("layers", forward), or ("vmap", forward) for any model.
+    """Return how a stack of this model computes its logits: ("layers", forward), or ("vmap", forward) for any model.
 
     Args:
         model: the model; it is not changed.
-        x: a batch of inputs, to see which layers the model calls and to compare the results.
+        x: a batch of inputs, to find the layers that the model calls and to compare the results.
 
     Raises:
-        ValueError: `torch.func.vmap` cannot run this model either.
+        ValueError: `torch.func.vmap` cannot run this model.
     """
     layers = _layers_called(model, x)
     if layers is not None:
@@ -199,25 +208,27 @@ def choose_forward(model: nn.Module, x: Tensor) -> tuple[str, Forward]:
         forward(Stack.copies(model, 2), x)
     except RuntimeError as error:
         raise ValueError(
-            f"{type(model).__name__} cannot be trained at many rates at once: torch.func.vmap says {error}; "
-            "train it one rate at a time, with make_optimizer"
+            f"{type(model).__name__} cannot be trained at many rates at once (torch.func.vmap: {error}): "
+            "train it at one rate at a time, with make_optimizer"
         ) from error
     return "vmap", forward
 
 
 class Stack:
-    """Runs of one model, with a learning rate each, that take their steps together.
+    """Runs of one model, each with its own learning rate, that take their steps together.
 
     Args:
-        model: where every run starts; it is not changed.
+        model: the start of every run; it is not changed.
         forward: from `choose_forward`.
-        optimizer: an example of PyTorch's optimizer, whose rule and options all runs follow.
-        lrs: the learning rates, one a run.
+        optimizer: one of PyTorch's optimizers, whose rule and options all runs use.
+        lrs: the learning rates, one per run.
     """
 
     def __init__(self, model: nn.Module, forward: Forward, optimizer: torch.optim.Optimizer, lrs: list[float]):
         self.tensors = self.copies(model, len(lrs))
-        self.memory = {name: {} for name, tensor in self.tensors.items() if tensor.requires_grad}
+        self.memory: dict[str, dict[str, Tensor]] = {
+            name: {} for name, tensor in self.tensors.items() if tensor.requires_grad
+        }
         first = next(iter(self.tensors.values()))
         self.lr = torch.tensor(lrs, dtype=first.dtype, device=first.device)
         self.rows = torch.arange(len(lrs))
@@ -226,7 +237,7 @@ class Stack:
 
     @staticmethod
     def copies(model: nn.Module, runs: int) -> dict[str, Tensor]:
-        """The model's weights and buffers by name, `runs` times each, shape (runs, *shape)."""
+        """Return the model's weights and buffers by name, `runs` copies of each, shape (runs, *shape)."""
         tensors = [*model.named_parameters(), *model.named_buffers()]
         return {
             name: tensor.detach().expand(runs, *tensor.shape).clone().requires_grad_(tensor.requires_grad)
@@ -235,10 +246,10 @@ class Stack:
 
     @torch.enable_grad()
     def step(self, x: Tensor, y: Tensor) -> Tensor:
-        """Take one step on a batch, and return each run's mean loss before it, shape (runs,), on the CPU."""
+        """Take one step on a batch and return each run's mean loss before it, shape (runs,), on the CPU."""
         logits = self.forward(self.tensors, x)
         losses = F.cross_entropy(logits, y.expand(len(logits), -1), reduction="none").mean(1)
-        # No run's loss depends on another run's weights: the gradient of the sum holds the gradient of each.
+        # No run's loss depends on another run's weights, so the gradient of the sum holds the gradients of all.
         grads = torch.autograd.grad(losses.sum(), [self.tensors[name] for name in self.memory], allow_unused=True)
         with torch.no_grad():
             for (name, memory), grad in zip(self.memory.items(), grads, strict=True):
@@ -250,7 +261,7 @@ class Stack:
         return losses.detach().cpu()
 
     def keep(self, chosen: Tensor) -> None:
-        """Let only the chosen runs (a bool each) stay; `rows` tells which ones of the first runs they are."""
+        """Keep only the chosen runs (a bool for each); `rows` holds their numbers among the first runs."""
         self.rows = self.rows[chosen]
         chosen = chosen.to(self.lr.device)
         self.lr = self.lr[chosen]

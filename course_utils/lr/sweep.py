@@ -1,4 +1,4 @@
-"""Make an optimizer by name, and train one model at many learning rates at once."""
+"""Train one model at many learning rates at once, and describe what each rate does."""
 
 import copy
 import json
@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,11 @@ class Sweep:
 
     Attributes:
         lrs: the rates, rising.
-        losses: the loss of each batch before its step, shape (rates, steps); NaN where a run has not come to yet, and
-            from the step on at which its loss was no finite number.
-        optimizer, options, num_epochs, batch_size, seed: how it was trained.
+        losses: the loss of each batch before its step, shape (rates, steps); NaN for steps that a run has not reached,
+            and from the step on whose loss was not finite.
+        optimizer, options, num_epochs, batch_size, seed: the settings of the training.
         method: "layers" (all runs' layers computed at once) or "vmap" (any model, by `torch.func.vmap`).
-        steps_done: how many columns of `losses` are filled.
+        steps_done: the number of columns of `losses` that are filled.
     """
 
     lrs: list[float]
@@ -38,28 +39,28 @@ class Sweep:
     num_epochs: int
     batch_size: int
     seed: int = 0
-    options: dict = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     method: str = "layers"
     steps_done: int = 0
 
     @property
     def final_losses(self) -> Tensor:
-        """Mean loss of the last epoch's batches (of the last so many steps, while it fills in), shape (rates,)."""
+        """The mean loss over the batches of the last epoch (or of the latest steps, as many), shape (rates,)."""
         steps_per_epoch = self.losses.shape[1] // self.num_epochs
         return self.losses[:, max(0, self.steps_done - steps_per_epoch) : self.steps_done].mean(1)
 
     @property
     def _slack(self) -> float:
-        """How far the loss of one batch strays by chance, as a share: 0.1 for batches of 64, less for larger ones."""
+        """How far the loss of a batch varies by chance, as a fraction: 0.1 for batches of 64, less for larger ones."""
         return min(0.25, 0.8 / math.sqrt(self.batch_size))
 
     @property
     def diverged(self) -> Tensor:
-        """Which runs blew up, bool of shape (rates,).
+        """Which runs diverged, bool of shape (rates,).
 
-        That is: the loss became infinite or NaN; or it rose clearly above its start and ended no better than there.
-        The second is the usual end of a network with ReLU: the first steps kill it, and it stays at ln(classes). A
-        rate that is far too small ends there as well, but never rises.
+        Their loss became infinite or NaN, or it rose clearly above its start and ended no better than it started. The
+        latter is typical of networks with ReLU: the first steps kill the units, and the loss stays at ln(classes). A
+        rate that is far too small also ends there, but its loss never rises.
         """
         seen = self.losses[:, : self.steps_done]
         start = self.losses[:, 0]
@@ -68,11 +69,11 @@ class Sweep:
 
     @property
     def zones(self) -> list[str]:
-        """For each rate "too slow", "works" or "diverges": three neighbouring zones, of which one or two may be empty.
+        """For each rate "too slow", "works" or "diverges": three adjacent zones, of which one or two may be empty.
 
         A run works if it covered at least half of the way from the loss at the start to the best final loss of the
-        sweep. The zone "works" is the longest unbroken row of such rates: a lucky run beyond it does not count. Where
-        no run learned anything, "diverges" begins at the first run that blew up.
+        sweep. The zone "works" is the longest unbroken row of such rates; a lucky run beyond it does not count. If no
+        run learned anything, "diverges" begins at the first run that diverged.
         """
         finals, start = self.final_losses, self.losses[:, 0].nan_to_num(math.inf).amin().item()
         best = finals.nan_to_num(math.inf).amin().item()
@@ -84,14 +85,14 @@ class Sweep:
         return ["too slow"] * low + ["works"] * (high - low) + ["diverges"] * (len(self.lrs) - high)
 
     def nearest(self, lr: float) -> int:
-        """The index of the rate nearest to `lr` by ratio."""
+        """Return the index of the rate nearest to `lr` by ratio."""
         return min(range(len(self.lrs)), key=lambda index: abs(math.log(self.lrs[index] / lr)))
 
     def save(self, path: str | Path, *, digits: int = 9) -> None:
-        """Write the sweep as JSON (NaN becomes null); the file is whole or not there.
+        """Write the sweep as JSON (NaN becomes null), whole or not at all.
 
         Args:
-            digits: significant digits of each loss; 9 keep every float32 exactly.
+            digits: significant digits of each loss; 9 digits keep every float32 exactly.
 
         Raises:
             OSError: the file cannot be written.
@@ -107,11 +108,11 @@ class Sweep:
 
     @classmethod
     def load(cls, path: str | Path) -> "Sweep":
-        """Read a sweep that `save` wrote.
+        """Return the sweep that `save` wrote.
 
         Raises:
             OSError: there is no such file, or it cannot be read.
-            ValueError: the file is damaged or no sweep.
+            ValueError: the file is damaged or does not hold a sweep.
         """
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -120,7 +121,7 @@ class Sweep:
             if sweep.losses.ndim != 2 or len(sweep.losses) != len(sweep.lrs):
                 raise ValueError(f"{len(sweep.lrs)} rates but losses of shape {tuple(sweep.losses.shape)}")
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{str(path)!r} holds no sweep, or a damaged one ({error}): delete it") from error
+            raise ValueError(f"{str(path)!r} does not hold a sweep, or it is damaged ({error}): delete it") from error
         return sweep
 
 
@@ -130,25 +131,25 @@ def _checked_rates(lrs: Iterable[float]) -> list[float]:
         raise ValueError(f"lrs must be a list of learning rates, got {lrs!r}")
     numbers = list(numbers)
     if not numbers:
-        raise ValueError(f"lrs must hold at least one learning rate, got {lrs!r}")
+        raise ValueError(f"lrs must hold at least one learning rate, got {lrs!r}: give rising rates")
     rates = [positive_number(f"lrs[{index}]", number) for index, number in enumerate(numbers)]
     for index, (before, rate) in enumerate(pairwise(rates), start=1):
         if rate == before:
             raise ValueError(f"lrs[{index}] repeats {rate!r}: give each learning rate once")
         if rate < before:
-            raise ValueError(f"lrs[{index}] is {rate!r}, after {before!r}: give rising learning rates, as sorted(lrs)")
+            raise ValueError(f"lrs[{index}] is {rate!r}, after {before!r}: give rising rates, as from sorted(lrs)")
     return rates
 
 
 def _made(make_model: Callable[[], nn.Module], device: torch.device) -> nn.Module:
     if isinstance(make_model, nn.Module) or not callable(make_model):
-        raise TypeError(f"make_model must be a function that makes a fresh model, got {type(make_model).__name__}")
+        raise TypeError(f"make_model must be a function that returns a new model, got {type(make_model).__name__}")
     model = make_model()
     if not isinstance(model, nn.Module):
         raise TypeError(f"make_model must return a torch.nn.Module, got {model!r}")
     if not any(weight.requires_grad for weight in model.parameters()):
-        raise ValueError(f"{type(model).__name__} has no weights that require a gradient: there is nothing to train")
-    return copy.deepcopy(model).to(device)  # the caller may keep the one that was made
+        raise ValueError(f"{type(model).__name__} has no weights that require gradients: there is nothing to train")
+    return copy.deepcopy(model).to(device)  # the caller may keep a reference to the model
 
 
 def _check_logits(model: nn.Module, x: Tensor, y: Tensor) -> None:
@@ -160,14 +161,14 @@ def _check_logits(model: nn.Module, x: Tensor, y: Tensor) -> None:
     shape = tuple(getattr(logits, "shape", ()))
     if len(shape) != 2 or shape[0] != len(x) or shape[1] <= top:
         raise ValueError(
-            f"{name} must give logits of shape (batch, classes), here ({len(x)}, {top + 1} or more) "
-            f"as the labels go up to {top}, but gives {shape or type(logits).__name__}"
+            f"{name} must return logits of shape (batch, classes), here ({len(x)}, {top + 1} or more) "
+            f"because the largest label is {top}, but it returned {shape or type(logits).__name__}"
         )
 
 
 @contextmanager
-def _lent(states: list[Tensor], device: torch.device) -> Iterator[None]:
-    """Lend PyTorch's random numbers to the sweep: inside they go on from `states`, afterwards from where they were."""
+def _random_numbers_from(states: list[Tensor], device: torch.device) -> Iterator[None]:
+    """Continue PyTorch's random numbers from `states` inside this block, and from where they were after it."""
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(cuda):
         torch.set_rng_state(states[0])
@@ -178,7 +179,7 @@ def _lent(states: list[Tensor], device: torch.device) -> Iterator[None]:
 
 
 def _seeded(seed: int, device: torch.device) -> list[Tensor]:
-    """The states of PyTorch's generators after `torch.manual_seed(seed)`."""
+    """Return the states of PyTorch's generators after `torch.manual_seed(seed)`."""
     devices = [torch.device("cpu"), *([device] if device.type == "cuda" else [])]
     return [torch.Generator(device).manual_seed(seed).get_state() for device in devices]
 
@@ -193,9 +194,9 @@ def iter_sweep_lr(
     num_epochs: int = 10,
     batch_size: int = 64,
     seed: int = 0,
-    **optimizer_options,
+    **optimizer_options: Any,
 ) -> Iterator[Sweep]:
-    """Train as `sweep_lr` does, and give the same `Sweep` again after every step, a column further filled in.
+    """Train as `sweep_lr` does, and yield the same `Sweep` after every step, with one more column filled in.
 
     The arguments are checked at once, before the first step. Closing the generator ends the training.
     """
@@ -204,9 +205,9 @@ def iter_sweep_lr(
     positive_integer("num_epochs", num_epochs)
     batches = Batches(x, y, batch_size=batch_size, seed=seed)
     random_numbers = _seeded(seed, x.device)
-    with _lent(random_numbers, x.device):
+    with _random_numbers_from(random_numbers, x.device):
         model = _made(make_model, x.device)
-    with _lent(list(random_numbers), x.device):  # what the checks draw is drawn again in training
+    with _random_numbers_from(list(random_numbers), x.device):  # training draws the same numbers again
         _check_logits(model, x[:batch_size], y)
         method, forward = choose_forward(model, x[:batch_size])
     stack = Stack(model, forward, example, rates)
@@ -217,13 +218,13 @@ def iter_sweep_lr(
 
 def _steps(sweep: Sweep, stack: Stack, batches: Batches, random_numbers: list[Tensor]) -> Iterator[Sweep]:
     if stack.lr.device.type == "cpu":
-        # The large tensors of a step are freed at its end. glibc would give them back to the system and fetch them
-        # again, page by page, in the next step (a third of the time); having freed one block of this size, it keeps
+        # The large tensors of a step are freed at its end. glibc would return them to the system and fetch them again,
+        # page by page, in the next step (a third of the time); once it has freed one block of this size, it keeps
         # them. No page of the block itself is ever touched.
         torch.empty(30 << 20, dtype=torch.uint8)
     for x, y in (batch for _ in range(sweep.num_epochs) for batch in batches):
-        # Only other models than those of known layers can draw random numbers, for dropout.
-        with _lent(random_numbers, x.device) if sweep.method == "vmap" else nullcontext():
+        # Only models with other layers than those in LAYERS can draw random numbers, for dropout.
+        with _random_numbers_from(random_numbers, x.device) if sweep.method == "vmap" else nullcontext():
             losses = stack.step(x, y)
         finite = losses.isfinite()
         if finite.all():
@@ -234,7 +235,7 @@ def _steps(sweep: Sweep, stack: Stack, batches: Batches, random_numbers: list[Te
         sweep.losses[stack.rows[finite], sweep.steps_done] = losses[finite]
         sweep.steps_done += 1
         stack.keep(finite)
-        if not finite.any():  # nobody is left: the rest of the curves is known
+        if not finite.any():  # no run is left: the rest of the curves is NaN
             sweep.steps_done = sweep.losses.shape[1]
             yield sweep
             return
@@ -251,25 +252,25 @@ def sweep_lr(
     num_epochs: int = 10,
     batch_size: int = 64,
     seed: int = 0,
-    **optimizer_options,
+    **optimizer_options: Any,
 ) -> Sweep:
     """Train one model at many learning rates at once, each from the same weights and with the same batches.
 
-    A run's curve is the one that `torch.manual_seed(seed)`, `make_model()`, `Batches(x, y, batch_size=batch_size,
-    seed=seed)`, cross-entropy and `make_optimizer` give, up to rounding. A run whose loss is infinite or NaN leaves;
-    the others go on. Runs share their dropout masks; each run has running means of its own in batch normalization.
+    Up to rounding, the curve of each run is that of `torch.manual_seed(seed)`, `make_model()`, `Batches(x, y,
+    batch_size=batch_size, seed=seed)`, cross-entropy and `make_optimizer`. A run whose loss is infinite or NaN ends;
+    the others continue. All runs share their dropout masks; each has its own running means in batch normalization.
 
     Args:
-        make_model: a function that makes a fresh model; its `forward` gives logits (batch, classes).
+        make_model: a function that returns a new model; its `forward` returns logits (batch, classes).
         x: inputs, shape (rows, …), on the device to train on.
         y: labels, shape (rows,), int64.
         lrs: rising learning rates.
         optimizer: a name in `OPTIMIZERS`; `optimizer_options` as in `make_optimizer`, the same for every rate.
 
     Raises:
-        ValueError: a rate, number, name or option that makes no sense, data that do not fit, a model whose logits do
-            not fit the labels, or one that `torch.func.vmap` cannot run.
-        TypeError: x or y are no tensors, labels that are not int64, or `make_model` that makes no model.
+        ValueError: a rate, number, name or option is not valid, the data do not fit, the model's logits do not fit the
+            labels, or `torch.func.vmap` cannot run the model.
+        TypeError: x or y is not a tensor, the labels are not int64, or `make_model` does not return a model.
 
     >>> x, y = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2
     >>> sweep = sweep_lr(lambda: nn.Linear(2, 2), x, y, [0.01, 0.1, 1.0], num_epochs=3, batch_size=32)
@@ -291,9 +292,9 @@ def sweep_lr(
 
 
 def descend(start: float, lr: float, curvature: float, num_steps: int) -> list[float]:
-    """Take `num_steps` steps of `torch.optim.SGD` on f(w) = ½ · curvature · w² and return the start and every w after.
+    """Return the start and every w after it in `num_steps` steps of `torch.optim.SGD` on f(w) = ½ · curvature · w².
 
-    Each step multiplies w by 1 − lr · curvature: it converges for lr below 2 / curvature, and no further.
+    Each step multiplies w by 1 − lr · curvature, so w converges if lr is below 2 / curvature.
 
     >>> descend(1.0, 0.25, 2.0, 3)
     [1.0, 0.5, 0.25, 0.125]

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, and holding everything that an exact resume needs."""
+"""Checkpoints: files that are written whole or not at all, and what a run is compared with before it is resumed."""
 
 import io
 import pickle
@@ -8,32 +8,37 @@ import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from course_utils.files import remove_unfinished, write_atomically
-from course_utils.training.history import History
+from course_utils.training.loaders import Loader
+
+State = Mapping[str, Any]
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 FORMAT = 1
-# A save is put off until the time since the one before is this many times what that one took, or so many seconds.
+# After a save that took t seconds, the next is due PUT_OFF · t later, at most AT_MOST seconds.
 PUT_OFF, AT_MOST = 100, 10.0
+# The names of the numbers that `fingerprint` returns.
+DATA = ("train_batches", "train_rows", "batch_size", "order_seed", "train_checksum")
 
 
-def save(state: Mapping, folder: str | Path, *, keep_previous: bool = True) -> None:
-    """Write a state as the folder's newest checkpoint and keep the one before.
+def save(state: State, folder: str | Path, *, keep_previous: bool = True) -> None:
+    """Write a state as the folder's newest checkpoint and keep the previous one.
 
-    A process or a machine that dies at any moment leaves a whole checkpoint behind.
+    If the process or the machine dies at any moment, a whole checkpoint is left.
 
     Args:
-        keep_previous: False where the newest file is damaged and must not take the place of the good one before.
+        keep_previous: False if the newest file is damaged, so that it does not replace the good one before it.
 
     Raises:
-        OSError: the file can't be written, for example since the disk is full; the checkpoints before are untouched.
+        OSError: the file cannot be written, for example because the disk is full; the older checkpoints are untouched.
         TypeError: the state holds an object that `load` would refuse.
     """
     folder = Path(folder)
@@ -42,23 +47,23 @@ def save(state: Mapping, folder: str | Path, *, keep_previous: bool = True) -> N
     write_atomically(folder / NEWEST, buffer.getvalue(), previous=folder / PREVIOUS if keep_previous else None)
 
 
-def load(folder: str | Path) -> dict | None:
-    """Read a folder's newest checkpoint that is whole, onto the CPU; None where there is none.
+def load(folder: str | Path) -> dict[str, Any] | None:
+    """Return the state of a folder's newest undamaged checkpoint, on the CPU; None if there are no checkpoints.
 
-    Only tensors and plain values are read (`weights_only=True`): a checkpoint from elsewhere can run no code.
+    Only tensors and plain values are read (`weights_only=True`), so a checkpoint from elsewhere cannot run code.
 
     Warns:
-        RuntimeWarning: the newest is damaged and the one before is taken.
+        RuntimeWarning: the newest is damaged, and the previous one is used.
 
     Raises:
-        ValueError: all that are there are damaged, or are no checkpoints of this course.
+        ValueError: all of them are damaged, or are not checkpoints of this course.
     """
     state, _ = _load(Path(folder))
     return state
 
 
-def _load(folder: Path) -> tuple[dict | None, bool]:
-    """The newest whole state, and whether the newest file is the one."""
+def _load(folder: Path) -> tuple[dict[str, Any] | None, bool]:
+    """Return the newest undamaged state, and whether it is that of the newest file."""
     damaged = []
     for name in (NEWEST, PREVIOUS):
         path = folder / name
@@ -67,18 +72,18 @@ def _load(folder: Path) -> tuple[dict | None, bool]:
         try:
             state = _read(path)
         except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
-            damaged.append(f"{path} can't be read ({str(error).splitlines()[0] if str(error) else repr(error)})")
+            damaged.append(f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else repr(error)})")
             continue
         if damaged:
-            warnings.warn(f"{damaged[0]}: going on from the one before, {name}", RuntimeWarning, stacklevel=3)
+            warnings.warn(f"{damaged[0]}: continuing from the previous one, {name}", RuntimeWarning, stacklevel=3)
         return state, not damaged
     if damaged:
-        raise ValueError(f"{'; '.join(damaged)}: start the run anew, in another folder")
+        raise ValueError(f"{'; '.join(damaged)}: start the run again, in another folder")
     return None, True
 
 
-def _read(path: Path) -> dict:
-    # torch.load takes no notice of the checksums in the file; zipfile does.
+def _read(path: Path) -> dict[str, Any]:
+    # torch.load ignores the checksums in the file; zipfile compares them.
     with zipfile.ZipFile(path) as archive:
         bad = archive.testzip()
     if bad:
@@ -86,21 +91,24 @@ def _read(path: Path) -> dict:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # PyTorch's own words say how to run what such a file asks for, which is the last thing to do with it.
+        # PyTorch's own message explains how to run what such a file asks for, which nobody should do.
         asked = re.search(r"GLOBAL (\S+)", str(error))
-        raise ValueError(
-            f"it asks for {asked[1] if asked else 'more than tensors and plain values'}, which no checkpoint of this "
-            "course does; nothing of it was run"
-        ) from error
+        if asked:
+            refusal = f"it asks for {asked[1]}, which no checkpoint of this course does; none of it was run"
+        else:
+            refusal = (
+                "it holds more than tensors and plain values, unlike every checkpoint of this course; none was run"
+            )
+        raise ValueError(refusal) from error
     except (AssertionError, AttributeError, IndexError, TypeError) as error:
-        raise ValueError(f"it holds no state ({type(error).__name__}: {error})") from error
+        raise ValueError(f"it does not hold a state ({type(error).__name__}: {error})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"it holds no state of format {FORMAT}")
+        raise ValueError(f"it does not hold a state of format {FORMAT}")
     return state
 
 
 def _plain(value: object, where: str = "state") -> object:
-    """Copy nested dicts and lists with plain values in them, and name what is not plain."""
+    """Return a copy of nested dicts and lists of tensors and plain values, and name what is neither."""
     if value is None or isinstance(value, Tensor) or type(value) in (bool, int, float, str, bytes):
         return value
     if isinstance(value, Mapping):
@@ -109,15 +117,26 @@ def _plain(value: object, where: str = "state") -> object:
         return type(value)([_plain(each, where) for each in value]) if type(value) in (list, tuple) else list(value)
     if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         return value.item()  # one of NumPy's numbers
-    raise TypeError(f"{where} is a {type(value).__name__}, which no checkpoint can hold: use numbers, text or tensors")
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, which a checkpoint cannot hold: use numbers, text or tensors"
+    )
+
+
+def check_storable(state: State) -> None:
+    """Check that a checkpoint can hold a state of this kind, before a run starts.
+
+    Raises:
+        TypeError: a part of it is neither a tensor nor a plain value; the message names it.
+    """
+    _plain(state)
 
 
 class Checkpoints:
-    """A run's checkpoints in its folder; without a folder, nothing is kept.
+    """The checkpoints in the folder of a run; without a folder, nothing is saved.
 
-    Saving takes no more than a hundredth of the time: after a save that took a hundredth of a second the next is due
-    a second later, and never more than ten seconds later. So epochs of ten seconds and more are all saved; runs of
-    shorter ones save less often than each epoch, and always at the end.
+    After a save that took t seconds, the next is due 100 t later, at most 10 s. Saving therefore takes about a
+    hundredth of the time. Epochs of ten seconds and more are all saved; runs of shorter epochs are saved less often
+    than each epoch, and always at the end.
 
     Args:
         folder: the run's folder, or None.
@@ -130,16 +149,16 @@ class Checkpoints:
         self._due_at = 0.0
         self._newest_is_whole = True
 
-    def open(self, *, resume: bool) -> dict | None:
-        """Make the folder, check it, and return the state to go on from, if any.
+    def open(self, *, resume: bool) -> dict[str, Any] | None:
+        """Create the folder, check it, and return the state to continue from, if any.
 
         Raises:
             ValueError: the folder holds another run and `resume` is False, or `resume` without a folder.
-            OSError: the folder can't be made or written in.
+            OSError: the folder cannot be created or written to.
         """
         if self.folder is None:
             if resume:
-                raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
+                raise ValueError("resume=True needs run_dir, the folder of the run to continue")
             return None
         if self.writes:
             _check_folder(self.folder, resume)
@@ -147,17 +166,17 @@ class Checkpoints:
             return None
         with warnings.catch_warnings():
             if not self.writes:
-                warnings.simplefilter("ignore", RuntimeWarning)  # one process says it for all
+                warnings.simplefilter("ignore", RuntimeWarning)  # one process warns for all of them
             state, self._newest_is_whole = _load(self.folder)
         return state
 
     def due(self) -> bool:
-        """Tell whether enough time has gone by since the save before."""
+        """Return whether enough time has passed since the last save."""
         return self.writes and time.monotonic() >= self._due_at
 
-    def save(self, state: Mapping) -> None:
-        """Save a state; a disk that is full is told with a RuntimeWarning and ends nothing."""
-        if not self.writes:
+    def save(self, state: State) -> None:
+        """Save a state; if it cannot be written, warn with a RuntimeWarning and let the run continue."""
+        if self.folder is None or not self.writes:
             return
         began = time.monotonic()
         try:
@@ -166,7 +185,7 @@ class Checkpoints:
         except OSError as error:
             warnings.warn(
                 f"the checkpoint of step {state['step']} could not be written in {str(self.folder)!r} ({error}): "
-                "training goes on, and the checkpoint before is kept",
+                "training continues, and the previous checkpoint is kept",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -175,7 +194,7 @@ class Checkpoints:
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
-    """Make a run's folder if need be, and check that it is one, can be written in, and holds no other run."""
+    """Create the folder of a run if needed, and check that it can be written to and does not hold another run."""
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"run_dir {str(folder)!r} is a file: give the name of a folder")
     try:
@@ -183,16 +202,16 @@ def _check_folder(folder: Path, resume: bool) -> None:
         remove_unfinished(folder / NEWEST)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OSError(f"run_dir {str(folder)!r} can't be written in ({error}): choose another folder") from error
+        raise OSError(f"run_dir {str(folder)!r} cannot be written to ({error}): choose another folder") from error
     if not resume and any(folder.glob("checkpoint*.pt")) | any(folder.glob("events.out.tfevents.*")):
         raise ValueError(
-            f"run_dir {str(folder)!r} holds another run: go on with it (resume=True, --resume), "
+            f"run_dir {str(folder)!r} holds another run: continue it (resume=True, --resume), "
             "delete it, or choose another folder"
         )
 
 
-def check_same(saved: Mapping, mine: Mapping) -> None:
-    """Check that a run goes on with what it was made with.
+def check_same(saved: Mapping[str, object], mine: Mapping[str, object]) -> None:
+    """Check that a run continues with the settings and data that it was made with.
 
     Raises:
         ValueError: something differs; the message lists what it was and what it is now.
@@ -201,7 +220,7 @@ def check_same(saved: Mapping, mine: Mapping) -> None:
     if differing:
         listed = "; ".join(f"{name} was {saved.get(name)!r}, is {mine.get(name)!r}" for name in sorted(differing))
         raise ValueError(
-            f"the checkpoint was made with other settings or data: {listed}. Go on with the same, "
+            f"the checkpoint was made with other settings or data: {listed}. Continue with the same ones, "
             "or start a new run in another folder"
         )
 
@@ -219,54 +238,17 @@ def check_same_model(saved: Mapping[str, Tensor], mine: Mapping[str, Tensor]) ->
         for name in saved
         if name in mine and isinstance(mine[name], Tensor) and saved[name].shape != mine[name].shape
     ]
+    if len(parts) > 10:
+        parts = [*parts[:10], f"{len(parts) - 10} more"]
     if parts:
-        more = f" and {len(parts) - 10} more" if len(parts) > 10 else ""
-        raise ValueError(f"the checkpoint is of another model: {'; '.join(parts[:10])}{more}")
-
-
-PARTS = ("model", "optimizer", "scheduler", "scaler")
-COUNTS = ("step", "epoch", "position", "epoch_trained", "skipped_steps")
-
-
-def take_down(trainer, randomness: list[dict]) -> dict[str, object]:
-    """Take down all that an exact resume of a trainer needs, with the states of randomness of each process."""
-    parts = {name: getattr(trainer, name).state_dict() for name in PARTS if getattr(trainer, name) is not None}
-    counts = {name: getattr(trainer, name) for name in COUNTS}
-    figures = {"means": trainer.meter.state_dict(), "history": trainer.history.state_dict()}
-    return {"made_with": trainer.made_with, "random": randomness} | parts | counts | figures
-
-
-def check_holdable(trainer) -> None:
-    """Check, before a run begins, that its state is of a kind that a checkpoint can hold.
-
-    Raises:
-        TypeError: a part of it is not; the message names it.
-    """
-    _plain(take_down(trainer, []))
-
-
-def take_over(trainer, state: Mapping) -> None:
-    """Put a trainer where a checkpoint's run was, all but the randomness.
-
-    Raises:
-        ValueError: the checkpoint is of another model, or was made with other settings or data; nothing was changed.
-    """
-    check_same_model(state["model"], trainer.model.state_dict())
-    check_same(state["made_with"], trainer.made_with)
-    for name in PARTS:
-        if getattr(trainer, name) is not None:
-            getattr(trainer, name).load_state_dict(state[name])
-    for name in COUNTS:
-        setattr(trainer, name, state[name])
-    trainer.meter.load_state_dict(state["means"])
-    trainer.history = History.from_state_dict(state["history"])
+        raise ValueError(f"the checkpoint is of another model: {'; '.join(parts)}")
 
 
 def describe(
     model: nn.Module, optimizer: Optimizer, scheduler: object, loss_fn: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, object]:
-    """Describe what a run is made with, by names and numbers."""
-    described = {
+    """Return the names and numbers that describe what a run is made with."""
+    described: dict[str, object] = {
         "model": type(model).__name__,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "optimizer": type(optimizer).__name__,
@@ -282,24 +264,21 @@ def describe(
     return described
 
 
-def fingerprint(train: Iterable) -> dict[str, int | None]:
-    """Describe training data by numbers that change with it: batches, rows, batch size, order, and a checksum.
+def fingerprint(train: Loader) -> dict[str, int | None]:
+    """Return numbers that change with the training data: batches, rows, batch size, seed of the order, and a checksum.
 
-    The checksum is over a thousand rows at most, evenly spread, of data that lies in tensors.
+    The checksum covers at most 1,024 evenly spaced rows, of data that is held in tensors.
     """
-    dataset = getattr(train, "dataset", None)
+    dataset: Any = getattr(train, "dataset", None)
     tensors = getattr(dataset, "tensors", ())
-    if type(train) in (list, tuple):
-        tensors = [each for batch in (train[0], train[-1]) if isinstance(batch, list | tuple) for each in batch]
+    given: object = train
+    if type(given) is list or type(given) is tuple:
+        tensors = [each for batch in (given[0], given[-1]) if isinstance(batch, list | tuple) for each in batch]
     checksum = 0
     for tensor in tensors:
         if isinstance(tensor, Tensor) and tensor.numel():
             rows = tensor.detach()[:: -(-len(tensor) // 1024)] if tensor.ndim else tensor.detach()
-            checksum = zlib.crc32(rows.cpu().contiguous().flatten().view(torch.uint8).numpy(), checksum)
-    return {
-        "train_batches": len(train),
-        "train_rows": len(dataset) if hasattr(dataset, "__len__") else None,
-        "batch_size": getattr(train, "batch_size", None),
-        "order_seed": getattr(train, "seed", None),
-        "train_checksum": checksum,
-    }
+            checksum = zlib.crc32(rows.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes(), checksum)
+    num_rows = len(dataset) if hasattr(dataset, "__len__") else None
+    batch_size, seed = getattr(train, "batch_size", None), getattr(train, "seed", None)
+    return dict(zip(DATA, (len(train), num_rows, batch_size, seed, checksum), strict=True))

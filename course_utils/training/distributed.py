@@ -1,8 +1,9 @@
-"""Several processes that train one model: who this one is, its part of the data, and sums over all of them."""
+"""Several processes that train one model: the rank of this one, its part of the data, and sums over all of them."""
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,42 +12,48 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from course_utils.data import Batches
 from course_utils.devices import resolve_device
+from course_utils.training.loaders import Batch, Loader, samplers
+
+T = TypeVar("T")
 
 
-def size() -> int:
-    """How many processes train together; 1 where `torch.distributed` was not started."""
+def world_size() -> int:
+    """Return how many processes train together; 1 if `torch.distributed` was not started."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
-    return dist.get_rank() if size() > 1 else 0
+    """Return the number of this process, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
 
 
 def local_device(device: str | torch.device) -> torch.device:
-    """Resolve a device; among several processes, "auto" and "cuda" mean this process's own GPU."""
+    """Resolve a device; among several processes, "auto" and "cuda" mean the GPU of this process."""
     resolved = resolve_device(device)
-    if size() > 1 and resolved.type == "cuda" and str(device) in ("auto", "cuda"):
+    if world_size() > 1 and resolved.type == "cuda" and str(device) in ("auto", "cuda"):
         resolved = resolve_device(f"cuda:{os.environ.get('LOCAL_RANK', rank())}")
         torch.cuda.set_device(resolved)
     return resolved
 
 
 @contextlib.contextmanager
-def joined(device: str | torch.device) -> Iterator[None]:
-    """Join the processes that torchrun started, and leave them at the end; alone, do nothing."""
+def process_group(device: str | torch.device) -> Iterator[None]:
+    """Join the processes that torchrun started, and leave them at the end; a process of its own does nothing here."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
     backend = "nccl" if resolve_device(device).type == "cuda" else "gloo"
-    own_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and os.environ.get("GROUP_WORLD_SIZE") == "1"
-    if own_store:
-        # torchrun keeps one store over its restarts, with the addresses of processes that are gone: each start of the
-        # processes gets a part of its own (pytorch/pytorch issue 135712).
+    has_agent_store = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    if has_agent_store and os.environ.get("GROUP_WORLD_SIZE") == "1":
+        # torchrun keeps one store over its restarts, with the addresses of processes that are gone. A prefix gives
+        # each restart its own part of the store (pytorch/pytorch issue 135712).
         store = dist.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
-        store = dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
-        where = {"rank": int(os.environ["RANK"]), "world_size": int(os.environ["WORLD_SIZE"])}
-        dist.init_process_group(backend, store=store, **where)
+        dist.init_process_group(
+            backend,
+            store=dist.PrefixStore(f"start {os.environ['TORCHELASTIC_RESTART_COUNT']}", store),
+            rank=int(os.environ["RANK"]),
+            world_size=int(os.environ["WORLD_SIZE"]),
+        )
     else:
         dist.init_process_group(backend)
     try:
@@ -56,17 +63,17 @@ def joined(device: str | torch.device) -> Iterator[None]:
 
 
 def wrap(model: nn.Module, device: torch.device) -> nn.Module:
-    """Wrap a model so that `backward()` averages the gradients over all processes; alone, return it as it is."""
-    if size() == 1:
+    """Wrap a model so that `backward()` averages the gradients over all processes; return it as it is in only one."""
+    if world_size() == 1:
         return model
     return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
 class Shard:
-    """This process's part of `data.Batches`: of each batch every `size`-th row, so that the parts make the batch.
+    """This process's part of `data.Batches`: every `world_size`-th row of each batch; together the parts are the batch.
 
-    The processes take the same order from the same seed and epoch, a new one each epoch. Where a last batch has fewer
-    rows than there are processes, those left without one repeat its first row in training, and skip it otherwise.
+    All processes use the same order, from the same seed and epoch, and a new one each epoch. If a last batch has fewer
+    rows than there are processes, those left without a row repeat its first one in training and skip it otherwise.
     """
 
     def __init__(self, batches: Batches, *, repeat: bool):
@@ -76,16 +83,16 @@ class Shard:
         return len(self.batches)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next pass takes."""
+        """Choose the epoch whose order the next pass uses."""
         self.batches.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def __iter__(self) -> Iterator[Batch]:
         batches = self.batches
         x, y = batches.dataset.tensors
         rows = batches.order(batches.epoch)
         batches.epoch += 1
         for index in rows.split(batches.batch_size):
-            part = index[rank() :: size()]
+            part = index[rank() :: world_size()]
             if not len(part):
                 if not self.repeat:
                     continue
@@ -93,24 +100,23 @@ class Shard:
             yield (x[part] if batches.transform is None else batches.transform(x[part])), y[part]
 
 
-def shard(train: Iterable, valid: Iterable | None) -> tuple[Iterable, Iterable | None]:
-    """Give this process its part of the training and validation data.
+def shard(train: Loader, valid: Loader | None) -> tuple[Loader, Loader | None]:
+    """Return this process's part of the training and validation data.
 
-    `data.Batches` are cut here. A DataLoader must come with a `DistributedSampler`; other iterables are taken as
-    already cut, and for validation whole data is fine, since the same mean comes out.
+    `data.Batches` are split here. A DataLoader needs a `DistributedSampler`; other loaders count as already split.
+    Validation data may be whole in every process, since the mean is the same.
 
     Raises:
         ValueError: a DataLoader that would give every process the same data, or loaders of unequal length.
     """
-    if size() == 1:
+    if world_size() == 1:
         return train, valid
     if isinstance(train, DataLoader) and type(train.sampler) in (RandomSampler, SequentialSampler):
         raise ValueError(
-            f"{size()} processes would each train on all of the data: give the DataLoader "
+            f"{world_size()} processes would each train on all of the data: give the DataLoader "
             "sampler=DistributedSampler(dataset, shuffle=True) in place of shuffle=True"
         )
-    lengths: list[int] = [0] * size()
-    dist.all_gather_object(lengths, len(train))
+    lengths = all_gather(len(train))
     if len(set(lengths)) > 1:
         raise ValueError(f"the processes have {lengths} batches each: they must have the same number")
     return (
@@ -119,71 +125,74 @@ def shard(train: Iterable, valid: Iterable | None) -> tuple[Iterable, Iterable |
     )
 
 
-def all_reduce_sum(rows: list[list[float]], device: torch.device) -> list[list[float]]:
-    """Add up rows of numbers over all processes; each gets the sums."""
-    if size() == 1:
-        return rows
-    numbers = torch.tensor(rows, dtype=torch.float64, device=device)
-    dist.all_reduce(numbers)
-    return numbers.tolist()
+def set_epoch(train: Loader, epoch: int) -> None:
+    """Pass the number of the epoch to the loader and its samplers, such as `DistributedSampler`, if they take it."""
+    for each in (train, *samplers(train)):
+        take: Callable[[int], object] | None = getattr(each, "set_epoch", None)
+        if take is not None:
+            take(epoch)
 
 
-def share(num_samples: int, reduction: str, device: torch.device) -> Tensor | float:
-    """What this process's loss counts with `num_samples` rows, so that the average over processes is the joined loss.
+def loss_weight(num_samples: int, reduction: str, device: torch.device) -> Tensor | float:
+    """Return the factor of this process's loss that makes the average over the processes the loss of the joined batch.
 
-    With `reduction="mean"` that is the number of processes times this one's share of all rows; the number stays on the
-    device. With "sum" it is the number of processes.
+    With `reduction="mean"` that is the number of processes times this one's share of all rows, a number that stays on
+    the device. With "sum" it is the number of processes.
+
+    Args:
+        num_samples: the rows of this process's part.
     """
-    if reduction == "sum" or size() == 1:
-        return float(size())
+    if reduction == "sum" or world_size() == 1:
+        return float(world_size())
     total = torch.full((), float(num_samples), dtype=torch.float64, device=device)
     dist.all_reduce(total)
-    return num_samples * size() / total
+    return num_samples * world_size() / total
 
 
-def synchronised_last(network: nn.Module, batches: list[tuple[Tensor, Tensor]]) -> Iterable[tuple[Tensor, Tensor]]:
-    """Give a step's micro-batches one after the other; the processes exchange gradients with the last one alone."""
-    return _synchronised_last(network, batches) if type(network) is nn.parallel.DistributedDataParallel else batches
+def synchronized_last(network: nn.Module, batches: list[Batch]) -> Sequence[Batch] | Iterator[Batch]:
+    """Return a step's micro-batches one after the other; the processes exchange gradients in the last one only."""
+    return _synchronized_last(network, batches) if type(network) is nn.parallel.DistributedDataParallel else batches
 
 
-def _synchronised_last(
-    network: nn.parallel.DistributedDataParallel, batches: list[tuple[Tensor, Tensor]]
-) -> Iterator[tuple[Tensor, Tensor]]:
+def _synchronized_last(network: nn.parallel.DistributedDataParallel, batches: list[Batch]) -> Iterator[Batch]:
     with network.no_sync():
         yield from batches[:-1]
     yield batches[-1]
 
 
-def set_epoch(train: Iterable, epoch: int) -> None:
-    """Tell the loader, and its samplers such as `DistributedSampler`, which epoch begins."""
-    for each in (train, getattr(train, "sampler", None), getattr(train, "batch_sampler", None)):
-        if hasattr(each, "set_epoch"):
-            each.set_epoch(epoch)
+def all_reduce_sum(rows: list[list[float]], device: torch.device) -> list[list[float]]:
+    """Return the sums of rows of numbers over all processes."""
+    if world_size() == 1:
+        return rows
+    numbers = torch.tensor(rows, dtype=torch.float64, device=device)
+    dist.all_reduce(numbers)
+    sums: list[list[float]] = numbers.tolist()
+    return sums
 
 
 def any_process(value: bool, device: torch.device) -> bool:
-    """Whether at least one process says so."""
-    return value if size() == 1 else all_reduce_sum([[float(value)]], device)[0][0] > 0
+    """Return whether the value is true in at least one process."""
+    return value if world_size() == 1 else all_reduce_sum([[float(value)]], device)[0][0] > 0
 
 
-def gather(value: object) -> list:
-    """Collect one plain value of each process, in the order of their ranks."""
-    if size() == 1:
+def all_gather(value: T) -> list[T]:
+    """Return the plain values of all processes, in the order of their ranks."""
+    if world_size() == 1:
         return [value]
-    values: list = [None] * size()
+    values: list[T] = [value] * world_size()
     dist.all_gather_object(values, value)
     return values
 
 
-def own(values: list) -> object:
-    """This process's value of those that `gather` collected; the first one's where there were fewer processes."""
+def of_this_rank(values: Sequence[T]) -> T:
+    """Return this process's value of those that `all_gather` returned; the first if there were fewer processes then."""
     return values[rank()] if rank() < len(values) else values[0]
 
 
 def broadcast(value: bool) -> bool:
-    """What the first process says, known to all."""
-    if size() == 1:
+    """Return the value of the first process, in every process."""
+    if world_size() == 1:
         return value
-    answer = [value]
-    dist.broadcast_object_list(answer)
-    return answer[0]
+    values = [value]
+    dist.broadcast_object_list(values)
+    return values[0]

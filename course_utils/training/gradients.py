@@ -7,9 +7,9 @@ from torch.optim import Optimizer
 
 
 def zero_grad(optimizer: Optimizer) -> None:
-    """Forget the gradients: `optimizer.zero_grad()` without its entry for the profiler, which costs several times more.
+    """Forget the gradients, as `optimizer.zero_grad()` does, without its entry for the profiler.
 
-    On a small model that entry is a thirtieth of a whole step.
+    That entry costs several times more than the rest: on a small model, a thirtieth of a whole step.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -17,9 +17,9 @@ def zero_grad(optimizer: Optimizer) -> None:
 
 
 def clip(optimizer: Optimizer, max_norm: float | None) -> Tensor:
-    """Scale the gradients down to a norm of at most `max_norm`, or leave them with None.
+    """Scale the gradients down to a joint norm of at most `max_norm`; with None, leave them as they are.
 
-    Returns the norm of all of them together before, on their device.
+    Returns the joint norm before clipping, a tensor on the gradients' device.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = get_total_norm([parameter.grad for parameter in parameters])

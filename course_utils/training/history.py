@@ -1,11 +1,17 @@
-"""Means that are right: weighted by samples, over a window and over an epoch, read from the device seldom."""
+"""The figures of a run, and means weighted by samples, over a window and over an epoch, read seldom."""
 
 import math
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import reduce
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas
 
 Point = tuple[int, float]
 Reduce = Callable[[list[list[float]]], list[list[float]]]
@@ -19,11 +25,11 @@ class History:
         step_loss: mean loss per sample over each full window of `log_every` steps, at the window's last step.
         epoch_loss: mean loss per sample over each epoch, at the epoch's last step.
         valid_loss: loss per sample on the validation data after each epoch.
-        valid_accuracy: share of right answers there, 0 to 1; empty where the labels are no classes.
+        valid_accuracy: share of correct answers on it, 0 to 1; empty when the targets are not class indices.
         lr: learning rate of the first parameter group in the window's last step.
         grad_norm: norm of all gradients, before clipping, in the window's last step; empty unless asked for.
-        samples_per_second: training speed over each window, without validation and saving; it is left out
-            when two histories are compared, since no two runs take the same time.
+        samples_per_second: training speed over each window, without validation and saving; the comparison of two
+            histories leaves it out, because no two runs take the same time.
     """
 
     step_loss: list[Point] = field(default_factory=list)
@@ -35,16 +41,16 @@ class History:
     samples_per_second: list[Point] = field(default_factory=list, compare=False)
 
     def state_dict(self) -> dict[str, list[Point]]:
-        """Copy the lists into a dict that a checkpoint can hold."""
+        """Return copies of the lists as a dict that a checkpoint can hold."""
         return {each.name: list(getattr(self, each.name)) for each in fields(self)}
 
     @classmethod
-    def from_state_dict(cls, state: dict[str, list[Point]]) -> "History":
-        """Make a history from `state_dict()`'s dict."""
-        return cls(**{name: [tuple(point) for point in points] for name, points in state.items()})
+    def from_state_dict(cls, state: Mapping[str, Sequence[Point]]) -> "History":
+        """Return the history that `state_dict` copied."""
+        return cls(**{name: [(step, value) for step, value in points] for name, points in state.items()})
 
-    def to_frame(self):
-        """Return a pandas DataFrame, one row a step and one column a figure, NaN where a step has none.
+    def to_frame(self) -> "pandas.DataFrame":
+        """Return a pandas DataFrame with a row for each step and a column for each figure; a missing value is NaN.
 
         Raises:
             ImportError: pandas is not installed.
@@ -59,25 +65,25 @@ class History:
 
 @dataclass
 class Mean:
-    """A mean weighted by samples: the sum of all losses, and of how many samples."""
+    """A mean weighted by samples: the sum of their losses, and their number."""
 
     total: float = 0.0
     count: float = 0.0
 
     @property
     def value(self) -> float:
-        """The mean per sample; NaN before anything was added."""
+        """The mean per sample; NaN before anything is added."""
         return self.total / self.count if self.count else math.nan
 
 
 class LossMeter:
-    """Keeps each step's loss on its device and reads all of them at once, so that a GPU is not waited for each step.
+    """Keeps each step's loss on its device and reads many at once, so that the program rarely waits for a GPU.
 
     Reading a loss (`.item()`) makes the program wait until the device has computed it. `add` never reads;
     `read` waits once for everything since the last read.
 
     Args:
-        reduction: what the loss function does with a batch, "mean" or "sum". Means come out per sample with both.
+        reduction: how the loss function joins a batch, "mean" or "sum". The means here are per sample with both.
 
     Attributes:
         window, epoch: the means since `reset_window` and since `reset_epoch`, as of the last `read`.
@@ -87,44 +93,45 @@ class LossMeter:
         self.reduction = reduction
         self.window, self.epoch = Mean(), Mean()
         self._losses: list[Tensor] = []
-        self._counts: list[int] = []
+        self._counts: list[float] = []
 
     def add(self, losses: Sequence[Tensor], counts: Sequence[int]) -> None:
-        """Note a step: the loss of each of its micro-batches, one number without a graph, and how many samples each is.
+        """Add a step: the loss of each of its micro-batches, one number without a graph, and their sample counts.
 
-        Several are joined, as the loss of one batch of all their samples.
+        The losses are joined into the loss of one batch of all the samples.
         """
         num_samples = sum(counts)
         if len(losses) == 1:
             loss = losses[0]
         elif self.reduction == "mean":
-            loss = sum(each * (count / num_samples) for each, count in zip(losses, counts, strict=True))
+            parts = [each * (count / num_samples) for each, count in zip(losses, counts, strict=True)]
+            loss = reduce(operator.add, parts)
         else:
-            loss = sum(losses)
+            loss = reduce(operator.add, losses)
         self._losses.append(loss)
         self._counts.append(num_samples)
 
-    def read(self, reduce: Reduce | None = None) -> list[float]:
+    def read(self, all_reduce_sum: Reduce | None = None) -> list[float]:
         """Read what was added since the last read and move it into `window` and `epoch`.
 
         Args:
-            reduce: adds up rows of numbers over several processes.
+            all_reduce_sum: adds up rows of numbers over several processes.
 
-        Returns the loss of each of those steps, as the loss function gave it. Where one is not finite,
-        neither mean takes anything in.
+        Returns the loss of each of those steps, as the loss function returned it. If one is not finite, both means
+        stay as they are.
         """
         if not self._losses:
             return []
         losses = torch.stack(self._losses).tolist()
-        counts: list[float] = self._counts
+        counts = self._counts
         self._losses, self._counts = [], []
         per_sample = self.reduction == "mean"
         totals = [loss * count for loss, count in zip(losses, counts, strict=True)] if per_sample else losses
-        if reduce is not None:
-            totals, counts = reduce([totals, counts])
+        if all_reduce_sum is not None:
+            totals, counts = all_reduce_sum([totals, counts])
             losses = [t / count for t, count in zip(totals, counts, strict=True)] if per_sample else totals
         if all(map(math.isfinite, losses)):
-            # One after the other, and in double precision: the same sums however often they are read.
+            # One after the other, in double precision: the sums do not depend on how often they are read.
             window, epoch = self.window, self.epoch
             for total, count in zip(totals, counts, strict=True):
                 window.total += total
@@ -134,17 +141,17 @@ class LossMeter:
         return losses
 
     def reset_window(self) -> None:
-        """Begin a new window."""
+        """Start a new window."""
         self.window = Mean()
 
     def reset_epoch(self) -> None:
-        """Begin a new epoch."""
+        """Start a new epoch."""
         self.epoch = Mean()
 
     def state_dict(self) -> dict[str, list[float]]:
-        """What a checkpoint holds: both means as of the last read."""
+        """Return both means as of the last read, for a checkpoint."""
         return {name: [mean.total, mean.count] for name, mean in (("window", self.window), ("epoch", self.epoch))}
 
     def load_state_dict(self, state: dict[str, list[float]]) -> None:
-        """Take over `state_dict()`'s means."""
+        """Restore the means that `state_dict` returned."""
         self.window, self.epoch = Mean(*state["window"]), Mean(*state["epoch"])

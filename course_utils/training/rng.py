@@ -1,37 +1,41 @@
-"""Random numbers: where a run draws them from, taken down and put back."""
+"""Random numbers: the generators that a run draws from, and their states."""
 
 import random
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 
 from course_utils.data import Batches
 from course_utils.training.distributed import Shard
+from course_utils.training.loaders import samplers
+
+State = dict[str, Any]
 
 
 class RandomStates:
-    """The sources of random numbers that a run draws from, so that a resumed run draws the same.
+    """The states of all generators that a run draws from, so that a resumed run draws the same numbers.
 
-    A loader fixes its order when a pass begins. So the states at the epoch's start are kept as well: a resumed run
-    begins the pass from those, lets the batches go by that were done, and takes up the states at the break.
+    A loader fixes its order when a pass begins, so the states at the start of the epoch are kept as well. A resumed
+    run begins the pass from those, skips the batches that were done, and then continues from the states at the break.
 
     Args:
-        loaders: those of training and validation; generators of their own are kept too.
-        kept: False where nothing is saved and nothing needs to be taken down.
+        loaders: those of training and validation; their own generators are included.
+        enabled: False when nothing is saved; then no states are read.
     """
 
-    def __init__(self, *loaders: object, kept: bool = True):
-        self.own, self.kept = _generators(loaders), kept
-        self._epoch: dict | None = None
-        self._resume: dict | None = None
+    def __init__(self, *loaders: object, enabled: bool = True):
+        self.generators, self.enabled = _generators(loaders), enabled
+        self._epoch: State | None = None
+        self._at_break: State | None = None
 
-    def now(self) -> dict | None:
-        """Take down the state of each source: Python, NumPy if in use, PyTorch, CUDA, and the loaders' own."""
-        if not self.kept:
+    def get_state(self) -> State | None:
+        """Return the state of Python, NumPy if it is imported, PyTorch, CUDA, and the loaders' own generators."""
+        if not self.enabled:
             return None
-        state = {"python": random.getstate(), "torch": torch.get_rng_state()}
-        state["own"] = [each.get_state() for each in self.own]
+        state: State = {"python": random.getstate(), "torch": torch.get_rng_state()}
+        state["own"] = [generator.get_state() for generator in self.generators]
         if "numpy" in sys.modules:
             name, keys, position, has_gauss, gauss = sys.modules["numpy"].random.get_state()
             state["numpy"] = [name, torch.from_numpy(keys.astype("int64")), position, has_gauss, gauss]
@@ -39,14 +43,14 @@ class RandomStates:
             state["cuda"] = torch.cuda.get_rng_state_all()
         return state
 
-    def put_back(self, state: dict | None) -> None:
-        """Put each source back to a state from `now()`; None leaves all as they are."""
+    def set_state(self, state: State | None) -> None:
+        """Set each generator to its state from `get_state`; None leaves all of them as they are."""
         if state is None:
             return
         random.setstate(state["python"])
         torch.set_rng_state(state["torch"])
-        for generator, each in zip(self.own, state["own"], strict=True):
-            generator.set_state(each)
+        for generator, saved in zip(self.generators, state["own"], strict=True):
+            generator.set_state(saved)
         if "numpy" in state:
             import numpy
 
@@ -55,42 +59,40 @@ class RandomStates:
         if "cuda" in state and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda"])
 
-    def before_a_pass(self, loader: object) -> dict | None:
-        """Take down the states before a pass over the data, if the loader draws from them: `data.Batches` do not."""
-        return None if isinstance(loader, Batches | Shard) else self.now()
+    def state_before_pass(self, loader: object) -> State | None:
+        """Return the state before a pass; None for `data.Batches`, whose order depends on seed and epoch alone."""
+        return None if isinstance(loader, Batches | Shard) else self.get_state()
 
-    def epoch_begins(self, train: object) -> None:
-        """Take down the states before a pass over the training data, or put them there after a resume."""
-        if self._resume is None:
-            self._epoch = self.before_a_pass(train)
+    def begin_epoch(self, train: object) -> None:
+        """Keep the states at the start of an epoch or, after a resume, restore them."""
+        if self._at_break is None:
+            self._epoch = self.state_before_pass(train)
         else:
-            self.put_back(self._epoch)
+            self.set_state(self._epoch)
 
-    def caught_up(self) -> None:
-        """After a resume, take up the states at the break; else do nothing."""
-        self.put_back(self._resume)
-        self._resume = None
+    def end_skipping(self) -> None:
+        """Restore the states at the break after a resume has skipped the batches that were done; else do nothing."""
+        self.set_state(self._at_break)
+        self._at_break = None
 
-    def state_dict(self) -> dict:
-        """What a checkpoint holds: the states at the epoch's start and now."""
-        return {"epoch": self._epoch, "now": self.now()}
+    def state_dict(self) -> State:
+        """Return the states at the start of the epoch and now, for a checkpoint."""
+        return {"epoch": self._epoch, "now": self.get_state()}
 
-    def load_state_dict(self, state: dict, *, in_epoch: bool) -> None:
-        """Take over what a checkpoint held; `in_epoch` where the run broke off within a pass over the data."""
+    def load_state_dict(self, state: State, *, in_epoch: bool) -> None:
+        """Restore what `state_dict` returned; `in_epoch` if the run broke off within a pass over the data."""
         self._epoch = state["epoch"]
         if in_epoch:
-            self._resume = state["now"]
+            self._at_break = state["now"]
         else:
-            self.put_back(state["now"])
+            self.set_state(state["now"])
 
 
 def _generators(loaders: Iterable[object]) -> list[torch.Generator]:
-    """Find the random generators that loaders draw their orders from, each once, in a fixed order."""
-    found = []
+    """Return the generators that loaders and their samplers draw from, each once, in a fixed order."""
+    found: list[torch.Generator] = []
     for loader in loaders:
-        batch_sampler = getattr(loader, "batch_sampler", None)
-        samplers = (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None))
-        for holder in (loader, *samplers):
+        for holder in (loader, *samplers(loader)):
             generator = getattr(holder, "generator", None)
             if isinstance(generator, torch.Generator) and not any(generator is each for each in found):
                 found.append(generator)

@@ -1,4 +1,4 @@
-"""Where a run's figures go: the TensorBoard files of its folder, and a progress bar or a function of the user's."""
+"""Where the figures of a run go: TensorBoard files in its folder, and a progress bar or a function of the user."""
 
 import contextlib
 import math
@@ -6,11 +6,12 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from course_utils.training.history import History
 
 Progress = bool | Callable[[int, int, History], object]
-Report = Callable[[int, History], None]
+Report = Callable[[int, History], object]
 
 TAGS = {
     "step_loss": "loss/step",
@@ -22,34 +23,34 @@ TAGS = {
     "samples_per_second": "samples_per_second",
 }
 
-# Figures of fast steps wait for one another so long, in seconds. TensorBoard itself looks every five.
+# The longest time in seconds that figures wait for others. TensorBoard reads the files every five seconds.
 HOLD = 0.5
 
 
 class Tracking:
-    """The TensorBoard files of one run: opened once, closed once whatever happens, no step written twice.
+    """The TensorBoard files of one run: opened once, closed once whatever happens, with each step written once.
 
-    Figures of one step go into the file together. They go at once where steps are slow; those of fast steps wait for
-    one another, `HOLD` seconds at most, because each visit to the file costs as much as several small steps. A
-    checkpoint is saved only after `flush`: so a run that is killed and resumed shows every step once. A full disk is
-    told with a RuntimeWarning; the run goes on without.
+    The figures of one step are written together. Those of slow steps are written at once; those of fast steps wait for
+    others, at most `HOLD` seconds, because each write costs as much as several small steps. A checkpoint is saved only
+    after `flush`, so a run that is killed and resumed shows every step once. If the disk is full, a RuntimeWarning
+    says so and the run continues without the files.
 
     Args:
         folder: the run's folder; None writes nothing.
-        resume: whether the folder may hold an earlier part of the run. What its files hold of `first_step` and
-            later is crossed out then: TensorBoard drops it.
-        first_step: the step that the run begins with.
-        made_with: hyper-parameters, kept for TensorBoard's HParams page when a run begins.
+        resume: whether the folder may hold an earlier part of the run. TensorBoard then drops what the files hold of
+            `first_step` and later.
+        first_step: the first step of this part of the run.
+        made_with: hyperparameters, which are written for TensorBoard's HParams page when a run starts.
 
     Raises:
         ImportError: tensorboard is not installed.
     """
 
     def __init__(self, folder: str | Path | None, *, resume: bool, first_step: int, made_with: Mapping[str, object]):
-        self._writer = None
+        self._writer: Any = None  # a SummaryWriter while files are written
         self._folder = folder
         self._waiting: list[tuple[int, object]] = []
-        self._flushed = -math.inf  # the clock begins where the system likes: at 0 when the machine starts, on Linux
+        self._flushed = -math.inf  # the clock has no fixed origin: on Linux it is 0 when the machine starts
         if folder is None:
             return
         try:
@@ -58,7 +59,7 @@ class Tracking:
             from torch.utils.tensorboard.summary import hparams
         except ImportError as error:
             raise ImportError(
-                "run_dir keeps TensorBoard files: pip install tensorboard, or leave run_dir out"
+                "run_dir keeps TensorBoard files, which need tensorboard: pip install tensorboard, or leave run_dir out"
             ) from error
         self._summary = Summary
         purge_step = first_step if resume else None
@@ -67,7 +68,7 @@ class Tracking:
             self._writer = SummaryWriter(str(folder), purge_step=purge_step)
             late = _event_files(folder) - before
             if before and late and max(late) < max(before):
-                # TensorBoard reads files in the order of their names, which count seconds and not fractions of one.
+                # TensorBoard reads files in the order of their names, which count whole seconds.
                 self._writer.close()
                 for path in late:
                     path.unlink()
@@ -79,20 +80,20 @@ class Tracking:
                     self._writer.file_writer.add_summary(part)
                 self._writer.flush()
         except OSError as error:
-            self._give_up(error)
+            self._stop_writing(error)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write the figures of one step, named as in `History`."""
+        """Write the figures of one step, named as the lists of `History`."""
         if self._writer is None:
             return
         values = [self._summary.Value(tag=TAGS.get(name, name), simple_value=value) for name, value in figures.items()]
-        # One record for all of them: five times cheaper than as many add_scalar.
+        # One record for all of them costs a fifth of as many calls of add_scalar.
         self._waiting.append((step, self._summary(value=values)))
         if time.monotonic() - self._flushed >= HOLD:
             self.flush()
 
     def flush(self) -> None:
-        """Bring all figures written so far to the file."""
+        """Write all waiting figures to the file."""
         waiting, self._waiting = self._waiting, []
         self._flushed = time.monotonic()
         if self._writer is None:
@@ -102,7 +103,7 @@ class Tracking:
                 self._writer.file_writer.add_summary(summary, step)
             self._writer.flush()
         except OSError as error:
-            self._give_up(error)
+            self._stop_writing(error)
 
     def close(self) -> None:
         """Close the files; a second call does nothing."""
@@ -117,15 +118,15 @@ class Tracking:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _give_up(self, error: OSError) -> None:
+    def _stop_writing(self, error: OSError) -> None:
         warnings.warn(
-            f"TensorBoard's files in {str(self._folder)!r} can't be written ({error}): training goes on without them",
+            f"TensorBoard files in {str(self._folder)!r} cannot be written ({error}): training continues without them",
             RuntimeWarning,
             stacklevel=3,
         )
         writer, self._writer = self._writer, None
         if writer is not None:
-            with contextlib.suppress(OSError):  # it fails for the reason that was just told
+            with contextlib.suppress(OSError):  # it fails for the reason that was just reported
                 writer.close()
 
 
@@ -139,18 +140,18 @@ def _event_files(folder: str | Path) -> set[Path]:
 
 @contextlib.contextmanager
 def reporting(progress: Progress, first_step: int, num_steps: int) -> Iterator[Report]:
-    """Give a function `report(step, history)` that moves a bar, calls `progress`, or does neither.
+    """Provide a function `report(step, history)` that moves a bar, calls `progress`, or does neither.
 
     Args:
         progress: True for a bar, in a notebook or a terminal; False for none; or a function that is called as
             `progress(step, num_steps, history)`.
-        first_step: steps that were done before, after a resume.
-        num_steps: steps of the whole run.
+        first_step: the number of steps that were done before a resume.
+        num_steps: the number of steps of the whole run.
     """
-    if progress is False:
-        yield lambda step, history: None
-    elif progress is not True:
+    if callable(progress):
         yield lambda step, history: progress(step, num_steps, history)
+    elif not progress:
+        yield lambda step, history: None
     else:
         from tqdm.auto import tqdm  # imported late: it looks for ipywidgets
 

@@ -6,14 +6,11 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from course_utils import files
-from course_utils.files import exclusive_lock, write_atomically
 from course_utils.learner.record import LearnerRecord, learner_folder, progress
 
 
@@ -252,57 +249,3 @@ def test_a_killed_lesson_frees_its_lock_and_waiting_for_a_stuck_one_ends(tmp_pat
         holder.communicate(timeout=30)
     record.solve("02-descend", True)
     assert LearnerRecord(tmp_path).exercises() == {"02-descend": {"tries": 2, "solved": True}}
-
-
-def test_a_lock_keeps_the_second_waiting(tmp_path, monkeypatch):
-    order, waiting, true_sleep = [], threading.Event(), time.sleep
-
-    def sleep(seconds):
-        waiting.set()
-        true_sleep(seconds)
-
-    def second():
-        with exclusive_lock(tmp_path / "lock"):
-            order.append("second")
-
-    monkeypatch.setattr(time, "sleep", sleep)
-    with exclusive_lock(tmp_path / "lock"):
-        thread = threading.Thread(target=second)
-        thread.start()
-        assert waiting.wait(60)  # The lock is polled.
-        order.append("first")
-    thread.join(60)
-    assert order == ["first", "second"]
-    monkeypatch.setattr(files, "PATIENCE", 0.0)
-    with (
-        exclusive_lock(tmp_path / "lock"),
-        pytest.raises(TimeoutError, match="another process has held the lock for 0 s"),
-    ):
-        second()
-
-
-@pytest.mark.skipif(os.name == "nt", reason="flock is a call of POSIX")
-@pytest.mark.parametrize(("code", "works"), [(errno.ENOLCK, True), (errno.EIO, False)])
-def test_a_folder_without_locks_is_written_all_the_same(tmp_path, monkeypatch, code, works):
-    def fail(*_):
-        raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr("fcntl.flock", fail)
-    record = LearnerRecord(tmp_path)
-    record.solve("02-descend", True)
-    assert (record.news() == "") is works
-    assert (tmp_path / "progress.json").exists() is works
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
-    path = tmp_path / "record.json"
-    write_atomically(path, "old")
-
-    def no_room(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.fsync", no_room)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, "new")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]

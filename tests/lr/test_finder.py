@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from course_utils.data import Batches, load
 from course_utils.lr import find_lr, schedules, sweep_lr
-from course_utils.lr.finder import LRFinderResult, judge, rising_rates
+from course_utils.lr.finder import LRFinderResult, rising_rates, suggest
 from course_utils.models import CNN, MLP
 from course_utils.optimizers import OPTIMIZERS, make_optimizer
 
@@ -122,8 +122,16 @@ def loaders(digits):
 # Everything is given back.
 
 
-@pytest.mark.parametrize("name", ["Batches", "DataLoader", "DataLoader with a generator", "list"])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+LOADERS = ["Batches", "DataLoader", "DataLoader with a generator", "list"]
+# Each loader and each optimizer once, and every pair of them as a proof.
+PAIRS = [
+    pytest.param(optimizer, name, marks=[] if name == LOADERS[index % 4] else pytest.mark.proof)
+    for index, optimizer in enumerate(OPTIMIZERS)
+    for name in LOADERS
+]
+
+
+@pytest.mark.parametrize(("optimizer", "name"), PAIRS)
 def test_everything_is_given_back_bit_for_bit(digits, optimizer, name):
     loader = loaders(digits)[name]
     model, optimizer = warm(optimizer)
@@ -528,11 +536,13 @@ def test_it_works_on_a_thread(digits):
 @pytest.fixture(scope="module")
 def landscapes(digits):
     """For each optimizer the final loss at rates in a row: ten epochs of the MLP."""
-    rates = [10 ** (-4 + power / 4) for power in range(21)]
+    rates = [10 ** (-4 + power / 2) for power in range(11)]
     return {name: sweep_lr(MLP, *digits, rates, optimizer=name, num_epochs=10) for name in OPTIMIZERS}
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "seed", [0, pytest.param(1, marks=pytest.mark.proof), pytest.param(2, marks=pytest.mark.proof)]
+)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_point_trains_well(digits, landscapes, optimizer, seed):
     torch.manual_seed(seed)
@@ -574,7 +584,7 @@ def curve(fall_at=1e-2, wall_at=1.0, noise=0.0, seed=0):
 
 @pytest.mark.parametrize("noise", [0.0, 0.05, 0.2])
 def test_the_point_lies_between_the_fall_and_the_wall(noise):
-    found = judge(RATES, curve(noise=noise))
+    found = suggest(RATES, curve(noise=noise))
     assert 0.01 < found.suggestion.point < 0.5
     assert found.suggestion.high < 1.0
     assert found.lrs[-1] < 10
@@ -584,19 +594,19 @@ def test_the_point_lies_between_the_fall_and_the_wall(noise):
 def test_the_mean_does_not_lag():
     """An exponential mean of the same curve has its lowest point far to the right of the true one."""
     losses = [(math.log10(lr) + 2) ** 2 + 1 for lr in RATES]
-    found = judge(RATES, losses)
+    found = suggest(RATES, losses)
     lowest = found.lrs[found.smoothed.index(min(found.smoothed))]
     assert lowest == pytest.approx(0.01, rel=0.2)
 
 
 def test_units_of_the_loss_do_not_matter():
-    plain, scaled = judge(RATES, curve(noise=0.05)), judge(RATES, [1000 * loss for loss in curve(noise=0.05)])
+    plain, scaled = suggest(RATES, curve(noise=0.05)), suggest(RATES, [1000 * loss for loss in curve(noise=0.05)])
     assert scaled.suggestion == plain.suggestion
 
 
 def test_a_loss_below_zero_is_a_loss_too():
-    found = judge(RATES, [loss - 5 for loss in curve()])
-    assert found.suggestion.point == pytest.approx(judge(RATES, curve()).suggestion.point, rel=0.3)
+    found = suggest(RATES, [loss - 5 for loss in curve()])
+    assert found.suggestion.point == pytest.approx(suggest(RATES, curve()).suggestion.point, rel=0.3)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -604,7 +614,7 @@ def test_a_loss_below_zero_is_a_loss_too():
 def test_what_is_no_number_never_enters(bad, at):
     losses = curve()
     losses[at] = bad
-    found = judge(RATES, losses)
+    found = suggest(RATES, losses)
     assert all(map(math.isfinite, found.losses + found.smoothed))
     assert len(found.losses) == len(found.smoothed) == len(found.lrs) <= at
     if found.suggestion is not None:
@@ -615,21 +625,21 @@ def test_what_is_no_number_never_enters(bad, at):
 @pytest.mark.parametrize(
     ("losses", "reason"),
     [
-        ([math.nan] * 100, r"stopped being a number after only 0 steps: look for NaN in the data"),
-        ([2.3] * 41 + [math.nan] * 59, r"stopped being a number at 0\.000\d+ without having fallen clearly"),
-        ([2.3, 2.3, 900.0] + [2.3] * 97, r"ran away after only 3 steps"),
+        ([math.nan] * 100, r"stopped being a number within the first steps \(0 taken\): look for NaN in the data"),
+        ([2.3] * 41 + [math.nan] * 59, r"stopped being a number at 0\.000\d+ without falling clearly"),
+        ([2.3, 2.3, 900.0] + [2.3] * 97, r"ran away within the first steps \(3 taken\)"),
         ([2.3] * 100, r"stayed near 2\.3 up to the largest rate, 10: give a larger end"),
         (curve(fall_at=10.0, wall_at=100.0), r"still falling at the largest rate, 10: give a larger end"),
         (
             [2.3 + 0.03 * i**2 for i in range(100)],
-            r"ran away at .* without having fallen .*: give more steps or a smaller start",
+            r"ran away at .* without falling .*: give more steps or a smaller start",
         ),
         ([2.3, 1.0, 1.5, *[2.2] * 97], r"the loss was lowest at .*, too near to the start|stayed near"),
         (curve(fall_at=1e-9, wall_at=2e-6), r"give a smaller start"),
     ],
 )
 def test_where_there_is_nothing_to_suggest_it_says_why(losses, reason):
-    found = judge(RATES, losses)
+    found = suggest(RATES, losses)
     assert found.suggestion is None
     assert re.search(reason, found.reason)
     assert repr(found) == f"LRFinderResult(no suggestion: {found.reason})"
@@ -641,7 +651,7 @@ def test_noise_alone_suggests_nothing(num_steps):
     suggested = 0
     for seed in range(50):
         noise = torch.randn(num_steps, generator=torch.Generator().manual_seed(seed))
-        suggested += judge(rates, (2.3 + 0.1 * noise).tolist()).suggestion is not None
+        suggested += suggest(rates, (2.3 + 0.1 * noise).tolist()).suggestion is not None
     assert suggested <= 2  # of 50
 
 
@@ -663,7 +673,7 @@ def test_data_with_nan_are_told(digits):
 
 
 def test_a_readable_answer():
-    found = judge(RATES, curve())
+    found = suggest(RATES, curve())
     assert re.fullmatch(r"LRFinderResult\(lr 0\.\d+, or from 0\.\d+ to 0\.\d+: the loss fell from .*\)", repr(found))
     assert isinstance(found, LRFinderResult)
 
@@ -693,10 +703,10 @@ REFUSED = {
     "norm of zero": ({"max_grad_norm": 0}, ValueError, r"max_grad_norm must be a finite number above 0, got 0"),
     "unknown precision": ({"precision": "fp8"}, ValueError, r"unknown precision 'fp8'"),
     "progress that is no function": ({"progress": "bar"}, TypeError, r"progress must be True, False or a function"),
-    "empty list": ({"loader": []}, ValueError, r"loader is empty, 0 batches"),
-    "data set": ({"loader": Rows()}, TypeError, r"loader is a Rows, which gives single samples: wrap it"),
-    "iterator": ({"loader": iter([])}, TypeError, r"can be passed over again and again.* got list_iterator"),
-    "no loader": ({"loader": 3}, TypeError, r"can be passed over again and again.* got int"),
+    "empty list": ({"loader": []}, ValueError, r"loader yielded no batches in pass 1.* An empty data set"),
+    "data set": ({"loader": Rows()}, TypeError, r"loader is a Rows, which yields single samples: wrap it"),
+    "iterator": ({"loader": iter([])}, TypeError, r"must be iterable again and again.* got list_iterator"),
+    "no loader": ({"loader": 3}, TypeError, r"must be iterable again and again.* got int"),
     "no pairs": ({"loader": [torch.zeros(2, 64)]}, TypeError, r"loader must yield pairs \(x, y\), got a Tensor"),
     "no model": ({"model": len}, TypeError, r"model must be a torch\.nn\.Module, got builtin_function_or_method"),
     "no loss": ({"loss_fn": 0.3}, TypeError, r"loss_fn must be a function of \(logits, y\), got float"),
@@ -743,7 +753,9 @@ def test_a_loader_that_gives_its_batches_once_is_told(digits):
         def __iter__(self):
             return self.batches
 
-    with pytest.raises(ValueError, match="loader gave no batch in pass 2: it must give its batches in every pass"):
+    with pytest.raises(
+        ValueError, match="loader yielded no batches in pass 2: a loader must yield its batches in every pass"
+    ):
         find_lr(*warm(), loss_fn, Once([tuple(each[:64] for each in digits)] * 5))
 
 

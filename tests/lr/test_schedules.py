@@ -215,7 +215,7 @@ def test_a_run_with_it_is_saved_and_goes_on(tmp_path):
 @pytest.mark.parametrize("step", [-1, 1.0, "3", None, True])
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_step_is_a_count(name, step):
-    with pytest.raises(ValueError, match=rf"step must be a whole number from 0 on, got {step!r}"):
+    with pytest.raises(ValueError, match=rf"step must be a whole number of at least 0, got {step!r}"):
         PAIRS[name][0](step)
 
 
@@ -230,18 +230,18 @@ def test_a_step_is_a_count(name, step):
         (lambda: multistep(0, milestones=[30, 20]), r"milestones must rise, got \[30, 20\]"),
         (lambda: multistep(0, milestones=[3], factor=-1), r"factor must be a finite number above 0, got -1"),
         (lambda: linear(0, 0), r"num_steps must be a whole number of at least 1, got 0"),
-        (lambda: linear(0, 5, start=2), r"start must be a share of the base rate, from 0 to 1, got 2"),
-        (lambda: linear(0, 5, final=-0.1), r"final must be a share of the base rate, from 0 to 1, got -0\.1"),
+        (lambda: linear(0, 5, start=2), r"start must be a fraction of the base rate, from 0 to 1, got 2"),
+        (lambda: linear(0, 5, final=-0.1), r"final must be a fraction of the base rate, from 0 to 1, got -0\.1"),
         (lambda: cosine(0, 2.5), r"num_steps must be a whole number of at least 1, got 2\.5"),
-        (lambda: cosine(0, 5, final=math.nan), r"final must be a share of the base rate, from 0 to 1, got nan"),
-        (lambda: cosine(0, 5, final="0"), r"final must be a share of the base rate, from 0 to 1, got '0'"),
+        (lambda: cosine(0, 5, final=math.nan), r"final must be a fraction of the base rate, from 0 to 1, got nan"),
+        (lambda: cosine(0, 5, final="0"), r"final must be a fraction of the base rate, from 0 to 1, got '0'"),
         (lambda: warmup_cosine(0, 5, num_warmup=5), r"num_warmup must be a whole number below num_steps=5, got 5"),
         (lambda: warmup_cosine(0, 5, num_warmup=0.1), r"num_warmup must be .* below num_steps=5, got 0\.1"),
-        (lambda: warmup_cosine(3, 5, num_warmup=1, start=7), r"start must be a share .* got 7"),
+        (lambda: warmup_cosine(3, 5, num_warmup=1, start=7), r"start must be a fraction .* got 7"),
         (lambda: one_cycle(0, 0), r"num_steps must be a whole number of at least 1, got 0"),
-        (lambda: one_cycle(0, 5, warmup=1), r"warmup must be a share of the steps, between 0 and 1, got 1"),
-        (lambda: one_cycle(0, 5, start=True), r"start must be a share of the base rate, from 0 to 1, got True"),
-        (lambda: one_cycle(0, 5, final=3), r"final must be a share of the base rate, from 0 to 1, got 3"),
+        (lambda: one_cycle(0, 5, warmup=1), r"warmup must be a fraction of the steps, between 0 and 1, got 1"),
+        (lambda: one_cycle(0, 5, start=True), r"start must be a fraction of the base rate, from 0 to 1, got True"),
+        (lambda: one_cycle(0, 5, final=3), r"final must be a fraction of the base rate, from 0 to 1, got 3"),
     ],
 )
 def test_bad_numbers_are_quoted(call, message):

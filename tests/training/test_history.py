@@ -74,7 +74,7 @@ def test_means_over_processes_are_weighted_too():
     meter = LossMeter()
     meter.add([torch.tensor(1.0)], [3])
     # The other process saw a loss of 5 over one sample.
-    losses = meter.read(reduce=lambda rows: [[rows[0][0] + 5.0], [rows[1][0] + 1]])
+    losses = meter.read(lambda rows: [[rows[0][0] + 5.0], [rows[1][0] + 1]])
     assert losses == [2.0]
     assert meter.window.value == 2.0
 

@@ -1,7 +1,7 @@
 """A run that is killed again and again ends as one that never was, and TensorBoard shows each step once.
 
 One process imports PyTorch and forks a child for each life of the run; the child trains, and SIGKILL ends it at a
-random moment, or at a chosen one within a save.
+chosen moment within a save, or in the middle of some call that was drawn at random.
 """
 
 import json
@@ -15,12 +15,13 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has PyTorch loaded")
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = 20
+# How often the run is killed at random, and of how many epochs it is.
+SIZES = [pytest.param((6, 40), id="6 kills"), pytest.param((30, 160), id="30 kills", marks=pytest.mark.proof)]
 # Each call of a save that a crash could fall on, and how often it is let through before.
 SAVE_CALLS = [("fsync", 0), ("replace", 0), ("replace", 1), ("fsync", 1)]
 
 SERVER = '''
-import json, os, random, signal, sys, time
+import json, os, random, signal, sys
 import numpy, torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -32,11 +33,11 @@ from course_utils.training import Trainer
 
 torch.set_num_threads(1)
 checkpoint.PUT_OFF = 0  # a save after every epoch, also where the disk is slow
-folder, kills, save_calls = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-NUM_EPOCHS = 80
+folder, (kills, NUM_EPOCHS), save_calls = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+LONGEST_LIFE = 80_000  # calls of functions: some four epochs
 
 
-def train(run_dir, progress=False):
+def train(run_dir):
     """The whole run, or what is left of it: Adam, dropout, a schedule, accumulation, a shuffling DataLoader."""
     torch.manual_seed(0), random.seed(0), numpy.random.seed(0)
     model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3))
@@ -46,19 +47,19 @@ def train(run_dir, progress=False):
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, NUM_EPOCHS * 8)
     trainer = Trainer(
         model, optimizer, nn.CrossEntropyLoss(), scheduler=scheduler, device="cpu", accumulation_steps=2,
-        run_dir=run_dir, log_every=5, progress=progress, track_grad_norm=True,
+        run_dir=run_dir, log_every=5, progress=False, track_grad_norm=True,
     )
     train, valid = DataLoader(data, batch_size=4, shuffle=True), DataLoader(data, batch_size=30)
     return trainer, trainer.fit(train, valid, num_epochs=NUM_EPOCHS, resume=True)
 
 
-def live(run_dir, before=lambda: None, progress=False):
-    """Fork a child that trains; give its process id."""
+def live(run_dir, before=lambda: None):
+    """Fork a child that trains; return its process id."""
     child = os.fork()
     if not child:
         try:
             before()
-            train(run_dir, progress)
+            train(run_dir)
         except BaseException:
             import traceback
             traceback.print_exc()
@@ -68,7 +69,7 @@ def live(run_dir, before=lambda: None, progress=False):
 
 
 def ended_by(child):
-    """Wait for a child and give the signal that ended it, or its exit code below zero."""
+    """Wait for a child and return the signal that ended it, or minus its exit code."""
     status = os.waitpid(child, 0)[1]
     return os.WTERMSIG(status) if os.WIFSIGNALED(status) else -os.WEXITSTATUS(status)
 
@@ -89,6 +90,19 @@ def die_in_save(name, let_through):
     setattr(os, name, call)
 
 
+def die_in_call(number):
+    """Have the process killed by SIGKILL in the call of this number, from now, of any function of Python or C."""
+    left = number
+
+    def count(frame, event, argument):
+        nonlocal left
+        left -= event in ("call", "c_call")
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(count)
+
+
 def read(run_dir):
     events = EventAccumulator(run_dir, size_guidance={SCALARS: 0})
     events.Reload()
@@ -101,7 +115,6 @@ def saved_step(run_dir):
 
 
 torch.optim.SGD([torch.zeros(1)], lr=1.0)  # PyTorch imports a good deal with the first optimizer: once is enough
-began = time.monotonic()
 whole_dir, run_dir = folder + "/whole", folder + "/run"
 assert ended_by(live(whole_dir)) == 0
 
@@ -110,17 +123,9 @@ for name, let_through in save_calls:
     deaths.append(ended_by(live(run_dir, lambda: die_in_save(name, let_through))))
     steps.append(saved_step(run_dir))
 for _ in range(kills):
-    # Some are killed while they start, most while they train. A life is measured by what the run reports and not by
-    # the clock, so that all of them together end before the run is over, however fast the machine is at the moment.
-    reports, report = os.pipe()
-    child = live(run_dir, progress=lambda *_: os.write(report, b"."))
-    os.close(report)
-    for _ in range(moments.randrange(10)):
-        os.read(reports, 1)
-    time.sleep(moments.uniform(0, 0.01))
-    os.kill(child, signal.SIGKILL)
-    deaths.append(ended_by(child))
-    os.close(reports)
+    # Some are killed while they start, most while they train, and all of them together before the run is over.
+    number = moments.randrange(1, LONGEST_LIFE)
+    deaths.append(ended_by(live(run_dir, lambda: die_in_call(number))))
     steps.append(saved_step(run_dir))
 last = ended_by(live(run_dir))
 
@@ -149,20 +154,20 @@ for name in ("whole", "run"):
 print(json.dumps({
     "last": last, "deaths": deaths, "steps": steps, "end": other["step"], "differing": differing(one, other),
     "history": {TAGS[name]: points for name, points in one["history"].items()}, "shown": shown,
-    "files": sorted(os.listdir(run_dir)), "seconds": time.monotonic() - began,
+    "files": sorted(os.listdir(run_dir)),
 }))
 '''
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
+@pytest.fixture(scope="module", params=SIZES)
+def found(request, tmp_path_factory):
     """The run's many lives, and what they left."""
     folder = tmp_path_factory.mktemp("kill")
     script = folder / "server.py"
     script.write_text(SERVER)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(script), str(folder), str(KILLS), json.dumps(SAVE_CALLS)],
+        [sys.executable, str(script), str(folder), json.dumps(request.param), json.dumps(SAVE_CALLS)],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -170,20 +175,24 @@ def found(tmp_path_factory):
         timeout=110,
     )
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]) | {"stderr": done.stderr}
+    return json.loads(done.stdout.splitlines()[-1]) | {
+        "stderr": done.stderr,
+        "kills": request.param[0],
+        "num_epochs": request.param[1],
+    }
 
 
 def test_the_run_was_really_killed_again_and_again(found):
-    assert found["deaths"] == [9] * (KILLS + len(SAVE_CALLS))
+    assert found["deaths"] == [9] * (found["kills"] + len(SAVE_CALLS))
     assert found["last"] == 0, found["stderr"]
     # No life loses what an earlier one had saved, and most get further.
     assert found["steps"] == sorted(found["steps"])
-    assert len(set(found["steps"])) > KILLS // 2
+    assert len(set(found["steps"])) > found["kills"] // 2
     assert found["steps"][-1] < found["end"]
 
 
 def test_it_ends_bit_identical_with_the_run_that_never_was(found):
-    assert found["end"] == 80 * 8
+    assert found["end"] == found["num_epochs"] * 8
     assert found["differing"] == []
 
 
@@ -192,7 +201,7 @@ def test_tensorboard_shows_each_step_exactly_once(found):
     for tag, points in found["shown"]["run"].items():
         assert [step for step, _ in points] == [step for step, _ in found["history"][tag]], tag
     assert found["shown"]["run"] == found["shown"]["whole"]
-    assert len([name for name in found["files"] if name.startswith("events.")]) >= KILLS // 2
+    assert len([name for name in found["files"] if name.startswith("events.")]) >= found["kills"] // 2
 
 
 def test_no_unfinished_file_is_left(found):

@@ -178,7 +178,7 @@ def test_without_tensorboard_the_error_says_what_to_install(tmp_path, monkeypatc
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(
-        ImportError, match=r"run_dir keeps TensorBoard files: pip install tensorboard, or leave run_dir"
+        ImportError, match=r"run_dir keeps TensorBoard files, which need tensorboard: pip install tensorboard, or leave"
     ):
         make(tmp_path).fit(batches(), num_epochs=1)
     make().fit(batches(), num_epochs=1)
@@ -215,7 +215,7 @@ def test_files_that_can_not_be_written_are_told_and_end_nothing(tmp_path, monkey
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-    with pytest.warns(RuntimeWarning, match=r"files in .* can't be written \(.*too large.*goes on without them"):
+    with pytest.warns(RuntimeWarning, match=r"files in .* cannot be written \(.*too large.*continues without them"):
         write_until_full()
     tracking.write(11, {"step_loss": 1.0})
     tracking.close()
@@ -225,7 +225,7 @@ def test_files_that_can_not_be_written_are_told_and_end_nothing(tmp_path, monkey
 
 
 def test_a_folder_that_vanished_is_told(tmp_path):
-    with pytest.warns(RuntimeWarning, match=r"can't be written .*: training goes on without them"):
+    with pytest.warns(RuntimeWarning, match=r"cannot be written .*: training continues without them"):
         tracking = Tracking("/proc/run", resume=False, first_step=1, made_with={})
     tracking.write(1, {"lr": 0.1})
     tracking.close()
