@@ -155,7 +155,7 @@ def load_ipython_extension(shell: Any) -> None:
             with watching:
                 exec(code, shell.user_ns)  # noqa: S102  the cell under the magic
         except BaseException:
-            display(watching)  # type: ignore[no-untyped-call]
+            display(watching)
             raise
         return watching
 

@@ -59,6 +59,6 @@ class Scope:
 
 def capturing() -> bool:
     """Whether work on the card is only captured into a CUDA graph: there are no numbers yet, and none may be read."""
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    if not torch.cuda.is_initialized():
         return False
     return torch.cuda.is_current_stream_capturing()
