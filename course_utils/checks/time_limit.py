@@ -131,8 +131,7 @@ class TimeLimit:
             if left > 0:
                 continue
             self.fired, times = True, times + 1
-            error = TimeLimitExceeded if times < PLAIN else _RaisedTwice
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(error))
+            _ask(thread, TimeLimitExceeded if times < PLAIN else _RaisedTwice)
         ended.release()
 
 
@@ -147,9 +146,21 @@ def _imports(thread: int) -> bool:
 
 
 def _clear(watcher: threading.Thread, ended: threading.Lock, thread: ctypes.c_ulong, trace: Any) -> None:
-    """Wait until the watcher has ended and cancel the exception that it asked for; safe to repeat."""
+    """Wait until the watcher has ended and use up the exception that it may have asked for; safe to repeat."""
     sys.settrace(trace)
     while watcher.ident is not None and ended.locked():
         time.sleep(0.0005)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, None)
     watcher.join()
+    # Cancelling with PyThreadState_SetAsyncExc(thread, None) would leave Python 3.11 and 3.12 looking for an exception
+    # for ever: loops get slower, and 3.11 hangs in the first function that a debugger traces.
+    try:
+        _ask(thread, TimeLimitExceeded)
+        while True:  # until it is raised here
+            pass
+    except TimeLimitExceeded:
+        pass
+
+
+def _ask(thread: ctypes.c_ulong, error: type[TimeLimitExceeded]) -> None:
+    """Ask Python to raise an exception in a thread, in place of one that it was asked for and has not raised yet."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(thread, ctypes.py_object(error))

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import random
+import subprocess
 import sys
 import threading
 import time
@@ -154,3 +155,30 @@ def test_ctrl_c_while_the_limit_is_cleared_passes_through(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         TimeLimit(10.0).call(lambda: None)
     assert watchers() == []
+
+
+TRACED = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location("course_utils.checks.time_limit", sys.argv[1])
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+def spin():
+    while True:
+        pass
+def end():
+    pass
+for function, seconds in ((end, 10.0), (spin, 0.01)):
+    try:
+        module.TimeLimit(seconds).call(function)
+    except module.TimeLimitExceeded:
+        print("stopped")
+    sys.settrace(lambda *event: None)
+    end()
+    sys.settrace(None)
+"""
+
+
+def test_a_debugger_can_trace_functions_after_the_call():
+    # In a process of its own, because a function that hangs there cannot be interrupted.
+    command = [sys.executable, "-c", TRACED, module.__file__]
+    assert subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout == "stopped\n"
