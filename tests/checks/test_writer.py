@@ -137,6 +137,7 @@ WRONG_IMAGES = {
     "You swapped height and width.": lambda writer, image, step: writer.add_image(
         "input", right_image(image).transpose(1, 2) if image.shape[1] != image.shape[2] else right_image(image), step
     ),
+    "Your picture is 7 pixels high and 8 wide": shown_as(lambda image: right_image(image)[:, 1:]),
     "Is global_step, the third argument, missing?": shown_as(right_image, step=lambda step: None),
     "is at step 4": shown_as(right_image, step=lambda step: step + 1),
     "no image with the tag 'input'; its tags are 'digit'": shown_as(right_image, tag="digit"),
@@ -241,6 +242,7 @@ def fixed(
 
 
 WRONG_FIXES = {
+    "the points before the failure are not on disk": lambda folder, epochs: fixed()(folder, list(epochs)),
     "`steps` counts epochs, while the sum": fixed(every_batch=False),
     "holds sums. Divide by the 3": fixed(divide=1),
     "never reset": fixed(reset=False),
