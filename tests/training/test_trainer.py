@@ -396,14 +396,17 @@ def test_memory_stays_the_same_over_twenty_thousand_steps():
     assert len(history.step_loss) == 440
 
 
-def test_ctrl_c_that_breaks_the_loader_too_returns_the_history():
+@pytest.mark.parametrize(
+    "error", [RuntimeError("DataLoader worker (pid 1) exited unexpectedly"), FileNotFoundError(2, "x")]
+)
+def test_ctrl_c_that_breaks_the_loader_too_returns_the_history(error):
     class Dying(list):
         """Like a DataLoader whose worker processes Ctrl-C has ended."""
 
         def __iter__(self):
             yield from self[:3]
             os.kill(os.getpid(), signal.SIGINT)
-            raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
+            raise error
 
     each = trainer(log_every=1, accumulation_steps=2)
     history = each.fit(Dying(batches()), num_epochs=2)
