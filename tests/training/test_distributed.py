@@ -11,6 +11,8 @@ import psutil
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, TensorDataset
+from torch.utils.data.distributed import DistributedSampler
 
 from course_utils.__main__ import main
 from course_utils.data import Batches
@@ -120,6 +122,13 @@ def test_samplers_are_told_the_epoch():
     loader = Loader()
     distributed.set_epoch(loader, 3)
     assert loader.epochs == loader.sampler.epochs == loader.batch_sampler.epochs == (3,)
+
+
+def test_a_sampler_inside_a_batch_sampler_is_told_once():
+    x, y = rows(8)
+    sampler = DistributedSampler(TensorDataset(x, y), num_replicas=2, rank=0)
+    distributed.set_epoch(DataLoader(TensorDataset(x, y), batch_sampler=BatchSampler(sampler, 2, False)), 3)
+    assert sampler.epoch == 3
 
 
 # Two processes for real.
