@@ -126,10 +126,14 @@ class NotebookPage:
         """Run code in the notebook's kernel, outside its cells, once the kernel has answered every widget message.
 
         Whatever a lab sent before is on the page afterwards.
+
+        Raises:
+            RuntimeError: the code raised; the message holds the error.
         """
         self.page.wait_for_function(ANSWERED, timeout=ANSWER_TIMEOUT)
         error = self.page.evaluate(EXECUTE, code)
-        assert not error, error
+        if error:
+            raise RuntimeError(f"code that was sent to the kernel raised {error}")
 
     def settle(self) -> None:
         """Wait until the notebook's labs have computed and drawn everything that they were asked for."""

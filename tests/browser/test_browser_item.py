@@ -72,14 +72,14 @@ def test_a_run_can_be_stopped_and_its_memory_is_given_back(notebook, lab):
     notebook.settle()
     expect(lab.button("Stop")).to_be_disabled()  # otherwise it would be this run that is stopped below
     # Some seconds instead of half a one, so that the mouse can stop it.
-    notebook.execute("from course_utils.labs import item\nitem.NUM_STEPS *= 10")
+    notebook.execute("from course_utils.experiments import loop_memory\nloop_memory.NUM_STEPS *= 10")
     try:
         lab.button("Run again").click()
         lab.button("Stop").click()
         lab.expect_words("Stopped after step")
         lab.expect_words("0 bytes are kept now")
     finally:
-        notebook.execute("item.NUM_STEPS //= 10")
+        notebook.execute("loop_memory.NUM_STEPS //= 10")
     lab.button("Run again").click()
     expect(lab.root.locator(".lab-words")).not_to_contain_text("Stopped")
     lab.expect_words("nodes and 0 bytes are kept.")
