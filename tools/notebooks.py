@@ -125,8 +125,10 @@ def running_kernel(cwd: Path, *, cuda: bool = False) -> Iterator[KernelManager]:
             manager.shutdown_kernel(now=True)
 
 
-def run_cells(notebook: NotebookNode, kernel: KernelManager) -> NotebookNode:
-    """Run all cells of a notebook in a running kernel, from top to bottom; the outputs go into `notebook`.
+def run_cells(notebook: NotebookNode, kernel: KernelManager, *, skip: str = "") -> NotebookNode:
+    """Run the cells of a notebook in a running kernel, from top to bottom; the outputs go into `notebook`.
+
+    Cells with the tag `skip` are left out and keep their outputs.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell raised and is not tagged raises-exception.
@@ -134,7 +136,13 @@ def run_cells(notebook: NotebookNode, kernel: KernelManager) -> NotebookNode:
     """
     kernel.client_class = "jupyter_client.asynchronous.AsyncKernelClient"  # the kind that NotebookClient waits for
     client = NotebookClient(
-        notebook, km=kernel, timeout=CELL_TIMEOUT, record_timing=False, coalesce_streams=True, resources={}
+        notebook,
+        km=kernel,
+        timeout=CELL_TIMEOUT,
+        record_timing=False,
+        coalesce_streams=True,
+        skip_cells_with_tag=skip,
+        resources={},
     )
     try:
         return client.execute()

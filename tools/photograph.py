@@ -20,13 +20,10 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+from headless import BROWSERS, ROOT, find_browser, running_browser, running_server
+from notebook_page import LabOnPage, NotebookPage
 from PIL import Image, ImageOps
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "browser"))
-
-from lab_page import LabOnPage, NotebookPage
 from playwright.sync_api import Page, expect
-from running import BROWSERS, ROOT, find_browser, running_browser, running_server
 
 from course_utils import plots
 from course_utils.experiments.recorded_sweeps import RATES

@@ -17,12 +17,11 @@ from pathlib import Path
 
 import nbformat
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "browser"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
-from lab_page import NotebookPage
+from headless import BROWSERS, find_browser, running_browser, running_server
 from latency import Hand, Latencies, Storm
-from running import BROWSERS, find_browser, running_browser, running_server
+from notebook_page import NotebookPage
 
 DRAGS, STORMS = 40, 3
 AIM_P95, AIM_SETTLED = 60.0, 200.0  # milliseconds, for the lab

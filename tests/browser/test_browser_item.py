@@ -1,28 +1,21 @@
-"""Lesson 06 in the real JupyterLab: the lab answers the hand, and what a learner chooses is what is run and shown."""
+"""The lab of lesson 06 in JupyterLab: it follows mouse and keys, and runs and shows what a learner chooses."""
 
-import nbformat
+import keyboard
 import pytest
-from latency import Hand
+from accessibility import check_themes
+from hand import check_that_the_picture_follows
 from playwright.sync_api import expect
-from running import ROOT
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(400)]
-LESSON = "06_item.ipynb"
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(240)]
 
 
 @pytest.fixture
-def lab(lesson):
-    return lesson.lab("item-lab")
+def lab(show):
+    return show("item-lab")
 
 
 def press(lab, words):
     lab.root.get_by_role("button", name=words, exact=True).click()
-
-
-def test_all_cells_run_without_an_error(lesson):
-    cells = nbformat.read(lesson.server.folder / LESSON, as_version=4).cells
-    assert lesson.numbered() == sum(cell.cell_type == "code" for cell in cells)
-    assert lesson.output_errors() == []
 
 
 def test_the_numbers_follow_the_mouse_and_the_keys(lab):
@@ -41,9 +34,8 @@ def test_the_numbers_follow_the_mouse_and_the_keys(lab):
     assert lab.errors() == []
 
 
-def test_the_picture_answers_while_the_hand_moves(lesson, lab):
-    lab.bring_into_view()
-    Hand(lesson, lab.root.locator(".widget-slider").first, ".item-lab .lab-front svg").check_that_it_follows()
+def test_the_picture_follows_while_the_mouse_drags(lab):
+    check_that_the_picture_follows(lab)
 
 
 def test_a_learner_reaches_the_goal(lab):
@@ -68,28 +60,27 @@ def test_a_learner_reaches_the_goal(lab):
 
 def test_the_lab_works_by_keyboard_alone(lab):
     changed = ["after step", "training", "+= loss.detach()", "+= loss.item()", "with torch.no_grad()", "model"]
-    assert lab.work_by_keyboard(remembers=True) == changed
-    lab.press("Run again")
+    assert keyboard.work(lab, remembers=True) == changed
+    keyboard.press(lab, "Run again")
     assert lab.errors() == []
 
 
-def test_a_run_can_be_stopped_and_its_memory_is_given_back(lesson, lab):
+def test_a_run_can_be_stopped_and_its_memory_is_given_back(notebook, lab):
     press(lab, "training")
     lab.root.locator("select").select_option("small CNN")
     lab.expect_words("backward() has let the tensors go")
-    lesson.settle()
-    stop = lab.root.locator("button", has_text="Stop")
-    expect(stop).to_be_disabled()  # else it would be this run that is stopped below
-    # Some seconds instead of half a one, so that the hand can stop it.
-    lesson.execute("from course_utils.labs import item\nitem.NUM_STEPS *= 10")
+    notebook.settle()
+    expect(lab.button("Stop")).to_be_disabled()  # otherwise it would be this run that is stopped below
+    # Some seconds instead of half a one, so that the mouse can stop it.
+    notebook.execute("from course_utils.experiments import loop_memory\nloop_memory.NUM_STEPS *= 10")
     try:
-        lab.root.locator("button", has_text="Run again").click()
-        stop.click()
+        lab.button("Run again").click()
+        lab.button("Stop").click()
         lab.expect_words("Stopped after step")
         lab.expect_words("0 bytes are kept now")
     finally:
-        lesson.execute("item.NUM_STEPS //= 10")
-    lab.root.locator("button", has_text="Run again").click()
+        notebook.execute("loop_memory.NUM_STEPS //= 10")
+    lab.button("Run again").click()
     expect(lab.root.locator(".lab-words")).not_to_contain_text("Stopped")
     lab.expect_words("nodes and 0 bytes are kept.")
     lab.root.locator("select").select_option("small MLP")
@@ -98,6 +89,5 @@ def test_a_run_can_be_stopped_and_its_memory_is_given_back(lesson, lab):
     assert lab.errors() == []
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_the_lab_is_photographed_in_both_themes(lab, theme):
-    lab.check_theme(theme, ROOT / "artifacts" / f"item-lab-{theme}.png")
+def test_the_lab_is_accessible_in_both_themes(lab):
+    check_themes(lab)

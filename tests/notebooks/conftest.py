@@ -1,6 +1,7 @@
-"""What the tests of the lessons share: the lessons, the tool that makes them, and a sound little lesson to break."""
+"""What the tests of the lessons share: the lessons, the tool that makes them, and a small sound lesson to break."""
 
 import copy
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,16 +23,15 @@ def stored(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-@pytest.fixture(scope="session", params=["cpu", "cuda"])
-def cuda(request: pytest.FixtureRequest) -> bool:
-    """Whether the kernel may see a graphics card: a test that asks runs once without and once with it."""
-    if request.param == "cpu":
-        return False
-    import torch
+@pytest.fixture(scope="session", params=["cpu", "cuda", pytest.param("in-full", marks=pytest.mark.proof)])
+def way(request: pytest.FixtureRequest) -> str:
+    """How the lessons run: on the CPU, with a graphics card, or on the CPU with each cell in the second run, too."""
+    if request.param == "cuda":
+        import torch
 
-    if not torch.cuda.is_available():
-        pytest.skip("there is no CUDA device here: the lessons were run on the CPU only")
-    return True
+        if not torch.cuda.is_available():
+            pytest.skip("there is no CUDA device here: the lessons ran on the CPU only")
+    return request.param
 
 
 @pytest.fixture(scope="session")
@@ -42,19 +42,19 @@ def _sound(tmp_path_factory: pytest.TempPathFactory) -> nbformat.NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
+@pytest.fixture(scope="module")
+def sound_lesson(_sound: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The small sound lesson, run and stored, for a module to break."""
+    return copy.deepcopy(_sound)
+
+
 @pytest.fixture
 def sound(_sound: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The sound little lesson, run and stored; each test gets its own to break."""
+    """The small sound lesson, run and stored, for a test to break."""
     return copy.deepcopy(_sound)
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
-    """Write a notebook, or one of the given cells, into a fresh folder."""
-
-    def write_notebook(*cells: nbformat.NotebookNode, name: str = "lesson.ipynb") -> Path:
-        whole = cells[0] if "cells" in cells[0] else nbformat.v4.new_notebook(cells=list(cells))
-        nbformat.write(whole, tmp_path / name)
-        return tmp_path / name
-
-    return write_notebook
+    """A function that writes a notebook, or one made of the given cells, into a fresh folder."""
+    return functools.partial(samples.write, tmp_path)

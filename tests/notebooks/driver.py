@@ -1,9 +1,9 @@
 """Run a notebook and then move every control in it, the way JupyterLab does: with messages to a live kernel.
 
-nbval runs cells and stops there; no test of a notebook's outputs ever calls a slider's callback. This driver sends
-what the browser would send, first to the main thread and then to a subshell (JupyterLab does the same: a control's
-first message arrives on the main thread, later ones on another), and gathers what no learner would ever see: errors
-of callbacks, error text on stderr, and errors in the workers of the labs.
+nbval runs cells and stops there; no comparison of a notebook's outputs ever calls a slider's callback. This driver
+sends what the browser would send, first to the main thread and then to a subshell (JupyterLab does the same: a
+control's first message arrives on the main thread, later ones on another). It collects what no learner would ever see:
+errors of callbacks, error text on stderr, and errors in the workers of the labs.
 """
 
 import contextlib
@@ -27,8 +27,8 @@ from notebooks import ANSI, MEASURED, SETTLE_LABS, WIDGET_VIEW, run_cells, runni
 
 REPLY_TIMEOUT = 60  # seconds for one callback, and again for the work that it asked for
 
-# Only these widgets take nothing from the person in front of them. A model that is neither here nor known to
-# `moves` fails the test: a new kind of control must not slip through unmoved.
+# Only these widgets take no input. A model that is neither here nor known to `moves` fails the test: a new kind of
+# control must not slip through unmoved.
 DISPLAYS = {
     "AccordionModel",
     "AudioModel",
@@ -72,6 +72,15 @@ print(_json.dumps({_id: {"model": _entry["model_name"], **{_key: _entry["state"]
     for _id, _entry in _states.items()}, default=str))
 """
 
+JOIN_THREADS = """
+import threading as _threading
+for _thread in _threading.enumerate():
+    if not _thread.daemon and _thread is not _threading.main_thread():
+        _thread.join()
+"""
+
+# A cell with this tag takes long. The second run leaves it out, except in `make proof`, and keeps its first outputs.
+RUN_ONCE = "run-once"
 LOADED_AGAIN = re.compile(r"The \S+ extension is already loaded\. To reload it, use:\n  %reload_ext \S+\n")
 SHAKEN = Path(__file__).with_name("shaken")
 SHAKE_WEIGHTS = f"""
@@ -86,11 +95,11 @@ class Drive:
     """What a drive did and what went wrong.
 
     Attributes:
-        notebook: the notebook with the outputs of this run.
-        again: the same with the outputs of the second run, up to a cell that raised; None if there was none.
+        notebook: the notebook with the outputs of the first run.
+        again: the same with the outputs of the second run, up to a cell that raised; None without a second run.
         moved: one line for each message sent: control, value, thread.
         unmoved: controls on the page that were disabled all the time.
-        faults: one entry for each error found; empty if all is well.
+        faults: one entry for each error.
     """
 
     notebook: NotebookNode
@@ -100,8 +109,8 @@ class Drive:
     faults: list[str] = field(default_factory=list)
 
 
-def drive(path: Path, *, again: bool = False) -> Drive:
-    """Run a notebook from top to bottom in a fresh kernel without a graphics card, then go on with it.
+def drive(path: Path) -> Drive:
+    """Run a notebook from top to bottom in a fresh kernel without a graphics card, then drive it with `go_on`.
 
     Raises:
         nbclient.exceptions.CellExecutionError: a cell raised in the first run.
@@ -109,43 +118,41 @@ def drive(path: Path, *, again: bool = False) -> Drive:
     notebook = nbformat.read(path, as_version=4)
     with running_kernel(path.resolve().parent) as kernel:
         run_cells(notebook, kernel)
-        return go_on(notebook, kernel, again=again)
+        return go_on(notebook, kernel, repeat_all=True)
 
 
-def go_on(notebook: NotebookNode, kernel: KernelManager, *, again: bool) -> Drive:
-    """Move each control of a notebook that has just run in a kernel, and gather the faults.
+def go_on(notebook: NotebookNode, kernel: KernelManager, *, repeat_all: bool) -> Drive:
+    """Move each control of a notebook that has just run in a kernel, run its cells again, and collect the faults.
+
+    The second run is that of a learner who goes back to the top. Its models begin with weights that are a rounding
+    error away, as on another machine. An error is a fault.
 
     Args:
-        notebook: the notebook with the outputs of that run.
+        notebook: the notebook with the outputs of the first run.
         kernel: the kernel.
-        again: run all cells once more then, as a learner does who goes back to the top, and with weights that begin a
-            rounding error away, as on another machine; an error is a fault.
+        repeat_all: whether the second run repeats the cells tagged `run-once`, too.
     """
     result = Drive(notebook)
     with _connect(kernel) as hand:
         hand.settle("before any control was moved")
         for shell in hand.shells():
-            # A click may have made new widgets, so they are listed anew for each thread.
+            # A click may have made new widgets, so they are listed again for each thread.
             _move_all(hand, shell, result)
-        hand.linger()
-        if again:
-            hand.shake_weights()
+        hand.join_threads()
+        hand.shake_weights()
     result.faults = hand.faults
-    if again:
-        result.again = copy.deepcopy(notebook)
-        try:
-            run_cells(result.again, kernel)
-        except CellExecutionError as error:
-            result.faults.append(
-                f"when all cells were run once more, with weights a rounding error away: {ANSI.sub('', str(error))}"
-            )
+    result.again = copy.deepcopy(notebook)
+    try:
+        run_cells(result.again, kernel, skip="" if repeat_all else RUN_ONCE)
+    except CellExecutionError as error:
+        result.faults.append(f"in the second run, with weights a rounding error away: {ANSI.sub('', str(error))}")
     return result
 
 
 def printed(notebook: NotebookNode) -> list[str]:
-    """What each code cell of a notebook printed, without the numbers that were measured.
+    """Return what each code cell of a notebook printed, without the measured numbers.
 
-    What IPython says of an extension that a second run loads again is not the lesson's.
+    What IPython prints when a second run loads an extension again is not the lesson's.
     """
     texts = [
         "".join(output.text for output in cell.outputs if output.get("name") == "stdout")
@@ -156,12 +163,12 @@ def printed(notebook: NotebookNode) -> list[str]:
 
 
 def _move_all(hand: "_Hand", shell: str | None, result: Drive) -> None:
-    """Move every control on one thread; one that is disabled is moved as soon as another control has enabled it."""
+    """Move every control on one thread; a disabled one is moved once another control has enabled it."""
     found = hand.widgets()
     waiting = {model_id for model_id, state in found.items() if state["disabled"]}
 
     def move(model_id: str) -> None:
-        # Read now: a control that was enabled later may have got another range, too.
+        # Read now: a control that was enabled later may also have another range by then.
         state = hand.widgets()[model_id]
         for value, message in moves(state):
             what = f"{name(state)} {value} on {shell or 'the main thread'}"
@@ -176,7 +183,7 @@ def _move_all(hand: "_Hand", shell: str | None, result: Drive) -> None:
 
     hand.enabled.clear()
     for model_id, state in found.items():
-        # Most widgets are displays and layouts; reading the state of all for each of them takes longer than the moves.
+        # Most widgets are displays and layouts; reading all states for each of them would take longer than the moves.
         if moves(state) and not state["disabled"]:
             move(model_id)
     seen = _on_the_page(result.notebook, found)
@@ -184,7 +191,7 @@ def _move_all(hand: "_Hand", shell: str | None, result: Drive) -> None:
 
 
 def _on_the_page(notebook: NotebookNode, states: dict[str, dict[str, Any]]) -> set[str]:
-    """Collect the widgets that a reader of the notebook can see: those displayed, and all that lies in them."""
+    """Return the widgets that a reader of the notebook can see: those displayed, and everything in them."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     reached = [output.data[WIDGET_VIEW]["model_id"] for output in outputs if WIDGET_VIEW in output.get("data", {})]
     for model_id in reached:  # the list grows while it is walked, until no widget has others in it
@@ -194,7 +201,7 @@ def _on_the_page(notebook: NotebookNode, states: dict[str, dict[str, Any]]) -> s
 
 
 def moves(state: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """List the messages that move one control to its ends and back to where it was; none for a display.
+    """Return the messages that move one control to its ends and back to where it was; none for a display.
 
     Returns:
         pairs (value in words, content of the message).
@@ -291,12 +298,9 @@ class _Hand:
         """Let all models that are made from now on begin a rounding error away, here and in the programs begun here."""
         self._execute(SHAKE_WEIGHTS, "shaking the weights")
 
-    def linger(self, seconds: float = 0.5) -> None:
-        """Listen a little longer: a thread that is no lab's worker may fail after the last answer."""
-        end = time.monotonic() + seconds
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._note(self.client.get_iopub_msg(timeout=max(0.0, end - time.monotonic())), "after the last move")
+    def join_threads(self) -> None:
+        """Wait for the threads that callbacks have started: they may fail after the last answer."""
+        self._execute(JOIN_THREADS, "after the last move")
 
     def _post(self, channel: Any, kind: str, content: dict[str, Any], shell: str | None = None) -> str:
         message = self.client.session.msg(kind, content)

@@ -1,11 +1,13 @@
 """A small sound lesson, and what can be broken in it."""
 
+from pathlib import Path
+
 import nbformat
 from nbformat import NotebookNode
 
 
 def code(source: str, *tags: str) -> NotebookNode:
-    """A code cell that was not run, with its tags."""
+    """Return a code cell that was not run, with its tags."""
     cell = nbformat.v4.new_code_cell(source)
     if tags:
         cell.metadata["tags"] = list(tags)
@@ -35,7 +37,7 @@ TEXT, MEASURED, RAISES, PICTURE_AT, WIDGET_AT = range(5)
 
 
 def lesson() -> NotebookNode:
-    """A lesson with a text, a measured number, a wanted error, a picture and a widget with a still picture."""
+    """Return a lesson with a text, a measured number, a wanted error, a picture, and a widget with a still picture."""
     return nbformat.v4.new_notebook(
         cells=[
             code('print("loss 0.25")'),
@@ -45,3 +47,11 @@ def lesson() -> NotebookNode:
             code(WIDGET),
         ]
     )
+
+
+def write(folder: Path, *cells: NotebookNode) -> Path:
+    """Write a notebook, or one made of the given cells, into a folder and return its path."""
+    whole = cells[0] if "cells" in cells[0] else nbformat.v4.new_notebook(cells=list(cells))
+    path = folder / "lesson.ipynb"
+    nbformat.write(whole, path)
+    return path

@@ -1,9 +1,9 @@
 """Each lesson: nbval reproduces its texts, its pictures look alike, its controls answer, and it runs twice.
 
 The second run begins with weights that are a rounding error away, as they are after a step on another processor: what
-a lesson claims must hold there too.
+a lesson claims must hold there, too. It leaves out the few cells tagged `run-once`, except in `make proof`.
 
-One run of each lesson serves all of these, on the CPU and once more with the graphics card where there is one.
+One kernel for each lesson serves all of these, on the CPU and again with a graphics card if there is one.
 """
 
 import functools
@@ -23,20 +23,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A function that runs all lessons, each way once, in whatever order the tests are."""
+    """A function that runs all lessons, each way once."""
 
     @functools.cache
-    def run_lessons(cuda):
+    def run_lessons(way):
         folder = tmp_path_factory.mktemp("driven")
-        return nbval(notebooks.ROOT / "notebooks", cuda=cuda, drive_into=folder), folder
+        lessons = notebooks.ROOT / "notebooks"
+        return nbval(lessons, drive_into=folder, cuda=way == "cuda", repeat_all=way == "in-full"), folder
 
     return run_lessons
 
 
 @pytest.fixture
-def ran(run, cuda):
-    """What nbval said of each lesson, and the folder of what came of driving it."""
-    return run(cuda)
+def ran(run, way):
+    """What nbval reported about each lesson, and the folder with what the driver found."""
+    return run(way)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_each_lesson_draws_the_pictures_that_are_stored(stored, driven):
     assert picture_changes(nbformat.read(stored, as_version=4), driven.notebook) == []
 
 
-def test_each_lesson_draws_and_prints_the_same_where_rounding_differs(stored, driven):
+def test_each_lesson_draws_and_prints_the_same_with_other_rounding(stored, driven):
     lesson = nbformat.read(stored, as_version=4)
     assert picture_changes(lesson, driven.again) == []
     assert printed(lesson) == printed(driven.again)
@@ -67,7 +68,7 @@ def test_each_control_could_be_moved(driven):
 
 
 def test_each_lab_has_a_slider_that_was_moved(driven):
-    """A driver that finds nothing to move would pass for ever."""
+    """A driver that finds nothing to move would always pass."""
     labs = [cell for cell in driven.notebook.cells if cell.cell_type == "code" and "Lab(" in cell.source]
     assert sum("Slider" in line and "on the main thread" in line for line in driven.moved) >= len(labs)
 
@@ -75,7 +76,7 @@ def test_each_lab_has_a_slider_that_was_moved(driven):
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_each_lesson_holds_with_its_device_set_to_the_card(stored):
-    """Each assert holds there, too, as the lessons say where they choose a device."""
+    """Each assert holds there, too, as the lessons promise when they choose a device."""
     lesson = nbformat.read(stored, as_version=4)
     (choice,) = (cell for cell in lesson.cells if cell.cell_type == "code" and 'device = "cpu"' in cell.source)
     choice.source = choice.source.replace('device = "cpu"', 'device = "cuda"')

@@ -2,24 +2,59 @@
 
 import pytest
 from driver import drive, moves
-from samples import code
+from samples import code, write
 
+# Healthy controls that write down who moved them where.
 SLIDER = """\
+import logging
+import sys
 import threading
 import ipywidgets as widgets
+from course_utils.labs.base import Lab
+
+def thread():
+    return 'main' if threading.current_thread() is threading.main_thread() else 'other'
+
+def record(what):
+    with open('moved.txt', 'a') as file:
+        print(thread(), what, file=file)
+
 slider = widgets.FloatLogSlider(value=0.1, min=-3, max=0, description="lr")
 button = widgets.Button(description="Train")
-seen = widgets.Label()
-def note(*_):
-    seen.value = f"{slider.value:g}"
-slider.observe(note, names="value")
-button.on_click(note)"""
-SHOW = "widgets.VBox([slider, button, seen])"
-LAB = """\
-from course_utils.labs.base import Lab
+slider.observe(lambda change: record(change.new), names='value')
+button.on_click(lambda _: record('click'))
+widgets.VBox([slider, button])"""
+# One control for each fault, with the fault's name as its description.
+FAULTS = """\
+def broken(name, fault, kind=widgets.IntSlider):
+    control = kind(description=name)
+    if kind is widgets.IntSlider:
+        control.observe(fault, names='value')
+    else:
+        control.on_click(fault)
+    return control
+
+def at_the_top_of_the_subshell(change):
+    if change.new == 100 and thread() == 'other':
+        raise KeyError('top')
+
+def bear(_):
+    child = widgets.IntSlider(description='child')
+    child.observe(lambda change: 1 / 0, names='value')
+
+widgets.VBox([
+    broken('observe', lambda change: 1 / 0),
+    broken('button', lambda _: 1 / 0, widgets.Button),
+    broken('thread', lambda change: threading.Thread(target=lambda: 1 / 0).start()),
+    broken('stderr', lambda change: print('careful', file=sys.stderr)),
+    broken('log', lambda change: logging.warning('careful')),
+    broken('subshell', at_the_top_of_the_subshell),
+    broken('mother', bear, widgets.Button),
+])"""
+LABS = """\
 class SmallLab(Lab):
-    def __init__(self):
-        self.lr = widgets.FloatSlider(value=0.5, min=0.1, max=0.9)
+    def __init__(self, name):
+        self.lr = widgets.FloatSlider(value=0.5, min=0.1, max=0.9, description=name)
         super().__init__([self.lr], controls={"lr": self.lr}, css_class="small-lab")
         self.on_change(self.lr, self.follow)
     def follow(self):
@@ -28,126 +63,86 @@ class SmallLab(Lab):
         pass
     def picture(self):
         return {"text/plain": "SmallLab"}, {}
-lab = SmallLab()"""
+
+class WorkerRaises(SmallLab):
+    def draw(self, stale):
+        raise ValueError('no curve for this rate')
+
+class CallbackRaises(SmallLab):
+    def follow(self):
+        raise ValueError('no such control')
+
+healthy, worker, callback = SmallLab('healthy'), WorkerRaises('worker'), CallbackRaises('callback')"""
+LATER = """\
+stop = widgets.Button(description='Stop', disabled=True)
+never = widgets.Checkbox(description='never', disabled=True)
+hidden = widgets.Button(description='not on the page', disabled=True)
+start = widgets.Button(description='Start')
+def run(_):
+    stop.disabled = False
+    stop.disabled = True
+start.on_click(run)
+stop.on_click(lambda _: 1 / 0)
+widgets.VBox([widgets.HBox([start, stop, never])])"""
+ONCE = "assert globals().setdefault('runs', 0) == 0, 'run once'\nruns += 1"
 
 
-def test_lesson_that_does_not_run_twice_has_a_fault(write):
-    path = write(code("first = globals().setdefault('runs', 0) == 0\nruns += 1"), code("assert first, 'run once'"))
-    assert drive(path).faults == []
-    (fault,) = drive(path, again=True).faults
-    assert fault.startswith("when all cells were run once more, ")
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("driven")
+
+
+@pytest.fixture(scope="module")
+def driven(folder):
+    """One kernel for all of it: a kernel takes seconds to start."""
+    return drive(write(folder, *(code(source) for source in (SLIDER, FAULTS, LABS, LATER, ONCE))))
+
+
+def about(driven, control):
+    return [fault for fault in driven.faults if f"'{control}'" in fault]
+
+
+def test_healthy_controls_are_moved_to_their_ends_on_both_threads(driven, folder):
+    moved = (folder / "moved.txt").read_text().splitlines()
+    assert moved == [f"{thread} {what}" for thread in ("main", "other") for what in (0.001, 1.0, 0.1, "click")]
+    assert len([line for line in driven.moved if "'lr'" in line or "'Train'" in line]) == 8
+    assert about(driven, "lr") == about(driven, "Train") == about(driven, "healthy") == []
+
+
+@pytest.mark.parametrize(
+    ("control", "sentence"),
+    [
+        ("observe", "ZeroDivisionError: division by zero"),
+        ("button", "ZeroDivisionError: division by zero"),
+        ("thread", "stderr: Exception in thread"),
+        ("stderr", "stderr: careful"),
+        ("log", "stderr: WARNING:root:careful"),
+        ("child", "ZeroDivisionError: division by zero"),
+        ("worker", "ValueError: no curve for this rate"),
+        ("callback", "ValueError: no such control"),
+        ("Stop", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_fault_of_a_callback_is_found(driven, control, sentence):
+    assert any(sentence in fault for fault in about(driven, control)), driven.faults
+
+
+def test_a_fault_at_one_end_on_the_subshell_alone_is_found(driven):
+    (fault,) = about(driven, "subshell")
+    assert "IntSliderModel 'subshell' 100 on " in fault
+    assert "on the main thread" not in fault
+
+
+def test_a_control_that_stays_disabled_is_reported_if_it_is_on_the_page(driven):
+    assert driven.unmoved == ["CheckboxModel 'never'"]
+
+
+def test_a_lesson_that_does_not_run_twice_has_a_fault(driven):
+    (fault,) = [fault for fault in driven.faults if fault.startswith("in the second run, ")]
     assert "AssertionError: run once" in fault
 
 
-def test_healthy_controls_are_moved_to_their_ends_on_both_threads(write):
-    record = (
-        "def record(what):\n"
-        "    thread = 'main' if threading.current_thread() is threading.main_thread() else 'other'\n"
-        "    with open('moved.txt', 'a') as file:\n"
-        "        print(thread, what, file=file)\n"
-        "slider.observe(lambda change: record(change.new), names='value')\n"
-        "button.on_click(lambda _: record('click'))"
-    )
-    path = write(code(SLIDER), code(record), code(SHOW))
-    result = drive(path)
-    assert result.faults == []
-    assert len(result.moved) == 8
-    moved = (path.parent / "moved.txt").read_text().splitlines()
-    assert moved == [f"{thread} {what}" for thread in ("main", "other") for what in (0.001, 1.0, 0.1, "click")]
-
-
-@pytest.mark.parametrize(
-    ("fault", "sentence"),
-    [
-        ("slider.observe(lambda change: 1 / 0, names='value')", "ZeroDivisionError: division by zero"),
-        ("button.on_click(lambda _: 1 / 0)", "ZeroDivisionError: division by zero"),
-        (
-            "slider.observe(lambda change: threading.Thread(target=lambda: 1 / 0).start(), names='value')",
-            "stderr: Exception in thread",
-        ),
-        (
-            "import sys\nslider.observe(lambda change: print('careful', file=sys.stderr), names='value')",
-            "stderr: careful",
-        ),
-        (
-            "import logging\nslider.observe(lambda change: logging.warning('careful'), names='value')",
-            "stderr: WARNING:root:careful",
-        ),
-        # Only one end of the slider is broken, and only away from the main thread.
-        (
-            "def late(change):\n"
-            "    if change.new == 1.0 and threading.current_thread() is not threading.main_thread():\n"
-            "        raise KeyError('top')\n"
-            "slider.observe(late, names='value')",
-            "FloatLogSliderModel 'lr' 1.0 on ",
-        ),
-    ],
-    ids=["observe", "button", "thread", "stderr", "log", "one end on a subshell"],
-)
-def test_fault_of_a_callback_is_found(write, fault, sentence):
-    result = drive(write(code(SLIDER), code(fault), code(SHOW)))
-    assert any(sentence in line for line in result.faults), result.faults
-
-
-def test_fault_on_the_subshell_alone_is_found_there_alone(write):
-    fault = (
-        "def late(change):\n"
-        "    if threading.current_thread() is not threading.main_thread():\n"
-        "        raise KeyError('top')\n"
-        "slider.observe(late, names='value')"
-    )
-    result = drive(write(code(SLIDER), code(fault), code(SHOW)))
-    assert len(result.faults) == 3, result.faults
-    assert not any("on the main thread" in line for line in result.faults)
-
-
-@pytest.mark.parametrize(
-    ("fault", "sentence"),
-    [
-        ("", None),
-        ("    def draw(self, stale):\n        raise ValueError('no curve for this rate')\n", "no curve for this rate"),
-        ("    def follow(self):\n        raise ValueError('no such control')\n", "no such control"),
-    ],
-    ids=["healthy", "worker raises", "callback raises"],
-)
-def test_fault_that_a_lab_keeps_to_itself_is_found(write, fault, sentence):
-    broken = f"class BrokenLab(SmallLab):\n{fault or '    pass'}\nlab = BrokenLab()"
-    result = drive(write(code(SLIDER), code(LAB), code(broken), code("lab")))
-    if sentence is None:
-        assert result.faults == []
-    else:
-        assert [line for line in result.faults if f"ValueError: {sentence}" in line], result.faults
-
-
-def test_widgets_made_by_a_click_are_moved_too(write):
-    born = (
-        "def bear(_):\n"
-        "    child = widgets.IntSlider(description='child')\n"
-        "    child.observe(lambda change: 1 / 0, names='value')\n"
-        "button.on_click(bear)"
-    )
-    result = drive(write(code(SLIDER), code(born), code(SHOW)))
-    assert any("'child'" in line and "ZeroDivisionError" in line for line in result.faults), result.faults
-
-
-def test_control_is_moved_when_another_has_enabled_it(write):
-    later = (
-        "stop = widgets.Button(description='Stop', disabled=True)\n"
-        "never = widgets.Checkbox(description='never', disabled=True)\n"
-        "def train(_):\n"
-        "    stop.disabled = False\n"
-        "    stop.disabled = True\n"
-        "button.on_click(train)\n"
-        "stop.on_click(lambda _: 1 / 0)"
-    )
-    hidden = "hidden = widgets.Button(description='not on the page', disabled=True)"
-    show = "widgets.VBox([widgets.HBox([slider, button, stop, never]), seen])"
-    result = drive(write(code(SLIDER), code(later), code(hidden), code(show)))
-    assert any("'Stop' clicked" in line and "ZeroDivisionError" in line for line in result.faults), result.faults
-    assert result.unmoved == ["CheckboxModel 'never'"]
-
-
-def test_unknown_kind_of_control_is_an_error():
+def test_an_unknown_kind_of_control_is_an_error():
     with pytest.raises(ValueError, match="unknown control 'KnobModel': teach the driver"):
         moves({"model": "KnobModel", "value": 1, "min": 0, "max": 2, "disabled": False})
 
@@ -169,14 +164,3 @@ def values(**state):
 )
 def test_moves_end_where_they_began(state, expected):
     assert values(**state) == [{"value": value} for value in expected]
-
-
-def test_each_option_is_chosen():
-    choices = values(model="DropdownModel", index=1, _options_labels=["sgd", "adam", "adamw"])
-    assert choices == [{"index": index} for index in (0, 1, 2, 1)]
-    assert values(model="SelectModel", index=None, _options_labels=["sgd"]) == [{"index": 0}]
-
-
-def test_displays_stay():
-    assert moves({"model": "HTMLModel", "disabled": None}) == []
-    assert moves({"model": "SliderStyleModel", "disabled": None}) == []

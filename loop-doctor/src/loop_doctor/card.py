@@ -40,8 +40,8 @@ STYLE = """<style>
 .loop-doctor .well { border-left-color: #00795a; }
 .loop-doctor .code { font-weight: 600; }
 .loop-doctor dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 14px; margin: 6px 0 0; }
-.loop-doctor dt { color: var(--jp-ui-font-color2, #555); font-weight: normal; }
-.loop-doctor dd { margin: 0; min-width: 0; }
+.loop-doctor dt { width: auto; color: var(--jp-ui-font-color2, #555); font-weight: normal; }
+.loop-doctor dd { width: auto; margin: 0; min-width: 0; }
 .loop-doctor pre { margin: 0; padding: 4px 8px; white-space: pre-wrap; font-size: 13px;
   background: var(--jp-layout-color2, #eee); color: inherit; }
 .loop-doctor code { background: none; color: inherit; }

@@ -5,7 +5,7 @@ import statistics
 import time
 from dataclasses import dataclass, field
 
-from lab_page import NotebookPage
+from notebook_page import NotebookPage
 from playwright.sync_api import Locator
 
 QUIET = 1500  # milliseconds without a new picture after which none will come
@@ -137,14 +137,3 @@ class Hand:
         released = after["ups"][-1]
         late = sum(shown > released for shown in pictures)
         return Storm(len(pictures), late, max(0.0, pictures[-1] - released))
-
-    def check_that_it_follows(self) -> None:
-        """Move to three places, then to and fro: pictures come before the release, and no old ones after it.
-
-        How fast they come depends on the machine: tests/benchmarks/bench_latency.py measures that.
-        """
-        self.drags(3)  # each waits for its picture with the button down
-        storm = self.storm()
-        assert storm.pictures - storm.late > 5, storm
-        # One may be on its way at the release, and so may the answer to the move before it; then comes the last.
-        assert storm.late <= 3, storm

@@ -1,4 +1,4 @@
-"""The real JupyterLab on a port of this machine, and a headless Chromium to look at it."""
+"""Start a real JupyterLab on a port of this machine, and a headless Chromium to open it in."""
 
 import contextlib
 import json
@@ -18,10 +18,10 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, sync_playwright
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent.parent
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 START_TIMEOUT = 60  # seconds
-# No GPU and no sandbox: both are missing in a container. The rest keeps the browser itself from calling home.
+# A container has neither a GPU nor a sandbox. The other options keep the browser itself off the network.
 BROWSER_ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -31,7 +31,7 @@ BROWSER_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-# No questions at the first start, and all cells stay in the page while it is scrolled.
+# No dialogs at the first start, and every cell stays in the page while it is scrolled.
 SETTINGS = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
     "notebook-extension/tracker": {"windowingMode": "defer"},
@@ -43,9 +43,9 @@ class Server:
     """A running JupyterLab.
 
     Attributes:
-        url: its address, with a slash at the end.
-        token: what it asks for.
-        folder: the folder that it shows.
+        url: its address, ending in a slash.
+        token: the token that each request must carry.
+        folder: the folder that it serves.
     """
 
     url: str
@@ -54,13 +54,13 @@ class Server:
 
 
 def find_browser() -> str | None:
-    """Find a Chromium or Chrome on this machine; None if there is none."""
+    """Return the path of a Chromium or Chrome on this machine, or None."""
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
 @contextlib.contextmanager
 def running_browser(program: str) -> Iterator[Browser]:
-    """Start a headless browser; it is gone when the block ends."""
+    """Start a headless browser and close it when the block ends."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=BROWSER_ARGUMENTS)
         try:
@@ -71,14 +71,14 @@ def running_browser(program: str) -> Iterator[Browser]:
 
 @contextlib.contextmanager
 def running_server(folder: Path, variables: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Start JupyterLab over a folder, with settings, kernels' files and learner's folder of its own.
+    """Start JupyterLab on a folder, with its own settings, runtime files and learner folder; stop it afterwards.
 
     Args:
-        folder: what it shows.
-        variables: more variables of its environment.
+        folder: the folder that it serves.
+        variables: additional environment variables.
 
     Raises:
-        RuntimeError: it ended or did not answer within a minute; the message holds what it wrote.
+        RuntimeError: JupyterLab exited or did not answer within a minute; the message holds the end of its log.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as home, contextlib.ExitStack() as stack:
         own = Path(home)
@@ -96,7 +96,7 @@ def running_server(folder: Path, variables: Mapping[str, str] | None = None) -> 
             COURSE_LEARNER_DIR=str(own / "learner"),
             CUDA_VISIBLE_DEVICES="",
             OMP_NUM_THREADS="1",
-            LC_ALL="C.UTF-8",  # where a system speaks Chinese, JupyterLab does
+            LC_ALL="C.UTF-8",  # JupyterLab takes its language from the locale
             **(variables or {}),
         )
         port, token = _free_port(), secrets.token_hex(16)
@@ -137,11 +137,14 @@ def _wait(process: subprocess.Popen, url: str, log: Path) -> None:
     end = time.monotonic() + START_TIMEOUT
     while time.monotonic() < end and process.poll() is None:
         try:
-            urllib.request.urlopen(url, timeout=30).close()
+            urllib.request.urlopen(url, timeout=30).close()  # noqa: S310  an address of this machine
             return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
-    raise RuntimeError(f"JupyterLab did not answer (exit status {process.poll()}):\n{log.read_text()[-4000:]}")
+    raise RuntimeError(
+        f"JupyterLab did not answer within {START_TIMEOUT} s (exit status {process.poll()}). The end of its log:\n"
+        f"{log.read_text()[-4000:]}"
+    )
 
 
 def _stop(process: subprocess.Popen) -> None:

@@ -1,6 +1,6 @@
-"""Run JupyterLab until it ends, or until whoever started this closes the pipe: then nothing is left behind.
+"""Run JupyterLab until it ends or standard input closes, so that no server outlives the program that started it.
 
-A test run that is killed cannot clean up, but the system closes its pipes.
+A program that is killed cannot clean up, but the operating system closes its pipes.
 """
 
 import subprocess
@@ -9,11 +9,12 @@ import threading
 
 
 def main() -> int:
+    """Run JupyterLab with the arguments of this program and return its exit status."""
     server = subprocess.Popen([sys.executable, "-m", "jupyterlab", *sys.argv[1:]], stdin=subprocess.DEVNULL)
 
     def end_with_the_pipe() -> None:
         sys.stdin.buffer.read()
-        # Asked kindly, the server ends its kernels first.
+        # After a SIGTERM the server shuts its kernels down before it exits.
         server.terminate()
         try:
             server.wait(timeout=15)
