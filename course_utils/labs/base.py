@@ -8,6 +8,7 @@ a `Worker`. Nothing in this folder uses pyplot, `interact` or an `Output` widget
 import atexit
 import contextlib
 import html
+import math
 import signal
 import threading
 import time
@@ -114,10 +115,11 @@ class Throttle:
     """
 
     def __init__(self, interval: float = 0.1):
-        self._interval, self._last = interval, time.monotonic()
+        # The first redraw is due at once: a lab that shows nothing for a moment seems not to have heard.
+        self._interval, self._last = interval, -math.inf
 
     def due(self) -> bool:
-        """Return whether the interval is over; if so, the next one begins."""
+        """Return whether a redraw is due; if so, the next interval begins."""
         now = time.monotonic()
         if now - self._last <= self._interval:
             return False

@@ -5,7 +5,7 @@ import threading
 import ipywidgets as widgets
 import pytest
 
-from course_utils.labs.base import Lab, Worker, layers
+from course_utils.labs.base import Lab, Throttle, Worker, layers
 
 
 class Doubling(Lab):
@@ -171,3 +171,8 @@ def test_layers_lie_in_one_cell_of_the_grid():
     box = layers(back, front)
     assert box.children == (back, front)
     assert back.layout.grid_area == front.layout.grid_area == "1 / 1 / 2 / 2"
+
+
+def test_the_first_redraw_is_due_at_once_and_the_next_only_after_the_interval():
+    redraw = Throttle(interval=1e6)
+    assert [redraw.due(), redraw.due()] == [True, False]
