@@ -135,9 +135,10 @@ def go_on(notebook: NotebookNode, kernel: KernelManager, *, repeat_all: bool) ->
     result = Drive(notebook)
     with _connect(kernel) as hand:
         hand.settle("before any control was moved")
-        for shell in hand.shells():
-            # A click may have made new widgets, so they are listed again for each thread.
-            _move_all(hand, shell, result)
+        # A click may have made new widgets, so they are listed again for each thread. What one thread has computed may be
+        # cached for the next one, which then never enables "Stop".
+        unmoved = [_move_all(hand, shell, result) for shell in hand.shells()]
+        result.unmoved = [name for name in unmoved[0] if all(name in names for names in unmoved)]
         hand.join_threads()
         hand.shake_weights()
     result.faults = hand.faults
@@ -162,8 +163,12 @@ def printed(notebook: NotebookNode) -> list[str]:
     return [MEASURED.sub("\u2248", LOADED_AGAIN.sub("", text)) for text in texts]
 
 
-def _move_all(hand: "_Hand", shell: str | None, result: Drive) -> None:
-    """Move every control on one thread; a disabled one is moved once another control has enabled it."""
+def _move_all(hand: "_Hand", shell: str | None, result: Drive) -> list[str]:
+    """Move every control on one thread; a disabled one is moved once another control has enabled it.
+
+    Returns:
+        The controls on the page that stayed disabled.
+    """
     found = hand.widgets()
     waiting = {model_id for model_id, state in found.items() if state["disabled"]}
 
@@ -187,7 +192,7 @@ def _move_all(hand: "_Hand", shell: str | None, result: Drive) -> None:
         if moves(state) and not state["disabled"]:
             move(model_id)
     seen = _on_the_page(result.notebook, found)
-    result.unmoved = [name(found[model_id]) for model_id in sorted(waiting & seen) if moves(found[model_id])]
+    return [name(found[model_id]) for model_id in sorted(waiting & seen) if moves(found[model_id])]
 
 
 def _on_the_page(notebook: NotebookNode, states: dict[str, dict[str, Any]]) -> set[str]:
