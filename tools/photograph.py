@@ -180,7 +180,10 @@ def make(program: str, folder: Path) -> None:
         lab = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(LAB)])
         lab.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3 (ipykernel)"}
         nbformat.write(lab, Path(place) / "lab.ipynb")
-        shutil.copy(ROOT / "notebooks" / CARD_LESSON, place)
+        # All of them, because the card links to the lessons beside it.
+        shutil.copytree(
+            ROOT / "notebooks", place, dirs_exist_ok=True, ignore=shutil.ignore_patterns(".ipynb_checkpoints")
+        )
         notes: dict = {}
         with running_server(Path(place)) as server:
             for name, take, what in (("lab.ipynb", picture_lab, "lab"), (CARD_LESSON, picture_card, "card")):
