@@ -16,7 +16,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks a process
 
 ROOT = Path(__file__).resolve().parents[2]
 # How often the run is killed at random, and of how many epochs it is.
-SIZES = [pytest.param((6, 40), id="6 kills"), pytest.param((30, 160), id="30 kills", marks=pytest.mark.proof)]
+SIZES = [pytest.param((4, 24), id="4 kills"), pytest.param((30, 160), id="30 kills", marks=pytest.mark.proof)]
 # Each call of a save that a crash could fall on, and how often it is let through before.
 SAVE_CALLS = [("fsync", 0), ("replace", 0), ("replace", 1), ("fsync", 1)]
 
