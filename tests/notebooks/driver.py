@@ -135,8 +135,8 @@ def go_on(notebook: NotebookNode, kernel: KernelManager, *, repeat_all: bool) ->
     result = Drive(notebook)
     with _connect(kernel) as hand:
         hand.settle("before any control was moved")
-        # A click may have made new widgets, so they are listed again for each thread. What is computed on one thread may
-        # be known on the next, which then never enables "Stop".
+        # A click may have made new widgets, so they are listed again for each thread. What one thread has computed may
+        # be cached for the next one, which then never enables "Stop".
         unmoved = [_move_all(hand, shell, result) for shell in hand.shells()]
         result.unmoved = [name for name in unmoved[0] if all(name in names for names in unmoved)]
         hand.join_threads()
