@@ -55,13 +55,15 @@ class Panel:
     def axes(self, title: str, x_label: str, y_label: str, x_ticks: Ticks, y_ticks: Ticks) -> str:
         """Draw the frame, a title, both labels, and ticks given as (value, text)."""
         right, bottom = self.left + self.width, self.top + self.height
+        # The y label is left of the widest tick: about 7 pixels a character, and never nearer than 38.
+        beside = self.left - max(38, 13 + 7 * max((len(label) for _, label in y_ticks), default=0))
         parts = [
             f'<rect x="{self.left}" y="{self.top}" width="{self.width}" height="{self.height}" fill="none" '
             'stroke="var(--lab-grid)"/>',
             text(self.left, self.top - 12, title, size=14, weight="600"),
             text(self.left + self.width / 2, bottom + 36, x_label, anchor="middle"),
-            f'<g transform="rotate(-90 {self.left - 38} {self.top + self.height / 2})">'
-            f"{text(self.left - 38, self.top + self.height / 2, y_label, anchor='middle')}</g>",
+            f'<g transform="rotate(-90 {beside} {self.top + self.height / 2})">'
+            f"{text(beside, self.top + self.height / 2, y_label, anchor='middle')}</g>",
         ]
         for value, label in x_ticks:
             x = self.x(value)
