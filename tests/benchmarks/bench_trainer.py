@@ -307,7 +307,7 @@ def trainer_on_device(
 
 
 def wide_data() -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise in the shape of colour images: the speed depends on the shapes alone."""
+    """Noise in the shape of color images: the speed depends on the shapes alone."""
     generator = torch.Generator().manual_seed(SEED)
     x = torch.randn(8192, 3, 32, 32, generator=generator)
     return x, torch.randint(10, (len(x),), generator=generator)
