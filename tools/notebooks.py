@@ -116,7 +116,7 @@ def running_kernel(cwd: Path, *, cuda: bool = False) -> Iterator[KernelManager]:
         manager.start_kernel(
             cwd=str(cwd),
             env=kernel_environment(Path(folder), cuda=cuda),
-            # ipykernel warns at every start that it talks over TCP; errors are still told.
+            # ipykernel warns at every start that it talks over TCP; errors are still reported.
             extra_arguments=["--log-level=ERROR"],
         )
         try:

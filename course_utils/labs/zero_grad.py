@@ -300,7 +300,7 @@ def _config(rate: float, clear_every: int | str, step_once: bool, scaled: bool) 
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "no number any more"
+    return f"{value:.3g}" if math.isfinite(value) else "not a finite number anymore"
 
 
 def _name(config: AccumulationConfig) -> str:
