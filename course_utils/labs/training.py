@@ -341,7 +341,7 @@ class TrainingLab(Lab):
                 goal = f"{GOAL_REACHED} {GOAL:.0%} or more of the images that it has never seen."
             return f"<b>Finished:</b> {so_far}. {files}<br>{goal}"
         if state == "broken":
-            return f"<b>Stopped:</b> the loss is not a finite number anymore. Begin again with a smaller rate.<br>{goal}"
+            return f"<b>Stopped:</b> the loss is not a finite number anymore. Try a smaller rate.<br>{goal}"
         if state == "stopped":
             return f"<b>Stopped:</b> {so_far}. {files}<br>{goal}"
         if state == "paused":
