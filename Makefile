@@ -6,7 +6,7 @@
 #   LEARNERS=20         how many learners a class has, or their names (else 8)
 #
 # Plain make and sh (GNU Make 3.81, as on macOS, is enough). Every path is relative, so the checkout
-# can be anywhere. Anything longer than a line is in tools/, in Python.
+# can be anywhere. Anything longer than a line is a program in tools/.
 
 PYTHON ?=
 PORT ?=
@@ -39,7 +39,7 @@ setup: ## install into .venv what lessons and tests need, unless it is there
 check: setup ## the part that takes seconds: ruff, types, imports, and the stored notebooks
 	@$(VENV_PYTHON) tools/run.py check
 
-proof: setup ## the tests' repetitions and exhaustive sweeps (takes up to half an hour)
+proof: setup ## the tests' repetitions and exhaustive sweeps (takes up to 25 minutes)
 	@$(VENV_PYTHON) tools/run.py proof
 
 bench: setup ## measure: every tests/benchmarks/bench_*.py (takes hours)
@@ -49,7 +49,7 @@ bench: setup ## measure: every tests/benchmarks/bench_*.py (takes hours)
 coverage: setup ## list the lines that no quick test runs
 	@$(VENV_PYTHON) tools/run.py coverage
 
-notebooks: setup ## run every lesson, store its outputs, and write README's index
+notebooks: setup ## run every lesson, store its outputs, and update README and the question index
 	@$(VENV_PYTHON) tools/notebooks.py notebooks
 	@$(VENV_PYTHON) tools/index.py
 

@@ -1,6 +1,6 @@
 """Figures of what the course measures: `plot_*(data, ax=None) -> ax`, without pyplot, so that any thread may draw.
 
-All colours come from the palette and stand out from white; two lines of one figure also differ in dashes or markers.
+All colors come from the palette and stand out from white; two lines of one figure also differ in dashes or markers.
 """
 
 import html
@@ -21,10 +21,10 @@ from course_utils.errors import unknown_name
 from course_utils.experiments.surfaces import RING_RADIUS, Position, Surface
 from course_utils.learner.calibration import BRACKETS, Calibration, total
 from course_utils.lr import LRFinderResult, Sweep
-from course_utils.palette import BLUE, GREEN, GREY, INK, LIGHT_GREY, ORANGE, PINK, RED, SKY, WORDS
+from course_utils.palette import BLUE, GRAY, GREEN, INK, LIGHT_GRAY, ORANGE, PINK, RED, SKY, WORDS
 
 LINES = ("-", "--", ":", "-.", "-")
-ZONE_COLOURS = {"too slow": ORANGE, "works": GREEN, "diverges": RED}
+ZONE_COLORS = {"too slow": ORANGE, "works": GREEN, "diverges": RED}
 # A table's cells go from dark to light; above this loss (of at most 3), black text is easier to read than white.
 DARK_INK_ABOVE = 1.4
 # The levels of a surface's contours, as shares of the loss at the start.
@@ -44,7 +44,7 @@ def new_axes(columns: int = 1, *, width: float = 4.6, height: float = 3.3) -> li
 
 
 def png(ax: Axes) -> bytes:
-    """Return the figure that `ax` belongs to as a PNG of 128 colours: enough for a chart, and a third of the size."""
+    """Return the figure that `ax` belongs to as a PNG of 128 colors: enough for a chart, and a third of the size."""
     drawn, small = io.BytesIO(), io.BytesIO()
     cast(Figure, ax.figure).savefig(drawn, format="png")
     Image.open(drawn).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(small, format="png", optimize=True)
@@ -94,7 +94,7 @@ def plot_losses(sweep: Sweep, lr: float | None = None, ax: Axes | None = None) -
     top = ceiling(sweep)
     steps = range(1, sweep.losses.shape[1] + 1)
     for curve in sweep.losses.tolist():
-        ax.plot(steps, _clip(curve, top), color=LIGHT_GREY, linewidth=0.5, alpha=0.5)
+        ax.plot(steps, _clip(curve, top), color=LIGHT_GRAY, linewidth=0.5, alpha=0.5)
     if lr is not None:
         index = sweep.nearest(lr)
         chosen, label = _clip(sweep.losses[index].tolist(), top), f"lr = {rate_text(sweep.lrs[index])}"
@@ -109,9 +109,9 @@ def plot_final_losses(sweep: Sweep, lr: float | None = None, ax: Axes | None = N
     ax = _axes(ax)
     top = ceiling(sweep)
     finals = _clip([value if math.isfinite(value) else math.inf for value in sweep.final_losses.tolist()], top)
-    ax.plot(sweep.lrs, finals, color=GREY, linewidth=1.2, marker="o", markersize=3)
+    ax.plot(sweep.lrs, finals, color=GRAY, linewidth=1.2, marker="o", markersize=3)
     for zone, low, high in zone_spans(sweep):
-        ax.axvspan(low, high, facecolor=(ZONE_COLOURS[zone], 0.13), edgecolor=ZONE_COLOURS[zone], linewidth=0.8)
+        ax.axvspan(low, high, facecolor=(ZONE_COLORS[zone], 0.13), edgecolor=ZONE_COLORS[zone], linewidth=0.8)
         ax.text(math.sqrt(low * high), top * 0.96, zone, ha="center", va="top", fontsize=9)
     if lr is not None:
         index = sweep.nearest(lr)
@@ -151,11 +151,11 @@ def plot_bowl(curvature: float, paths: Mapping[float, Sequence[float]], ax: Axes
     ax = _axes(ax)
     edge = 1.6
     ws = [edge * (step / 50 - 1) for step in range(101)]
-    ax.plot(ws, [0.5 * curvature * w * w for w in ws], color=GREY, linewidth=1.2)
-    for (lr, path), colour, marker in zip(paths.items(), (ORANGE, GREEN, BLUE, RED, PINK, SKY), "os^vDP", strict=False):
+    ax.plot(ws, [0.5 * curvature * w * w for w in ws], color=GRAY, linewidth=1.2)
+    for (lr, path), color, marker in zip(paths.items(), (ORANGE, GREEN, BLUE, RED, PINK, SKY), "os^vDP", strict=False):
         seen = [w for w in path if abs(w) <= edge]
         heights = [0.5 * curvature * w * w for w in seen]
-        ax.plot(seen, heights, color=colour, marker=marker, markersize=4, linewidth=1, label=f"lr = {rate_text(lr)}")
+        ax.plot(seen, heights, color=color, marker=marker, markersize=4, linewidth=1, label=f"lr = {rate_text(lr)}")
     ax.set(title=f"In a bowl of curvature {curvature:g}", xlabel="weight w", ylabel="loss ½ λ w²")
     return ax
 
@@ -183,15 +183,15 @@ def _contour(surface: Surface, ax: Axes) -> QuadContourSet:
     xs, ys = np.linspace(*surface.x_range, 241), np.linspace(*surface.y_range, 161)
     start = surface.loss(*surface.start)
     levels = [share * start for share in CONTOUR_SHARES]
-    return ax.contour(xs, ys, surface.loss(*np.meshgrid(xs, ys)), levels=levels, colors=LIGHT_GREY, linewidths=0.6)
+    return ax.contour(xs, ys, surface.loss(*np.meshgrid(xs, ys)), levels=levels, colors=LIGHT_GRAY, linewidths=0.6)
 
 
 def plot_descent(paths: Mapping[float, Sequence[float]], ax: Axes | None = None) -> Axes:
     """Draw the distance |w| from the minimum at each step, one line for each learning rate."""
     ax = _axes(ax)
-    for (lr, path), colour, marker in zip(paths.items(), (ORANGE, GREEN, BLUE, RED, PINK, SKY), "os^vDP", strict=False):
+    for (lr, path), color, marker in zip(paths.items(), (ORANGE, GREEN, BLUE, RED, PINK, SKY), "os^vDP", strict=False):
         distance = [max(abs(w), 1e-8) for w in path]
-        ax.plot(distance, color=colour, marker=marker, markersize=3, linewidth=1.2, label=f"lr = {rate_text(lr)}")
+        ax.plot(distance, color=color, marker=marker, markersize=3, linewidth=1.2, label=f"lr = {rate_text(lr)}")
     ax.set_yscale("log")
     ax.set(title="Distance from the minimum", xlabel="step", ylabel="|w| (log scale; 0 on the lower edge)")
     ax.set_ylim(bottom=1e-8)
@@ -220,16 +220,16 @@ def plot_runs(
     ax = new_axes(width=6.0)[0] if ax is None else ax
     scales = [1.0] * len(runs) if xs is None else xs
     above = top is not None and any(max(losses) > top for losses in runs.values())
-    for (name, losses), scale, colour, style in zip(
+    for (name, losses), scale, color, style in zip(
         runs.items(), scales, (BLUE, ORANGE, RED, GREEN, PINK), LINES, strict=False
     ):
         shown = losses if top is None else _clip(losses, top)
         if top is not None and max(losses) > top:
             first = next(step for step, loss in enumerate(losses, start=1) if loss > top)
             words = f"↑ to {max(losses):,.0f} "
-            ax.text(scale * first, top, words, color=WORDS[colour], ha="left", va="bottom", fontsize=9)
+            ax.text(scale * first, top, words, color=WORDS[color], ha="left", va="bottom", fontsize=9)
         ax.plot(
-            [scale * step for step in range(1, len(losses) + 1)], shown, style, color=colour, linewidth=1.6, label=name
+            [scale * step for step in range(1, len(losses) + 1)], shown, style, color=color, linewidth=1.6, label=name
         )
     ax.set(xlabel=x_label, ylabel="loss of the batch (cross-entropy)")
     ax.set_title(title, pad=16 if above else None)  # room for how high a loss goes, between the edge and the title
@@ -284,10 +284,10 @@ def plot_calibration(tallies: Sequence[Calibration], claimed: str | None = None,
         ("wrong", "otherwise", ORANGE, "//"),
         ("unguessed", "no guess", "white", ""),
     )
-    for name, label, colour, hatch in parts:
+    for name, label, color, hatch in parts:
         counts = [getattr(each, name) for each in tallies]
-        edge = GREY if colour == "white" else "white"
-        ax.bar(places, counts, bottom=bottoms, color=colour, hatch=hatch, edgecolor=edge, label=label, width=0.7)
+        edge = GRAY if color == "white" else "white"
+        ax.bar(places, counts, bottom=bottoms, color=color, hatch=hatch, edgecolor=edge, label=label, width=0.7)
         bottoms = [low + count for low, count in zip(bottoms, counts, strict=True)]
     whole = total(list(tallies))
     if whole.share is None:
@@ -303,13 +303,13 @@ def plot_calibration(tallies: Sequence[Calibration], claimed: str | None = None,
 
 
 def plot_finder(found: LRFinderResult, ax: Axes | None = None) -> Axes:
-    """Draw what the finder measured: each loss, their centred mean, and the suggested range and point if any."""
+    """Draw what the finder measured: each loss, their centered mean, and the suggested range and point if any."""
     ax = new_axes(width=6.0)[0] if ax is None else ax
     start = max(found.smoothed[:1], default=1.0)
     low, high = min(found.losses, default=0.0), max(found.losses, default=1.0)
     # A loss that ran away would flatten the rest of the curve.
     top = min(high, start + 0.6 * max(start - low, abs(start) / 10)) + 0.05 * abs(start)
-    ax.plot(found.lrs, _clip(found.losses, top), color=LIGHT_GREY, linewidth=0.8, label="loss of the batch")
+    ax.plot(found.lrs, _clip(found.losses, top), color=LIGHT_GRAY, linewidth=0.8, label="loss of the batch")
     ax.plot(found.lrs, _clip(found.smoothed, top), color=BLUE, linewidth=2, label="centred mean")
     title = "No suggestion"
     if found.suggestion is not None:
@@ -335,10 +335,10 @@ def plot_curves(
 ) -> Axes:
     """Draw named curves of logged points `(step, value)`, with a dot for each point if there are few."""
     ax = new_axes(width=6.0)[0] if ax is None else ax
-    for (name, points), colour, style in zip(curves.items(), (BLUE, ORANGE, GREEN, RED, PINK), LINES, strict=False):
+    for (name, points), color, style in zip(curves.items(), (BLUE, ORANGE, GREEN, RED, PINK), LINES, strict=False):
         marker = "o" if len(points) <= 40 else None
         steps, values = zip(*points, strict=True) if points else ((), ())
-        ax.plot(steps, values, style, color=colour, marker=marker, markersize=3, linewidth=1.6, label=name)
+        ax.plot(steps, values, style, color=color, marker=marker, markersize=3, linewidth=1.6, label=name)
     ax.set(title=title, xlabel=x_label, ylabel=y_label)
     ax.legend(frameon=False, fontsize=9)
     return ax

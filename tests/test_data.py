@@ -381,7 +381,7 @@ def write_cifar(root, files):
     return folder
 
 
-def test_cifar_files_become_colour_images(tmp_path, monkeypatch):
+def test_cifar_files_become_color_images(tmp_path, monkeypatch):
     no_network(monkeypatch)
     files = cifar_files()
     declare_cifar(monkeypatch, files)

@@ -207,9 +207,23 @@ def test_every_step_runs_and_one_failure_fails_the_whole(capfd, monkeypatch):
     assert run.main(["check"]) == 0
 
 
-def test_unknown_task_and_unknown_extra_are_named(capfd):
-    assert run.main(["tset"]) == 2
-    assert "usage: python tools/run.py TASK  with a task out of: check, test, proof, bench" in capfd.readouterr().err
+def test_one_benchmark_runs_alone_with_its_options(capfd, monkeypatch, tmp_path):
+    # Without its libraries in .venv-bench, a benchmark could not even print its options.
+    monkeypatch.setattr(run, "site_packages", lambda venv: [tmp_path])
+    (tmp_path / "only_here.py").touch()
+    step = [sys.executable, "-c", "import only_here, sys; print(sys.argv[1:])"]
+    monkeypatch.setattr(run, "benchmarks", lambda: {"class": step, "other": [sys.executable, "-c", "1 / 0"]})
+    assert run.main(["bench", "class", "--learners", "2", "--write"]) == 0
+    assert "\n['--learners', '2', '--write']\n" in capfd.readouterr().out
+
+
+def test_unknown_tasks_benchmarks_and_extras_are_named(capfd):
+    usage = "usage: python tools/run.py TASK  with a task out of: check, test, proof, bench, coverage\n"
+    for arguments in ([], ["tset"], ["test", "class"]):
+        assert run.main(arguments) == 2
+        assert capfd.readouterr().err == usage
+    assert run.main(["bench", "clas"]) == 2
+    assert "usage: python tools/run.py bench NAME  with a name out of: class, doctor, fi" in capfd.readouterr().err
     assert make_env.main(["labs"]) == 2
     assert "make_env.py EXTRA ...  with extras out of: lab, zh, hub, site, test, bench" in capfd.readouterr().err
 

@@ -1,6 +1,6 @@
-"""Colours that everyone can read: figures and labs use the palette only, with WCAG's contrast against their ground.
+"""Colors that everyone can read: figures and labs use the palette only, with WCAG's contrast against their ground.
 
-The figures are the real ones: their colours are read back from matplotlib's artists and from the labs' SVG, so a new
+The figures are the real ones: their colors are read back from matplotlib's artists and from the labs' SVG, so a new
 curve is checked without being named here.
 """
 
@@ -37,8 +37,8 @@ CHARTS = {value for name, value in vars(palette).items() if name.isupper() and i
 RGB = tuple[float, ...]
 
 
-def luminance(colour: RGB) -> float:
-    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in colour[:3]]
+def luminance(color: RGB) -> float:
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in color[:3]]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
@@ -48,18 +48,18 @@ def contrast(first: RGB, second: RGB) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def over(colour: RGB, ground: RGB, opacity: float = 1.0) -> RGB:
-    """Return a colour, with or without alpha, laid over its ground."""
-    share = opacity * (colour[3] if len(colour) == 4 else 1.0)
-    return tuple(share * value + (1 - share) * below for value, below in zip(colour[:3], ground[:3], strict=True))
+def over(color: RGB, ground: RGB, opacity: float = 1.0) -> RGB:
+    """Return a color, with or without alpha, laid over its ground."""
+    share = opacity * (color[3] if len(color) == 4 else 1.0)
+    return tuple(share * value + (1 - share) * below for value, below in zip(color[:3], ground[:3], strict=True))
 
 
 # The charts.
 
 
-def test_colours_of_charts_stand_out_from_white():
-    assert [colour for colour in CHARTS if contrast(to_rgba(colour), to_rgba(WHITE)) < LINE] == []
-    assert [colour for colour in palette.WORDS.values() if contrast(to_rgba(colour), to_rgba(WHITE)) < TEXT] == []
+def test_colors_of_charts_stand_out_from_white():
+    assert [color for color in CHARTS if contrast(to_rgba(color), to_rgba(WHITE)) < LINE] == []
+    assert [color for color in palette.WORDS.values() if contrast(to_rgba(color), to_rgba(WHITE)) < TEXT] == []
 
 
 def test_a_tables_numbers_stand_out_from_their_cells():
@@ -74,11 +74,11 @@ def faults_of(ax: Axes) -> list[str]:
     """Return what does not come from the palette, and the lines of one look; the grid and the frame are left out."""
     known, words = {*CHARTS, WHITE, BLACK}, {*palette.WORDS.values(), WHITE, BLACK}
     used = [line.get_color() for line in ax.get_lines()]
-    used += [colour for lines in ax.collections for colour in lines.get_edgecolor()]
-    used += [colour for patch in ax.patches for colour in (patch.get_facecolor(), patch.get_edgecolor())]
-    visible = {to_hex(colour) for colour in used if to_rgba(colour)[3] > 0}
-    found = [f"{colour} is not in the palette" for colour in visible - known]
-    found += [f"{colour} is not for text" for colour in {to_hex(text.get_color()) for text in ax.texts} - words]
+    used += [color for lines in ax.collections for color in lines.get_edgecolor()]
+    used += [color for patch in ax.patches for color in (patch.get_facecolor(), patch.get_edgecolor())]
+    visible = {to_hex(color) for color in used if to_rgba(color)[3] > 0}
+    found = [f"{color} is not in the palette" for color in visible - known]
+    found += [f"{color} is not for text" for color in {to_hex(text.get_color()) for text in ax.texts} - words]
     lines = [line for line in ax.get_lines() if line.get_label() and not line.get_label().startswith("_")]
     looks = [(line.get_linestyle(), line.get_marker(), line.get_linewidth()) for line in lines]
     return found + [f"two lines look like {look}" for look in {look for look in looks if looks.count(look) > 1}]
@@ -102,7 +102,7 @@ def charts() -> Iterator[tuple[str, Axes]]:
     yield "finder", plots.plot_finder(suggest(rising_rates(1e-3, 10.0, 60), losses))
 
 
-def test_charts_use_the_palette_and_never_colour_alone():
+def test_charts_use_the_palette_and_never_color_alone():
     drawn = dict(charts())
     assert {f"plot_{name}" for name in drawn} == {name for name in dir(plots) if name.startswith("plot_")}
     assert {name: faults_of(ax) for name, ax in drawn.items()} == {name: [] for name in drawn}
@@ -120,7 +120,7 @@ def test_lessons_draw_with_the_palette(path):
 
 
 def resolved(value: str, theme: str) -> RGB:
-    """Return the colour of a CSS value as a browser resolves it in a theme."""
+    """Return the color of a CSS value as a browser resolves it in a theme."""
     css = (THEMES / f"theme-{theme}-extension" / "index.css").read_text(encoding="utf-8")
     while named := re.fullmatch(r"var\((--[\w-]+)(?:, *([^()]+))?\)", value):
         own = re.search(rf"{named[1]}: *([^;}}]+)", css)
@@ -131,7 +131,7 @@ def resolved(value: str, theme: str) -> RGB:
 
 
 def low_contrast(drawings: list[str], theme: str) -> list[str]:
-    """Return the elements of SVG drawings that do not stand out from a cell's output, or whose colour is unknown."""
+    """Return the elements of SVG drawings that do not stand out from a cell's output, or whose color is unknown."""
     own, dark = re.search(r"\.course-lab \{(.*?)\}.*?\.course-lab \{(.*?)\}", base.STYLE, re.DOTALL).groups()
     known = dict(re.findall(r"--lab-(\w+): ([^;]+);", own + (dark if theme == "dark" else "")))
     ground, found = over(resolved("var(--jp-layout-color0)", theme), to_rgba(WHITE)), []
@@ -144,8 +144,8 @@ def low_contrast(drawings: list[str], theme: str) -> list[str]:
         opacity = float(element.get("opacity", 1))
         if element.get("d", "").count("M") > 20 and opacity < 0.5:  # a crowd of curves in the background
             continue
-        colour = over(resolved(known[re.fullmatch(r"var\(--lab-(\w+)\)", value)[1]], theme), ground, opacity)
-        if contrast(colour, ground) < (TEXT if element.tag == "text" else LINE):
+        color = over(resolved(known[re.fullmatch(r"var\(--lab-(\w+)\)", value)[1]], theme), ground, opacity)
+        if contrast(color, ground) < (TEXT if element.tag == "text" else LINE):
             found.append(ElementTree.tostring(element, encoding="unicode"))
     return found
 

@@ -50,7 +50,7 @@ def scene(x: int) -> Image.Image:
     return picture
 
 
-def test_a_film_shows_each_picture_in_its_own_colours(tmp_path):
+def test_a_film_shows_each_picture_in_its_own_colors(tmp_path):
     shown = [scene(x) for x in (0, 20, 40, 20)]
     photograph.save_film(tmp_path / "film.gif", shown, [300, 90, 300, 90])
     with Image.open(tmp_path / "film.gif") as film:

@@ -116,7 +116,7 @@ def running_kernel(cwd: Path, *, cuda: bool = False) -> Iterator[KernelManager]:
         manager.start_kernel(
             cwd=str(cwd),
             env=kernel_environment(Path(folder), cuda=cuda),
-            # ipykernel warns at every start that it talks over TCP; errors are still told.
+            # ipykernel warns at every start that it talks over TCP; errors are still reported.
             extra_arguments=["--log-level=ERROR"],
         )
         try:
@@ -300,7 +300,7 @@ def picture(data: str) -> np.ndarray:
 
 
 def picture_fault(data: str) -> str | None:
-    """Say what is wrong with one stored PNG: broken, tiny, huge or a single colour; None if nothing is."""
+    """Say what is wrong with one stored PNG: broken, tiny, huge or a single color; None if nothing is."""
     try:
         pixels = picture(data)
     except ValueError as error:
@@ -309,7 +309,7 @@ def picture_fault(data: str) -> str | None:
     if not (100 <= width <= 2400 and 60 <= height <= 2400):
         return f"the picture is {width} x {height} pixels: between 100 x 60 and 2400 x 2400 can be read"
     if (pixels == pixels[0, 0]).all():
-        return "the picture is blank: every pixel has the same colour"
+        return "the picture is blank: every pixel has the same color"
     return None
 
 

@@ -43,8 +43,8 @@ RESTS = {SLOW: 1200, WORKS: 1500, DIVERGES: 1500}
 MOVE = 90
 WAY = [(place, RESTS.get(place, MOVE)) for place in range(SLOW, DIVERGES + 1)]
 WAY += [(place, MOVE) for place in range(DIVERGES - 2, SLOW, -2)]
-# Of a GIF's 256 colours one is left for "as before": a frame then holds only what has changed.
-COLOURS = 255
+# Of a GIF's 256 colors one is left for "as before": a frame then holds only what has changed.
+COLORS = 255
 
 # A screenshot shows no mouse. This arrow follows the real one.
 ARROW = """() => {
@@ -106,23 +106,23 @@ def film(lab: LabOnPage, places: Sequence[int]) -> tuple[list[Image.Image], list
 
 
 def _photograph(screenshot: bytes) -> Image.Image:
-    """Give a screenshot a margin in the colour of its first pixel, the page's own."""
+    """Give a screenshot a margin in the color of its first pixel, the page's own."""
     picture = Image.open(io.BytesIO(screenshot)).convert("RGB")
     return ImageOps.expand(picture, MARGIN, picture.getpixel((0, 0)))
 
 
 def with_common_palette(pictures: Sequence[Image.Image]) -> list[Image.Image]:
-    """Reduce pictures of one scene to their most frequent colours, the same ones for all.
+    """Reduce pictures of one scene to their most frequent colors, the same ones for all.
 
-    Flat areas keep their colour to the last bit, every other pixel takes the nearest one, and nothing flickers from one
+    Flat areas keep their color to the last bit, every other pixel takes the nearest one, and nothing flickers from one
     picture to the next: that is what palettes of their own, or dithering, would do.
     """
     pixels = np.concatenate([np.asarray(picture).reshape(-1, 3) for picture in pictures]).astype(np.uint32)
     packed, places, counts = np.unique(pixels @ [1 << 16, 1 << 8, 1], return_inverse=True, return_counts=True)
-    colours = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=1).astype(np.int64)
-    palette = colours[np.argsort(-counts, kind="stable")[:COLOURS]]
+    colors = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=1).astype(np.int64)
+    palette = colors[np.argsort(-counts, kind="stable")[:COLORS]]
     nearest = np.concatenate(
-        [((some[:, None] - palette) ** 2).sum(axis=2).argmin(axis=1) for some in np.array_split(colours, 64)]
+        [((some[:, None] - palette) ** 2).sum(axis=2).argmin(axis=1) for some in np.array_split(colors, 64)]
     ).astype(np.uint8)
     reduced, indices = [], nearest[places]
     for picture in pictures:

@@ -1,10 +1,11 @@
 """Run the project's checks, tests and benchmarks; every step runs, and the last lines report which ones failed.
 
-    python tools/run.py check       ruff, types, the direction of imports, and the stored notebooks
-    python tools/run.py test        the same, then all tests
-    python tools/run.py proof       the tests' repetitions and exhaustive sweeps
-    python tools/run.py bench       every tests/benchmarks/bench_*.py
-    python tools/run.py coverage    the quick tests, and the lines that none of them runs
+    python tools/run.py check                  ruff, types, the direction of imports, and the stored notebooks
+    python tools/run.py test                   the same, then all tests
+    python tools/run.py proof                  the tests' repetitions and exhaustive sweeps
+    python tools/run.py bench                  every tests/benchmarks/bench_*.py
+    python tools/run.py bench class --write    only bench_class.py, with the options after its name
+    python tools/run.py coverage               the quick tests, and the lines that none of them runs
 
 `make`, pre-commit and CI call this, so that all three mean the same; without make (on Windows), call it directly.
 """
@@ -47,9 +48,9 @@ COVERAGE = {
 
 
 def benchmarks() -> dict[str, list[str]]:
-    """Return the command of each benchmark: every one is a script of its own."""
+    """Return the command of each benchmark by its name: every one is a script of its own."""
     scripts = sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py"))
-    return {path.stem: [PYTHON, str(path.relative_to(ROOT))] for path in scripts}
+    return {path.stem.removeprefix("bench_"): [PYTHON, str(path.relative_to(ROOT))] for path in scripts}
 
 
 def environment(task: str) -> dict[str, str]:
@@ -75,12 +76,19 @@ def run(steps: dict[str, list[str]], env: dict[str, str]) -> Iterator[tuple[str,
 
 def main(arguments: list[str]) -> int:
     tasks = {"check": CHECK, "test": TEST, "proof": PROOF, "bench": benchmarks(), "coverage": COVERAGE}
-    if len(arguments) != 1 or arguments[0] not in tasks:
+    task, *rest = arguments or [""]
+    if task not in tasks or (rest and task != "bench"):
         print(f"usage: python tools/run.py TASK  with a task out of: {', '.join(tasks)}", file=sys.stderr)
         return 2
-    task = arguments[0]
+    steps = tasks[task]
+    if rest:
+        name, *options = rest
+        if name not in steps:
+            print(f"usage: python tools/run.py bench NAME  with a name out of: {', '.join(steps)}", file=sys.stderr)
+            return 2
+        steps = {name: [*steps[name], *options]}
     try:
-        done = list(run(tasks[task], environment(task)))
+        done = list(run(steps, environment(task)))
     except KeyboardInterrupt:
         return 130
     print()

@@ -169,7 +169,7 @@ class ItemLab(Lab):
             if variant.model == self.model.value:
                 # Every sixth step: these lines are straight, and the picture is sent again for each setting.
                 faint = self._paths(trace.points, every=6)
-                body += [svg.line(path, colour="faint", width=1.0, opacity=0.85) for path in faint]
+                body += [svg.line(path, color="faint", width=1.0, opacity=0.85) for path in faint]
         self._back.value = svg.picture(HEIGHT, "".join(body), alt=self._alt())
         self._code.value = self._program()
 
@@ -189,16 +189,16 @@ class ItemLab(Lab):
             strict=False,
         ):
             x, y = panel.x(len(points)), panel.y(end)
-            body.append(svg.line(path, colour="accent", width=2.4))
+            body.append(svg.line(path, color="accent", width=2.4))
             body.append(svg.dot(x, y, 5))
-            body.append(svg.text(panel.left + 10, panel.top + 22, words, weight="600", colour="accent"))
+            body.append(svg.text(panel.left + 10, panel.top + 22, words, weight="600", color="accent"))
         sentence = self._sentence(points)
         alt = svg.plain(sentence.partition("<br>")[0])
         self._front.value = svg.picture(HEIGHT, "".join(body), alt=alt, data_shown=str(self.steps.value))
         self._words.value = sentences(sentence, min_height="5.9em")
 
     def _program(self) -> str:
-        """Return the source code as HTML, with what the controls have changed in colour."""
+        """Return the source code as HTML, with what the controls have changed in color."""
         variant = self._variant()
         text = html.escape(variant.source)
         for words in (f"+= {variant.added}", "with torch.no_grad():"):
@@ -267,11 +267,11 @@ class ItemLab(Lab):
     def picture(self) -> tuple[dict[str, Any], dict[str, Any]]:
         left, right = plots.new_axes(2)
         styles = zip(STILL.items(), (plots.RED, plots.BLUE, plots.ORANGE), plots.LINES, strict=False)
-        for (variant, label), colour, style in styles:
+        for (variant, label), color, style in styles:
             points = self._measured[variant].points
             steps = range(1, len(points) + 1)
-            left.plot(steps, [kept / 1e6 for _, kept in points], style, color=colour, label=label)
-            right.plot(steps, [count for count, _ in points], style, color=colour, label=label)
+            left.plot(steps, [kept / 1e6 for _, kept in points], style, color=color, label=label)
+            right.plot(steps, [count for count, _ in points], style, color=color, label=label)
         left.set(title="Kept for backward", xlabel="step", ylabel="MB")
         right.set(title="Live nodes of the graph", xlabel="step", ylabel="nodes")
         left.legend(frameon=False, fontsize=9)

@@ -204,10 +204,10 @@ class LearningRateLab(Lab):
             left.axes("Loss at each step", "step (one tick an epoch)", "loss of the batch", epoch_ticks, loss_ticks)
         ]
         family = "".join(left.path(steps, curve) for curve in sweep.losses.tolist())
-        body.append(svg.line(family, colour="faint", width=0.6, opacity=0.3))
+        body.append(svg.line(family, color="faint", width=0.6, opacity=0.3))
         # Every run starts here: an untrained model assigns each of the ten digits about the same probability.
         nothing = left.y(math.log(10))
-        body.append(svg.line(f"M{left.left} {nothing:.1f}H{left.left + left.width}", colour="ink", width=1, dash="2 4"))
+        body.append(svg.line(f"M{left.left} {nothing:.1f}H{left.left + left.width}", color="ink", width=1, dash="2 4"))
         body.append(svg.text(left.left + 6, nothing - 7, "knows nothing: ln 10", size=11))
         title = "Final loss against the learning rate"
         body.append(right.axes(title, "learning rate (log scale)", "mean loss, last epoch", rate_ticks, loss_ticks))
@@ -215,11 +215,11 @@ class LearningRateLab(Lab):
             for zone, low, high in plots.zone_spans(sweep):
                 body.append(_band(right, zone, low, high))
             finals = [value if math.isfinite(value) else math.inf for value in sweep.final_losses.tolist()]
-            body.append(svg.line(right.path(sweep.lrs, finals), colour="faint", width=1.4))
+            body.append(svg.line(right.path(sweep.lrs, finals), color="faint", width=1.4))
         else:
             share = sweep.steps_done / sweep.losses.shape[1]
             body.append(
-                svg.text(right.left + 20, right.top + 40, f"training {len(RATES)} rates: {share:.0%}", colour="faint")
+                svg.text(right.left + 20, right.top + 40, f"training {len(RATES)} rates: {share:.0%}", color="faint")
             )
         self._back.value = svg.picture(HEIGHT, "".join(body), alt=self._alt())
 
@@ -228,21 +228,21 @@ class LearningRateLab(Lab):
         index = sweep.nearest(self.lr.value)
         losses, final = sweep.losses[index].tolist(), sweep.final_losses[index].item()
         path = left.path(range(1, len(losses) + 1), losses)
-        body = [svg.line(path, colour="accent", width=2.2)]
+        body = [svg.line(path, color="accent", width=2.2)]
         if self.exact is not None:
             exact_lr, curve = self.exact
             d = left.path(range(1, len(curve) + 1), curve)
-            body.append(svg.line(d, colour="second", width=1.6, dash="5 3"))
+            body.append(svg.line(d, color="second", width=1.6, dash="5 3"))
             words = f"trained at lr = {plots.rate_text(exact_lr)}"
-            body.append(svg.text(left.left + left.width - 8, left.top + 38, words, anchor="end", colour="second"))
+            body.append(svg.text(left.left + left.width - 8, left.top + 38, words, anchor="end", color="second"))
         words = f"lr = {plots.rate_text(sweep.lrs[index])}"
         body.append(
-            svg.text(left.left + left.width - 8, left.top + 20, words, anchor="end", weight="600", colour="accent")
+            svg.text(left.left + left.width - 8, left.top + 20, words, anchor="end", weight="600", color="accent")
         )
         if sweep.steps_done == sweep.losses.shape[1]:
             x, y = right.x(sweep.lrs[index]), right.y(final if math.isfinite(final) else math.inf)
             down = f"M{x:.1f} {right.top + 22}V{right.top + right.height}"
-            body.append(svg.line(down, colour="accent", width=1, dash="3 3"))
+            body.append(svg.line(down, color="accent", width=1, dash="3 3"))
             body.append(svg.dot(x, y, 6))
         shown, sentence = f"{sweep.lrs[index]:.4g}", self._sentence(index)
         alt = svg.plain(sentence.partition("<br>")[0])
@@ -296,12 +296,12 @@ class LearningRateLab(Lab):
 
 
 def _band(panel: svg.Panel, zone: str, low: float, high: float) -> str:
-    """Draw one named zone of the right panel; a zone too narrow for its name shows only the colour."""
-    colour = {"too slow": "slow", "works": "good", "diverges": "bad"}[zone]
+    """Draw one named zone of the right panel; a zone too narrow for its name shows only the color."""
+    color = {"too slow": "slow", "works": "good", "diverges": "bad"}[zone]
     left, right = panel.x(low), panel.x(high)
     rect = (
         f'<rect x="{left:.1f}" y="{panel.top}" width="{right - left:.1f}" height="{panel.height}" '
-        f'fill="var(--lab-{colour})" fill-opacity=".13" stroke="var(--lab-{colour})" stroke-width=".8"/>'
+        f'fill="var(--lab-{color})" fill-opacity=".13" stroke="var(--lab-{color})" stroke-width=".8"/>'
     )
     if right - left < 30:
         return rect

@@ -27,7 +27,7 @@ START = 10**-1.5
 # How many of the four must end in a ring with one setting. In the narrow valley plain SGD cannot, and in the bent one
 # RMSprop's first step is too long before its later ones are long enough.
 WANTED = {"narrow valley": 3, "round bowl": 4, "bent valley": 3, "saddle": 4}
-COLOURS = {"SGD": "accent", "momentum": "second", "RMSprop": "good", "Adam": "fourth"}
+COLORS = {"SGD": "accent", "momentum": "second", "RMSprop": "good", "Adam": "fourth"}
 MARKS = {"SGD": "●", "momentum": "■", "RMSprop": "▲", "Adam": "◆"}
 # Lines that cross also differ in their dashes: a path that left the picture has no mark of its own at its end.
 DASHES = {"SGD": "", "momentum": "7 3", "RMSprop": "2 3", "Adam": "9 3 2 3"}
@@ -120,7 +120,7 @@ class OptimizerLab(Lab):
             *(
                 svg.line(
                     "".join(seen.path(*zip(*line, strict=True)) for line in lines),
-                    colour="faint",
+                    color="faint",
                     width=0.7,
                     opacity=0.85,
                 )
@@ -147,22 +147,22 @@ class OptimizerLab(Lab):
         }
         body = []
         for number, (name, path) in enumerate(self.paths.items()):
-            colour, dash = COLOURS[name], DASHES[name]
+            color, dash = COLORS[name], DASHES[name]
             xs, ys = zip(*path, strict=True)
             losses = [max(surface.loss(x, y), fall.y_range[0]) for x, y in path]
-            body.append(svg.line(seen.path(xs, ys), colour=colour, width=1.3, opacity=0.85, dash=dash))
+            body.append(svg.line(seen.path(xs, ys), color=color, width=1.3, opacity=0.85, dash=dash))
             # A line of length 0 with round ends is a dot: this way a path of forty points takes half a kilobyte.
             dots = "".join(f"M{seen.x(x):.1f} {seen.y(y):.1f}h0" for x, y in path)
-            body.append(f'<path d="{dots}" stroke="var(--lab-{colour})" stroke-width="4.4" stroke-linecap="round"/>')
+            body.append(f'<path d="{dots}" stroke="var(--lab-{color})" stroke-width="4.4" stroke-linecap="round"/>')
             end = MARKS[name] if surface.contains(*path[-1]) else "✕"
-            body.append(_mark(seen.x(xs[-1]), seen.y(ys[-1]), end, colour, size=17))
-            body.append(svg.line(fall.path(range(len(path)), losses), colour=colour, width=1.8, dash=dash))
-            body.append(_mark(fall.x(len(path) - 1), fall.y(losses[-1]), end, colour, size=13))
+            body.append(_mark(seen.x(xs[-1]), seen.y(ys[-1]), end, color, size=17))
+            body.append(svg.line(fall.path(range(len(path)), losses), color=color, width=1.8, dash=dash))
+            body.append(_mark(fall.x(len(path) - 1), fall.y(losses[-1]), end, color, size=13))
             words = f"{MARKS[name]} {name}: {self._ended(surface, path)}"
             # Two columns of two lines, below the labels of the axes.
             left, top = (54 if number % 2 == 0 else 474), 366 + 19 * (number // 2)
-            body.append(svg.line(f"M{left} {top - 4}h30", colour=colour, width=1.8, dash=dash))
-            body.append(svg.text(left + 38, top, words, colour=colour, weight="600"))
+            body.append(svg.line(f"M{left} {top - 4}h30", color=color, width=1.8, dash=dash))
+            body.append(svg.text(left + 38, top, words, color=color, weight="600"))
         shown, sentence = f"{lr:.4g}", self._sentence(surface)
         ends = [f"{name}: {self._ended(surface, path)}." for name, path in self.paths.items()]
         alt = " ".join([svg.plain(sentence.partition("<br>")[0]), *ends])
@@ -197,13 +197,13 @@ class OptimizerLab(Lab):
         surface, lr, momentum = SURFACES[self.surface.value], self.lr.value, self.momentum.value
         seen, fall = plots.new_axes(2, width=4.8, height=3.4)
         plots.plot_surface(surface, seen)
-        for (name, path), colour, marker in zip(
+        for (name, path), color, marker in zip(
             self.paths.items(), (plots.BLUE, plots.ORANGE, plots.GREEN, plots.PINK), "os^D", strict=False
         ):
             xs, ys = zip(*path, strict=True)
-            seen.plot(xs, ys, color=colour, marker=marker, markersize=3, linewidth=1, label=name)
+            seen.plot(xs, ys, color=color, marker=marker, markersize=3, linewidth=1, label=name)
             losses = [max(surface.loss(x, y), _loss_range(surface)[0]) for x, y in path]
-            fall.plot(losses, color=colour, marker=marker, markersize=3, linewidth=1.2, label=name)
+            fall.plot(losses, color=color, marker=marker, markersize=3, linewidth=1.2, label=name)
         setting = f"lr {plots.rate_text(lr)}, momentum {momentum:g}"
         seen.set(title=f"Seen from above: {surface.name}", xlim=surface.x_range, ylim=surface.y_range)
         fall.set(title=f"Loss after each step ({setting})", xlabel="step", ylabel="loss (log scale)", yscale="log")
@@ -224,9 +224,9 @@ def _loss_range(surface: Surface) -> tuple[float, float]:
     return 1e-5 * top, 4 * top
 
 
-def _mark(x: float, y: float, mark: str, colour: str, *, size: int) -> str:
-    """Draw a character centred on the point, with a thin outline in the background's colour."""
+def _mark(x: float, y: float, mark: str, color: str, *, size: int) -> str:
+    """Draw a character centered on the point, with a thin outline in the background's color."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle" dominant-baseline="central" font-size="{size}" '
-        f'fill="var(--lab-{colour})" stroke="var(--jp-layout-color0, white)" stroke-width=".6">{mark}</text>'
+        f'fill="var(--lab-{color})" stroke="var(--jp-layout-color0, white)" stroke-width=".6">{mark}</text>'
     )

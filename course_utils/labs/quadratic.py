@@ -67,11 +67,11 @@ class QuadraticLab(Lab):
         step_ticks = [(step, f"{step}") for step in (0, 10, 20, 30)]
         body = [
             bowl.axes("The ball in the bowl", "weight w", "loss ½ λ w²", w_ticks, [(0, "0"), (half, f"{half:.3g}")]),
-            svg.line(bowl.path(ws, [0.5 * curvature * w * w for w in ws]), colour="faint", width=1.2),
-            svg.line(bowl.path(seen, losses[: len(seen)]), colour="accent", width=1.6),
+            svg.line(bowl.path(ws, [0.5 * curvature * w * w for w in ws]), color="faint", width=1.2),
+            svg.line(bowl.path(seen, losses[: len(seen)]), color="accent", width=1.6),
             *(svg.dot(bowl.x(w), bowl.y(loss), 3.5) for w, loss in zip(seen, losses, strict=False)),
             fall.axes("Loss after each step", "step", "loss (log scale)", step_ticks, svg.decades(-6, 3, 3)),
-            svg.line(fall.path(range(NUM_STEPS + 1), losses), colour="accent", width=2.2),
+            svg.line(fall.path(range(NUM_STEPS + 1), losses), color="accent", width=2.2),
         ]
         sentence, reached = self._sentence()
         goal = GOAL_REACHED if reached else "Goal: make the ball land on the bottom in one single step."

@@ -93,15 +93,15 @@ class RunningLossLab(Lab):
                 "dashed: true mean of each epoch",
                 anchor="end",
                 size=12,
-                colour="second",
+                color="second",
             ),
         ]
         truth = left.path(range(length, last + 1, length), self._truth)
         one = f"M{right.left} {right.y(1):.1f}H{right.left + right.width}"
         for panel, heights, dashed in ((left, values, truth), (right, self._ratios, one)):
-            body.append(svg.line(panel.path(steps, heights), colour="accent", width=2))
+            body.append(svg.line(panel.path(steps, heights), color="accent", width=2))
             # On top, so that a curve equal to the true one does not hide it.
-            body.append(svg.line(dashed, colour="second", width=1.8, dash="5 3"))
+            body.append(svg.line(dashed, color="second", width=1.8, dash="5 3"))
             if len(steps) <= MAX_DOTS:
                 body += [svg.dot(panel.x(x), panel.y(y), 3) for x, y in zip(steps, heights, strict=True)]
         return "".join(body)

@@ -183,7 +183,7 @@ class ScheduleLab(Lab):
         rate_ticks = [(share * top, plots.rate_text(share * top)) for share in (0, 0.5, 1)]
         body = [
             left.axes("The learning rate of each step", "epoch", "", step_ticks, rate_ticks),
-            svg.line(left.path(range(self.num_steps), self.rates), colour="accent", width=2.4),
+            svg.line(left.path(range(self.num_steps), self.rates), color="accent", width=2.4),
         ]
         rates, shown = self.rates, f"{self.lr.value:.4g}"
         alt = (
@@ -202,11 +202,11 @@ class ScheduleLab(Lab):
         note = f"dashed: the best constant rate, {plots.rate_text(self.best.lr)}"
         back = [
             right.axes("The loss of each step", "epoch", "loss of the batch (log scale)", step_ticks, loss_ticks),
-            svg.line(right.path(steps, self.best.losses), colour="second", width=1.2, dash="4 3"),
-            svg.text(right.left + right.width - 8, right.top + 18, note, anchor="end", size=12, colour="second"),
+            svg.line(right.path(steps, self.best.losses), color="second", width=1.2, dash="4 3"),
+            svg.text(right.left + right.width - 8, right.top + 18, note, anchor="end", size=12, color="second"),
         ]
         self._axes.value = svg.picture(HEIGHT, "".join(back), alt=self._alt())
-        line = svg.line(right.path(steps[: len(run.losses)], run.losses), colour="accent", width=1.8)
+        line = svg.line(right.path(steps[: len(run.losses)], run.losses), color="accent", width=1.8)
         self._loss.value = svg.picture(HEIGHT, line, alt="", data_shown=f"{run.rates[-1]:.4g}")
 
     # Sentences.

@@ -1,7 +1,7 @@
 """Small SVG pictures for the labs: a panel with axes, and the paths in it.
 
 A browser shows an inline SVG of a kilobyte within two frames; a matplotlib figure takes three to thirteen times as
-long. Colours are the lab's CSS variables, so a picture follows the theme without a redraw.
+long. Colors are the lab's CSS variables, so a picture follows the theme without a redraw.
 """
 
 import html
@@ -84,27 +84,27 @@ def _share(value: float, low: float, high: float, log: bool) -> float:
 
 
 def text(
-    x: float, y: float, words: str, *, anchor: str = "start", size: int = 13, weight: str = "400", colour: str = "ink"
+    x: float, y: float, words: str, *, anchor: str = "start", size: int = 13, weight: str = "400", color: str = "ink"
 ) -> str:
-    """Draw text, escaped, in one of the lab's colours."""
+    """Draw text, escaped, in one of the lab's colors."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" font-weight="{weight}" '
-        f'fill="var(--lab-{colour})">{html.escape(words)}</text>'
+        f'fill="var(--lab-{color})">{html.escape(words)}</text>'
     )
 
 
-def line(d: str, *, colour: str, width: float, opacity: float = 1.0, dash: str = "") -> str:
-    """Draw a line along the path `d` in one of the lab's colours."""
+def line(d: str, *, color: str, width: float, opacity: float = 1.0, dash: str = "") -> str:
+    """Draw a line along the path `d` in one of the lab's colors."""
     dashes = f' stroke-dasharray="{dash}"' if dash else ""
     return (
-        f'<path d="{d}" fill="none" stroke="var(--lab-{colour})" stroke-width="{width}" opacity="{opacity}"{dashes} '
+        f'<path d="{d}" fill="none" stroke="var(--lab-{color})" stroke-width="{width}" opacity="{opacity}"{dashes} '
         'stroke-linejoin="round"/>'
     )
 
 
-def dot(x: float, y: float, radius: float, *, colour: str = "accent") -> str:
-    """Draw a filled circle in one of the lab's colours."""
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="var(--lab-{colour})"/>'
+def dot(x: float, y: float, radius: float, *, color: str = "accent") -> str:
+    """Draw a filled circle in one of the lab's colors."""
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" fill="var(--lab-{color})"/>'
 
 
 def decades(low: int, high: int, step: int = 1) -> list[tuple[float, str]]:

@@ -108,11 +108,11 @@ class TensorBoardPanel(Lab):
         """Draw the curves in the folder's files without TensorBoard, for readers without a kernel."""
         curves = self._curves()
         (ax,) = plots.new_axes(width=6.0, height=3.0)
-        for (name, points), colour, style in zip(
+        for (name, points), color, style in zip(
             curves.items(), (plots.BLUE, plots.ORANGE, plots.GREEN, plots.RED, plots.PINK), plots.LINES, strict=False
         ):
             steps, values = zip(*points, strict=True)
-            ax.plot(steps, values, style, color=colour, linewidth=1.4, label=name)
+            ax.plot(steps, values, style, color=color, linewidth=1.4, label=name)
         if curves:
             ax.legend(frameon=False, fontsize=9)
         ax.set(title="The curves in the run's files", xlabel="step (global_step)", ylabel="value")

@@ -51,7 +51,7 @@ class TrainingLab(Lab):
 
     `Trainer` trains with plain SGD on the handwritten digits in a background thread. The left panel shows the loss of
     each step with the learning rate below it, the right panel the accuracy on the validation images after each epoch.
-    The grey curves are a run with a constant rate. Each run writes its checkpoint and its TensorBoard files to its own
+    The gray curves are a run with a constant rate. Each run writes its checkpoint and its TensorBoard files to its own
     folder, `runs/training-lab-N` in the learner's folder.
 
     A run ends by itself after `num_epochs`. It stops after its current step when Stop is pressed, when another
@@ -270,18 +270,18 @@ class TrainingLab(Lab):
             loss.axes("Loss of each step", "", "loss of the batch", [], [(n, str(n)) for n in range(5)]),
             rate.axes("", "epoch", "rate", ticks, svg.decades(-4, 0, 2)),
             accuracy.axes("Accuracy on images never seen", "epoch", "right, in percent", ticks, shares),
-            svg.line(_path(loss, self.untouched.step_loss), colour="faint", width=0.7, opacity=0.85),
-            svg.line(_path(accuracy, self.untouched.valid_accuracy), colour="faint", width=1.4, opacity=0.85),
+            svg.line(_path(loss, self.untouched.step_loss), color="faint", width=0.7, opacity=0.85),
+            svg.line(_path(accuracy, self.untouched.valid_accuracy), color="faint", width=1.4, opacity=0.85),
         ]
         goal = accuracy.y(GOAL)
-        body.append(svg.line(f"M{accuracy.left} {goal:.1f}h{accuracy.width}", colour="good", width=1.4, dash="6 4"))
+        body.append(svg.line(f"M{accuracy.left} {goal:.1f}h{accuracy.width}", color="good", width=1.4, dash="6 4"))
         right, bottom = accuracy.left + accuracy.width - 8, accuracy.top + accuracy.height
-        body.append(svg.text(right, goal + 16, f"goal: {GOAL:.0%} at the end", anchor="end", size=12, colour="good"))
-        words = f"grey: nobody touched lr = {plots.rate_text(START_RATE)}"
-        body.append(svg.text(right, bottom - 12, words, anchor="end", size=12, colour="faint"))
+        body.append(svg.text(right, goal + 16, f"goal: {GOAL:.0%} at the end", anchor="end", size=12, color="good"))
+        words = f"gray: nobody touched lr = {plots.rate_text(START_RATE)}"
+        body.append(svg.text(right, bottom - 12, words, anchor="end", size=12, color="faint"))
         alt = (
             f"Left: the loss of each step of a run of {self.num_epochs} epochs, and its learning rate. Right: its "
-            f"accuracy on held-out images, with the goal of {GOAL:.0%}. In grey a run at the rate "
+            f"accuracy on held-out images, with the goal of {GOAL:.0%}. In gray a run at the rate "
             f"{plots.rate_text(START_RATE)} that nobody touched; it ends at {self.untouched.valid_accuracy[-1][1]:.0%}."
         )
         self._back.value = svg.picture(HEIGHT, "".join(body), alt=alt)
@@ -291,19 +291,19 @@ class TrainingLab(Lab):
         history = self.history
         losses, rates, shares = list(history.step_loss), list(history.lr), list(history.valid_accuracy)
         body = [
-            svg.line(_path(loss, losses), colour="accent", width=1.2),
-            svg.line(_path(rate, rates), colour="second", width=1.8),
-            svg.line(_path(accuracy, shares), colour="accent", width=2.2),
+            svg.line(_path(loss, losses), color="accent", width=1.2),
+            svg.line(_path(rate, rates), color="second", width=1.8),
+            svg.line(_path(accuracy, shares), color="accent", width=2.2),
         ]
         # The slider's rate, which the next step will use.
         x, y = rate.x(len(losses)), rate.y(self.lr.value)
-        body.append(svg.dot(x, y, 4.5, colour="second"))
+        body.append(svg.dot(x, y, 4.5, color="second"))
         if shares:
             x, y = accuracy.x(shares[-1][0]), accuracy.y(shares[-1][1])
             body.append(svg.dot(x, y, 5))
             words = f"now {shares[-1][1]:.1%}"
             right, bottom = accuracy.left + accuracy.width - 8, accuracy.top + accuracy.height
-            body.append(svg.text(right, bottom - 32, words, anchor="end", weight="600", colour="accent"))
+            body.append(svg.text(right, bottom - 32, words, anchor="end", weight="600", color="accent"))
         alt = svg.plain(self._sentence().partition("<br>")[0])
         alt += f" The next step is taken at rate {plots.rate_text(self.lr.value)}."
         self._front.value = svg.picture(
@@ -341,7 +341,7 @@ class TrainingLab(Lab):
                 goal = f"{GOAL_REACHED} {GOAL:.0%} or more of the images that it has never seen."
             return f"<b>Finished:</b> {so_far}. {files}<br>{goal}"
         if state == "broken":
-            return f"<b>Broken off:</b> the loss is no number any more. Begin again with a smaller rate.<br>{goal}"
+            return f"<b>Stopped:</b> the loss is not a finite number anymore. Try a smaller rate.<br>{goal}"
         if state == "stopped":
             return f"<b>Stopped:</b> {so_far}. {files}<br>{goal}"
         if state == "paused":

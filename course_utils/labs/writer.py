@@ -237,8 +237,8 @@ class WriterLab(Lab):
             "lost in a crash": len(self.session.lost),
             "TensorBoard's reader: points on disk": len(self.session.on_disk),
         }
-        colours = (plots.BLUE, plots.ORANGE, plots.RED, plots.GREEN)
-        bars = ax.barh(list(numbers), list(numbers.values()), color=colours)
+        colors = (plots.BLUE, plots.ORANGE, plots.RED, plots.GREEN)
+        bars = ax.barh(list(numbers), list(numbers.values()), color=colors)
         ax.bar_label(bars, padding=4)
         ax.invert_yaxis()
         ax.set(title="From add_scalar to TensorBoard", xlabel="points", xlim=(0, 1.15 * max(self.session.added, 1)))
@@ -267,8 +267,8 @@ def _box(index: int, title: str, number: str, words: str) -> str:
     return "".join(
         [
             f'<rect x="{left}" y="6" width="192" height="84" rx="6" fill="none" stroke="var(--lab-grid)"/>',
-            svg.text(left + 96, 27, title, anchor="middle", size=13, colour="faint"),
-            svg.text(left + 96, 56, number, anchor="middle", size=23, weight="600", colour="accent"),
+            svg.text(left + 96, 27, title, anchor="middle", size=13, color="faint"),
+            svg.text(left + 96, 56, number, anchor="middle", size=23, weight="600", color="accent"),
             svg.text(left + 96, 78, words, anchor="middle", size=12),
         ]
     )
@@ -276,7 +276,7 @@ def _box(index: int, title: str, number: str, words: str) -> str:
 
 def _arrow(index: int) -> str:
     left = 200 + index * 226
-    return svg.line(f"M{left} 48H{left + 26}M{left + 19} 42L{left + 26} 48L{left + 19} 54", colour="faint", width=1.6)
+    return svg.line(f"M{left} 48H{left + 26}M{left + 19} 42L{left + 26} 48L{left + 19} 54", color="faint", width=1.6)
 
 
 def _dots(added: int, on_disk: set[int], lost: set[int], to_add: int) -> list[str]:
@@ -291,20 +291,20 @@ def _dots(added: int, on_disk: set[int], lost: set[int], to_add: int) -> list[st
         svg.text(310, 122, "on disk", size=12),
         '<circle cx="380" cy="118" r="4.5" fill="none" stroke="var(--lab-slow)" stroke-width="2"/>',
         svg.text(390, 122, "waits in memory", size=12),
-        svg.line("M506 114l8 8m0 -8l-8 8", colour="bad", width=2.2),
+        svg.line("M506 114l8 8m0 -8l-8 8", color="bad", width=2.2),
         svg.text(519, 122, "lost", size=12),
-        svg.dot(566, 118, 2, colour="faint"),
+        svg.dot(566, 118, 2, color="faint"),
         svg.text(575, 122, "the next click", size=12),
     ]
     for step in range(first, added + to_add):
         row, column = divmod(step - first, COLUMNS)
         x, y = 12 + column * 21.9, 142 + row * 20
         if step >= added:
-            parts.append(svg.dot(x, y, 2, colour="faint"))
+            parts.append(svg.dot(x, y, 2, color="faint"))
         elif step in on_disk:
             parts.append(svg.dot(x, y, 5))
         elif step in lost:
-            parts.append(svg.line(f"M{x - 4:.1f} {y - 4}l8 8m0 -8l-8 8", colour="bad", width=2.2))
+            parts.append(svg.line(f"M{x - 4:.1f} {y - 4}l8 8m0 -8l-8 8", color="bad", width=2.2))
         else:
             ring = 'fill="none" stroke="var(--lab-slow)" stroke-width="2"'
             parts.append(f'<circle cx="{x:.1f}" cy="{y}" r="4.5" {ring}/>')

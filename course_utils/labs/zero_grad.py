@@ -103,8 +103,8 @@ class ZeroGradLab(Lab):
         self._back, self._front, self._words = html_box("lab-back"), html_box("lab-front"), html_box()
         # The buttons' own description would be above them.
         label = widgets.Label("step()", layout=widgets.Layout(width=LABEL_WIDTH, justify_content="flex-end"))
-        centred = widgets.Layout(flex_flow="row wrap", align_items="center")
-        choosers = widgets.HBox([label, self.step, self.scale], layout=centred)
+        centered = widgets.Layout(flex_flow="row wrap", align_items="center")
+        choosers = widgets.HBox([label, self.step, self.scale], layout=centered)
         super().__init__(
             [self.clear_every, self.lr, choosers, layers(self._back, self._front), self._words],
             controls={"clear_every": self.clear_every, "lr": self.lr, "step": self.step, "scale": self.scale},
@@ -205,8 +205,8 @@ class ZeroGradLab(Lab):
             right.axes(
                 "The gradient that each step uses", x_label, "its length (log scale)", ticks, svg.decades(-2, 3)
             ),
-            svg.line(left.path(counts, self.goal.losses[0].tolist()), colour="ink", width=1.2, dash="4 3"),
-            svg.line(right.path(counts, self.goal.norms[0].tolist()), colour="ink", width=1.2, dash="4 3"),
+            svg.line(left.path(counts, self.goal.losses[0].tolist()), color="ink", width=1.2, dash="4 3"),
+            svg.line(right.path(counts, self.goal.norms[0].tolist()), color="ink", width=1.2, dash="4 3"),
             svg.text(left.left + 10, left.top + 38, legend, size=12),
         ]
         self._back.value = svg.picture(HEIGHT, "".join(body), alt=self._alt())
@@ -220,13 +220,13 @@ class ZeroGradLab(Lab):
         lengths = norms[[count - 1 for count in used]].tolist()
         counts = range(MICRO_BATCHES, (len(means) + 1) * MICRO_BATCHES, MICRO_BATCHES)
         body = [
-            svg.line(left.path(counts, means), colour="accent", width=2.2),
-            svg.line(right.path(used, lengths), colour="accent", width=1.6),
-            svg.text(left.left + 10, left.top + 20, _name(config), weight="600", colour="accent"),
+            svg.line(left.path(counts, means), color="accent", width=2.2),
+            svg.line(right.path(used, lengths), color="accent", width=1.6),
+            svg.text(left.left + 10, left.top + 20, _name(config), weight="600", color="accent"),
         ]
         if len(norms) and not used:
             middle = right.left + right.width / 2
-            body.append(svg.text(middle, right.top + 40, "no step is ever taken", anchor="middle", colour="accent"))
+            body.append(svg.text(middle, right.top + 40, "no step is ever taken", anchor="middle", color="accent"))
         scaling = "scaled" if config.scaled else "unscaled"
         shown = f"{self.clear_every.value} {self.step.value} {scaling} {config.lr:g}"
         sentence = self._sentence(config, means, lengths)
@@ -300,7 +300,7 @@ def _config(rate: float, clear_every: int | str, step_once: bool, scaled: bool) 
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "no number any more"
+    return f"{value:.3g}" if math.isfinite(value) else "not a finite number anymore"
 
 
 def _name(config: AccumulationConfig) -> str:

@@ -43,7 +43,7 @@ html_theme_options = {
     "navbar_center": [],
     "article_header_start": [],
     "secondary_sidebar_items": ["page-toc"],
-    "footer_start": ["licence"],
+    "footer_start": ["license"],
     "footer_end": [],
     "search_bar_text": "Search the lessons",
     "search_as_you_type": True,

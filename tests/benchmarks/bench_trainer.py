@@ -307,7 +307,7 @@ def trainer_on_device(
 
 
 def wide_data() -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise in the shape of colour images: the speed depends on the shapes alone."""
+    """Noise in the shape of color images: the speed depends on the shapes alone."""
     generator = torch.Generator().manual_seed(SEED)
     x = torch.randn(8192, 3, 32, 32, generator=generator)
     return x, torch.randint(10, (len(x),), generator=generator)
@@ -524,7 +524,7 @@ def notes_on(table: Table, memory: list[tuple[int, float]], missing: list[str], 
         CONTESTANTS[name].title: 1e3 * statistics.median(span.around for row in rows.values() for span in row.spans)
         for name, rows in table.items()
     }
-    long = [f"{title} {value:.0f}" for title, value in around.items() if value >= 5]
+    long = [f"{title}: {value:.0f} ms" for title, value in around.items() if value >= 5]
     saves = {
         each.title: statistics.median(span.saves for span in table["trainer-full"][key].spans)
         for key, each in WORKLOADS.items()
@@ -539,8 +539,9 @@ def notes_on(table: Table, memory: list[tuple[int, float]], missing: list[str], 
         'the title differs. "Everything on" is TensorBoard, checkpoints and the progress bar. In Trainer\'s runs '
         + " and ".join(f"{value:.0f} ({title})" for title, value in saves.items())
         + " checkpoints were saved in the timed epochs; libraries that save do so at each epoch.",
-        "The ratios leave out the start and the end of a run, which take more than 5 ms of CPU time with "
-        f"{', '.join(long) or 'none'} (ms).",
+        f"The start and end of a run are left out. CPU time of both together, if 5 ms or more: {'; '.join(long)}."
+        if long
+        else "The start and end of a run are left out. They take less than 5 ms of CPU time.",
         f"Memory with everything on: {first_size:.1f} MiB after {first_step:,} steps, {last_size:.1f} MiB after "
         f"{last_step:,} ({last_size - first_size:+.2f} MiB).",
         f"Measured on one core of {processor()} with {versions()}.",

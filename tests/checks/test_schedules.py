@@ -59,7 +59,7 @@ def finite(losses):
     return kept
 
 
-def centred(losses):
+def centered(losses):
     return [sum(losses[max(0, i - 2) : i + 3]) / len(losses[max(0, i - 2) : i + 3]) for i in range(len(losses))]
 
 
@@ -79,19 +79,19 @@ def exponential(losses):
 
 
 def read_finder(lrs, losses):
-    return lrs[lowest(centred(finite(losses)))] / 3
+    return lrs[lowest(centered(finite(losses)))] / 3
 
 
 WRONG_READINGS = {
-    "sweet spot": lambda lrs, losses: lrs[lowest(centred(finite(losses)))],
+    "sweet spot": lambda lrs, losses: lrs[lowest(centered(finite(losses)))],
     "One lucky batch decided": lambda lrs, losses: lrs[lowest(finite(losses))] / 3,
     "the rate of the lowest single loss": lambda lrs, losses: lrs[lowest(finite(losses))],
     "Your mean looks back": lambda lrs, losses: lrs[lowest(behind(finite(losses)))] / 3,
     "Your mean is an exponential one": lambda lrs, losses: lrs[lowest(exponential(finite(losses)))] / 3,
-    "You return the lowest mean loss": lambda lrs, losses: min(centred(finite(losses))),
-    "You return the index": lambda lrs, losses: lowest(centred(finite(losses))),
+    "You return the lowest mean loss": lambda lrs, losses: min(centered(finite(losses))),
+    "You return the index": lambda lrs, losses: lowest(centered(finite(losses))),
     "always return the largest rate": lambda lrs, losses: lrs[-1] / 3,
-    "A NaN or an infinity gets into your answer": lambda lrs, losses: lrs[lowest(centred(losses))] / 3,
+    "A NaN or an infinity gets into your answer": lambda lrs, losses: lrs[lowest(centered(losses))] / 3,
     "For curve 0 the rate is": lambda lrs, losses: 0.123,
     "It should return one number": lambda lrs, losses: (1e-3, 1e-2),
     "Your answer holds NaN": lambda lrs, losses: math.nan,

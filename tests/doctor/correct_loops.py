@@ -1565,7 +1565,7 @@ def pictures(folder):
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
-            writer.add_image("grey", x[:4, :4].sigmoid(), step, dataformats="HW")
+            writer.add_image("gray", x[:4, :4].sigmoid(), step, dataformats="HW")
             writer.add_images("batch", x[:4].sigmoid().view(4, 1, 4, 2), step)
     return model, optimizer
 

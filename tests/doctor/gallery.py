@@ -705,7 +705,7 @@ def divided_twice(folder):
 def last_batch_only(folder):
     """lucidrains/med-seg-diff-pytorch#17: what is called the loss of the epoch is the last batch's.
 
-    `doctor.curves` says so; it is no finding, because one batch's loss is what many people want to log.
+    `doctor.curves` says so; it is not reported, because one batch's loss is what many people want to log.
     """
     model = network()
     optimizer = adam(model)

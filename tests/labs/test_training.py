@@ -349,13 +349,13 @@ def test_closing_ends_the_run_and_waits_for_it(lab):
     assert checkpoint.load(lab.run_dir)["step"] == len(lab.history.step_loss) < 69
 
 
-def test_a_loss_that_is_no_number_is_told_and_ends_the_run(lab):
+def test_a_loss_that_is_not_finite_is_reported_and_ends_the_run(lab):
     with torch.no_grad():
         lab._model.classifier.bias[0] = 3e38
     lab.lr.value = 10.0
     run(lab)
     assert lab.state == "broken"
-    assert "no number any more" in lab._words.value
+    assert "not a finite number anymore" in lab._words.value
     assert "loss" in lab._status.value
     lab.settle()
 

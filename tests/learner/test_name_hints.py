@@ -314,7 +314,7 @@ def run(shell, capsys):
 
     def run_cell(source, cell_id=None, raises=NameError):
         result = shell.run_cell(source, store_history=True, cell_id=cell_id)
-        shown = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)  # without colours
+        shown = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)  # without colors
         if raises is None:
             assert result.success
             return shown

@@ -429,7 +429,7 @@ def ending(*finals, rise=None):
         (ending(NAN, NAN), "dd"),
     ],
 )
-def test_zones_are_three_neighbours(sweep, zones):
+def test_zones_are_three_neighbors(sweep, zones):
     names = {"s": "too slow", "W": "works", "d": "diverges"}
     assert sweep.zones == [names[letter] for letter in zones]
 
@@ -723,7 +723,7 @@ def test_the_example_of_the_damaged_ones_is_good(tmp_path):
         damaged(losses=[1.0, 2.0]),
         damaged(losses=[["a"], ["b"]]),
         damaged(losses=5),
-        damaged(colour="blue"),
+        damaged(color="blue"),
     ],
 )
 def test_a_damaged_file_is_told_by_its_name(text, tmp_path):

@@ -39,7 +39,7 @@ def picture_changes(stored: NotebookNode, fresh: NotebookNode) -> list[str]:
 def moved_ink(a: np.ndarray, b: np.ndarray) -> float:
     """Tell how unlike two pictures are: 0 for the same ink in the same places, 1 for none in common.
 
-    Ink is the distance from the colour of the top left pixel. Pictures of unlike sizes have nothing in common;
+    Ink is the distance from the color of the top left pixel. Pictures of unlike sizes have nothing in common;
     a few pixels more or less come from other fonts and are cut off.
     """
     if max(abs(a.shape[0] - b.shape[0]), abs(a.shape[1] - b.shape[1])) > BLUR:
@@ -47,8 +47,8 @@ def moved_ink(a: np.ndarray, b: np.ndarray) -> float:
     rows, columns = (min(a.shape[axis], b.shape[axis]) // BLUR for axis in (0, 1))
 
     def ink(pixels: np.ndarray) -> np.ndarray:
-        colours = pixels[: rows * BLUR, : columns * BLUR, :3]
-        distance = np.abs(colours - pixels[0, 0, :3]).mean(axis=2)
+        colors = pixels[: rows * BLUR, : columns * BLUR, :3]
+        distance = np.abs(colors - pixels[0, 0, :3]).mean(axis=2)
         return distance.reshape(rows, BLUR, columns, BLUR).mean(axis=(1, 3))
 
     ink_a, ink_b = ink(a), ink(b)
