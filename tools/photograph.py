@@ -148,7 +148,7 @@ def save_still(path: Path, picture: Image.Image) -> None:
 
 
 def digest(path: Path) -> str:
-    """What tells a file from any other."""
+    """Return the checksum that tells a file from any other."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -54,7 +54,7 @@ class CallSites:
         return found
 
     def called_by_user(self) -> bool:
-        """Whether the user's code, and not an optimizer or the doctor, called the function that asks."""
+        """Return whether the user's code, and not an optimizer or the doctor, called the function that asks."""
         frame: FrameType | None = sys._getframe(2)
         while frame is not None and frame.f_code.co_filename.endswith(_READERS):
             frame = frame.f_back

@@ -135,7 +135,7 @@ def run_script(path: str, arguments: list[str]) -> tuple[LoopDoctor, BaseExcepti
 
 
 def has_problems(doctor: LoopDoctor) -> bool:
-    """Whether anything but hints was found."""
+    """Return whether anything but hints was found."""
     return any(finding.level == PROBLEM for finding in doctor.findings)
 
 

@@ -12,7 +12,7 @@ _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def wrapped(tensor: Tensor) -> bool:
-    """Whether a tensor exists only inside a function transform such as vmap."""
+    """Return whether a tensor exists only inside a function transform such as vmap."""
     return _is_wrapped(tensor)
 
 
@@ -23,7 +23,7 @@ def address(tensor: Tensor) -> int:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is one number: a Python number, or a tensor or array of one element and at most one dimension."""
+    """Return whether a value is a Python number, or a tensor or array of one element and at most one dimension."""
     if isinstance(value, Tensor):
         return value.ndim == 0 or (value.ndim == 1 and value.numel() == 1)
     return isinstance(value, int | float) or getattr(value, "shape", None) in ((), (1,))

@@ -74,7 +74,7 @@ class LiveGraphs(GrowthDetector):
         self.count(len(self._alive), location)
 
     def piles_up(self) -> bool:
-        """Whether more graphs are alive than a loop's own variables hold."""
+        """Return whether more graphs are alive than a loop's own variables hold."""
         return len(self._alive) >= BLOCK
 
     def forget(self) -> None:

@@ -178,11 +178,11 @@ class Reading:
     num_off: int = 0
 
     def is_mean_since_start(self) -> bool:
-        """Whether this is the mean of every batch loss so far."""
+        """Return whether this is the mean of every batch loss so far."""
         return self.origin == "start" and self.divisor == BATCHES and not self.weighted
 
     def agrees(self, value: float, tolerance: float, tag: "Tag") -> bool:
-        """Whether a logged value is what this reading would have logged now."""
+        """Return whether a logged value is what this reading would have logged now."""
         tolerance = max(tolerance, 1e-6 if self.series.rounded else 0.0)
         part = self.series.since(self.origin, tag, self.window)
         total = part.weighted if self.weighted else part.losses

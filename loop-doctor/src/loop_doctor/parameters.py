@@ -80,7 +80,7 @@ class Parameter:
         return self.number, gradient._version
 
     def empty(self) -> bool:
-        """Whether the gradient is None or all zeros."""
+        """Return whether the gradient is None or all zeros."""
         parameter = self.ref()
         if parameter is None or parameter.grad is None:
             return True
@@ -91,12 +91,12 @@ class Parameter:
             return not bool((gradient._values() if gradient.is_sparse else gradient).any())
 
     def cleared(self) -> bool:
-        """Whether the gradient that the last backward call left is gone."""
+        """Return whether the gradient that the last backward call left is gone."""
         mark = self.mark()
         return mark is None or (mark != self.after and self.empty())
 
     def notice_change(self, tensor: Tensor) -> bool:
-        """Whether the weights have changed since the last look."""
+        """Return whether the weights have changed since the last look."""
         changed = tensor._version != self.version
         self.version = tensor._version
         if not changed and self.watched_at is not None and not self.optimizers:

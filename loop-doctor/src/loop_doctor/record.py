@@ -77,12 +77,12 @@ class OptimizerRecord:
     lr: float = 0.0
 
     def all_cleared(self) -> bool:
-        """Whether every gradient that a backward call left is gone."""
+        """Return whether every gradient that a backward call left is gone."""
         marked = [parameter for parameter in self.parameters if parameter.after is not None]
         return bool(marked) and all(parameter.cleared() for parameter in marked)
 
     def as_left(self) -> bool:
-        """Whether no gradient is stale, and the first one is as the last backward call left it."""
+        """Return whether no gradient is stale, and the first one is as the last backward call left it."""
         first = None
         for parameter in self.parameters:
             if parameter.stale is not None:
@@ -91,7 +91,7 @@ class OptimizerRecord:
         return first is not None and first.mark() == first.after
 
     def pending_paths_known(self) -> bool:
-        """Whether all pending backward calls came by a path that a step has used."""
+        """Return whether all pending backward calls came by a path that a step has used."""
         return {backward.path for backward in self.pending} <= self.paths
 
     def note_move(self, distance: Tensor, length: Tensor) -> None:
@@ -143,7 +143,7 @@ class WriterRecord:
     num_since_close: int = 0
 
     def open(self) -> bool:
-        """Whether it is open now, or was when it was last seen."""
+        """Return whether it is open now, or was when it was last seen."""
         writer = self.ref()
         if writer is None:
             return self.closed_at is None or self.num_since_close > 0

@@ -76,7 +76,7 @@ def num_micro_batches(optimizer: OptimizerRecord) -> int:
 
 
 def is_trained(model: ModelRecord) -> bool:
-    """Whether any of a model's weights receives gradients and is updated."""
+    """Return whether any of a model's weights receives gradients and is updated."""
     return any(
         parameter.received and (parameter.optimizers or parameter.changed) for parameter in model.parameters.values()
     )

@@ -67,6 +67,6 @@ def _mistaken_divisor(reading: Reading) -> str | None:
 
 
 def _is_one_step(record: Record, reading: Reading) -> bool:
-    """Whether the values are sums of scaled losses over one step: such a sum is the step's mean."""
+    """Return whether the values are sums of scaled losses over one step: such a sum is the step's mean."""
     whole = reading.divisor == FIXED and reading.fixed == 1 and reading.counts[1] * reading.series.scale <= 1 + 1e-6
     return whole and any(num_micro_batches(optimizer) > 1 for optimizer in record.optimizers)

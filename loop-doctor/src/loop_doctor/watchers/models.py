@@ -138,7 +138,7 @@ class ModelWatcher:
         kept.look(location)
 
     def _comes_from_model(self, model: ModelRecord, tensor: Tensor | None) -> bool:
-        """Whether a model's input is the last output of another model."""
+        """Return whether a model's input is the last output of another model."""
         at = 0 if tensor is None else address(tensor)
         return at != 0 and any(at == other for key, other in self._last_results.items() if key != id(model))
 

@@ -215,7 +215,7 @@ def _notice_stale_step(record: OptimizerRecord, marks: list[Mark | None]) -> Non
 
 
 def _trains(record: OptimizerRecord, model: ModelRecord) -> bool:
-    """Whether an optimizer holds one of a model's weights."""
+    """Return whether an optimizer holds one of a model's weights."""
     for parameter in model.parameters.values():  # noqa: SIM110 (at each step: a generator would double the cost)
         if record in parameter.optimizers:
             return True

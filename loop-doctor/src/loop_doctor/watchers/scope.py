@@ -31,11 +31,11 @@ class Scope:
         self.active = False
 
     def in_other_thread(self) -> bool:
-        """Whether the block is open, but in another thread."""
+        """Return whether the block is open, but in another thread."""
         return self.active and get_ident() != self._thread
 
     def sees(self) -> bool:
-        """Whether an event belongs to this watch.
+        """Return whether an event belongs to this watch.
 
         It does not if a compiler only traces, if a CUDA graph is being captured, or in another thread. The compiler
         reads this too: it takes the first answer as a constant and leaves out the rest of a hook.
@@ -58,7 +58,7 @@ class Scope:
 
 
 def capturing() -> bool:
-    """Whether work on the card is only captured into a CUDA graph: there are no numbers yet, and none may be read."""
+    """Return whether the card's work is only captured into a CUDA graph: no number exists yet, so none may be read."""
     if not torch.cuda.is_initialized():
         return False
     return torch.cuda.is_current_stream_capturing()
