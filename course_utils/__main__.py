@@ -45,8 +45,8 @@ examples:
   examine a loop of your own
     python -m course_utils doctor train.py --epochs 1
 
-The exit status is 0 if nothing is wrong, 1 if a problem was found or the script failed, and the script's own status if
-it set one.
+The exit status is the script's own if that is not 0. Otherwise it is 1 if a problem was found, and 0 if nothing is
+wrong.
 """
 
 RUN_OF_ONE = (
@@ -335,7 +335,7 @@ def _doctor(options: argparse.Namespace) -> int:
     print(doctor, flush=True)
     if isinstance(ended, KeyboardInterrupt):
         return 130
-    if isinstance(ended, SystemExit) and ended.code is not None:
+    if isinstance(ended, SystemExit) and ended.code not in (None, 0):
         return ended.code if isinstance(ended.code, int) else _fail(ended.code, 1)
     if ended is not None and not isinstance(ended, SystemExit):
         in_script = ended.__traceback__
