@@ -1439,6 +1439,45 @@ def accumulated_loss_logged(folder):
     return model, optimizer
 
 
+@correct("loss-not-averaged", "wrong-divisor", style="accumulated micro-batches, divided in place")
+def loss_divided_in_place(folder):
+    model = network()
+    optimizer = sgd(model)
+    running_loss = 0.0
+    with SummaryWriter(folder) as writer:
+        for number, (x, y) in enumerate(batches() * 4, 1):
+            loss = F.cross_entropy(model(x), y)
+            loss /= 4
+            loss.backward()
+            running_loss += loss.item()
+            if number % 4 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+            if number % 8 == 0:
+                writer.add_scalar("loss", running_loss / 8, number)
+                running_loss = 0.0
+    return model, optimizer
+
+
+@correct("loss-not-averaged", "wrong-divisor", style="a penalty added in place, a window's mean logged")
+def penalty_added_in_place(folder):
+    model = network()
+    optimizer = sgd(model)
+    running_loss = 0.0
+    with SummaryWriter(folder) as writer:
+        for step, (x, y) in enumerate(batches() * 4, 1):
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss += 0.5 * sum(weight.square().sum() for weight in model.parameters())
+            loss.backward()
+            optimizer.step()
+            running_loss += loss.item()
+            if step % 5 == 0:
+                writer.add_scalar("loss", running_loss / 5, step)
+                running_loss = 0.0
+    return model, optimizer
+
+
 @correct("loss-never-reset", "wrong-divisor", style="the mean since the start, divided by all steps")
 def mean_since_the_start(folder):
     model = network()

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from case_parts import BATCH, BATCHES, ROWS, Classifier, batches, loader, network, rows, sgd
+from correct_loops import penalty_added_in_place
 from loop_doctor import LoopDoctor
 from loop_doctor.meanings import UNKNOWN
 from torch.utils.tensorboard import SummaryWriter
@@ -237,3 +238,9 @@ def test_micro_batches_are_known_before_and_after_their_scaling(scale, meaning, 
                 writer.add_scalar("scaled", total, i)
                 total = before = 0.0
     assert doctor.curves == {"mean": f"the mean batch loss of the last 4 batches {BY_BATCHES}", "scaled": meaning}
+
+
+def test_a_loss_that_is_changed_in_place_is_read_again(tmp_path):
+    with LoopDoctor() as doctor:
+        penalty_added_in_place(tmp_path)
+    assert doctor.curves == {"loss": f"the mean batch loss of the last 5 batches {BY_BATCHES}"}

@@ -39,7 +39,7 @@ class LossWatcher:
         self._models, self._epochs = models, epochs
         self._backwards_at_valid = -1
         self._lines: dict[int, tuple[int, str | None]] = {}
-        self._last_loss: tuple[weakref.ref[Tensor], float] | None = None
+        self._last_loss: tuple[weakref.ref[Tensor], int, float] | None = None
 
     def install(self, patches: Patches) -> None:
         """Put the wrappers in place."""
@@ -108,10 +108,14 @@ class LossWatcher:
         """Return a loss's value: a number on the CPU, elsewhere a copy to fetch later, so that nothing waits here."""
         if not loss.is_cpu:
             return loss.detach().clone()
-        if self._last_loss is not None and self._last_loss[0]() is loss:
-            return self._last_loss[1]
+        # An inference tensor has no version; its value is read only once anyway, because it has no backward call.
+        version = 0 if loss.is_inference() else loss._version
+        if self._last_loss is not None:
+            last, its_version, value = self._last_loss
+            if last() is loss and its_version == version:
+                return value
         value = float(self._scope.unseen(loss.item))
-        self._last_loss = (weakref.ref(loss), value)
+        self._last_loss = (weakref.ref(loss), version, value)
         return value
 
     def _append(
