@@ -50,8 +50,9 @@ def running_class(folder: Path, names: list[str]) -> Iterator[tuple[subprocess.P
 
 
 def _answers(address: str) -> bool:
-    with contextlib.suppress(requests.ConnectionError):
-        return requests.get(address, timeout=5).ok
+    with contextlib.suppress(requests.RequestException), requests.Session() as session:
+        session.trust_env = False  # no proxy stands between this machine and itself
+        return session.get(address, timeout=5).ok
     return False
 
 
