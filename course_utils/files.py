@@ -16,14 +16,16 @@ PATIENCE = 5.0
 def write_atomically(path: Path, content: str | bytes, *, previous: Path | None = None) -> None:
     """Write a file so that it holds the old content or the new one at any moment, even if the process dies.
 
-    The content is written to a temporary file first and reaches the disk (`fsync`) before the file is renamed.
+    The content is written to a temporary file first and reaches the disk (`fsync`) before the file is renamed. With
+    `previous`, the old file is renamed to that name first: a process that dies at that moment leaves no file at `path`,
+    and the old content in `previous`.
 
     Args:
         content: the whole content; text is written as UTF-8.
         previous: a name in the same folder for the old file; None drops the old file.
 
     Raises:
-        OSError: the folder or the file cannot be written; the old file is untouched.
+        OSError: the folder or the file cannot be written; the old content is kept, at `path` or in `previous`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -70,7 +72,7 @@ def exclusive_lock(path: Path) -> Iterator[None]:
         raise TimeoutError(errno.ETIMEDOUT, message, str(path)) from error
     except OSError as error:
         # Some network folders do not support locks. Of two entries written at the same instant, one may be lost there.
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP):
             raise
     try:
         yield
