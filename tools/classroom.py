@@ -163,7 +163,7 @@ def handout_link(hub: str, address: str) -> str:
         address: the address of the repository.
     """
     folder = address.removesuffix(".git").rsplit("/", 1)[-1]
-    query = {"repo": address, "targetpath": folder, "urlpath": f"lab/tree/{folder}/{FIRST[0]}"}
+    query = {"repo": address, "targetpath": folder, "urlpath": f"lab/tree/{folder}/{FIRST}"}
     return f"{hub}/hub/user-redirect/git-pull?{urlencode(query, quote_via=quote)}"
 
 

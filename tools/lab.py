@@ -12,6 +12,7 @@ import argparse
 import importlib.util
 import os
 import socket
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 ADDRESS = "127.0.0.1"
 # For each language a folder of settings that JupyterLab reads beside the learner's own, as defaults.
 LOCALES = Path(__file__).resolve().parent / "locales"
-FIRST = ("notebooks/00_start_here.ipynb", "notebooks/02_learning_rate.ipynb")
+FIRST = "notebooks/00_start_here.ipynb"
 
 
 def free_port(text: str, target: str = "lab") -> int:
@@ -33,8 +34,10 @@ def free_port(text: str, target: str = "lab") -> int:
         raise ValueError(f"A port is a whole number from 1 to 65535, got {text!r}.")
     port = int(text)
     with socket.socket() as probe:
-        # A server that has just stopped leaves its port waiting for a minute: that does not count as taken.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if os.name == "posix":
+            # A server that has just stopped leaves its port waiting for a minute: that does not count as taken. On
+            # Windows the same option would let two servers share a port.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((ADDRESS, port))
         except OSError as error:
@@ -44,17 +47,12 @@ def free_port(text: str, target: str = "lab") -> int:
     return port
 
 
-def first_page() -> str:
-    """Return the page to open: the start of the course, or the first lesson that exists."""
-    return next((f"/lab/tree/{name}" for name in FIRST if (ROOT / name).exists()), "/lab")
-
-
 def command(port: int | None, *, browser: bool = True) -> list[str]:
     """Return the command that starts JupyterLab; its token stays on."""
     options = [
         f"--ServerApp.ip={ADDRESS}",
         f"--ServerApp.root_dir={ROOT}",
-        f"--LabApp.default_url={first_page()}",
+        f"--LabApp.default_url=/lab/tree/{FIRST}",
         # No request leaves the machine, neither for news nor for newer versions.
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
@@ -171,7 +169,11 @@ def main() -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     print("JupyterLab is starting; Ctrl-C stops it.", flush=True)
     os.chdir(ROOT)
-    os.execv(sys.executable, command(port, browser=not chosen.no_browser))
+    jupyterlab = command(port, browser=not chosen.no_browser)
+    if os.name != "posix":
+        # There, execv does not quote arguments that contain spaces.
+        sys.exit(subprocess.call(jupyterlab))
+    os.execv(sys.executable, jupyterlab)
 
 
 if __name__ == "__main__":
