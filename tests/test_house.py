@@ -282,8 +282,6 @@ def published() -> list[Path]:
 UNWANTED = {
     "a package registry's host": r"p[y]pi\.org|p[y]thonhosted\.org|registry\.npm[j]s|deb\.d[e]bian\.org",
     "a path of one machine": r"(?<![\w.~])/(?:ro[o]t|w[o]rk|opt/(?:whe[e]ls|p[y]pi))/|/(?:h[o]me|Us[e]rs)/(?!ada/)\w+/",
-    "a paper of the workshop": r"\b(?:FACT[S]|DESIG[N]|COURS[E]|BRIE[F])\.md\b|\bissues sho[w]\b",
-    "a tool that wrote it": r"(?i)\bcl[a]ude\b|\banthro[p]ic\b|\bcopi[l]ot\b|\bsub-?ag[e]nts?\b",
 }
 
 
