@@ -170,6 +170,9 @@ def test_pins_are_rewritten_below_the_head():
         ]
     }
     lines = pin.pins(report)
+    local = {"install": [{"metadata": {"name": "torch", "version": "2.15.0+cpu"}}]}
+    with pytest.raises(ValueError, match=r"torch==2\.15\.0\+cpu is a local build, .*unset PIP_EXTRA_INDEX_URL"):
+        pin.pins(local)
     assert lines == ["Jinja2==3.1.6", "torch==2.15.0"]
     head = "# one\nappnope==1.0.0\n# two\n"
     assert pin.rewrite(head + "old==1\n", lines) == head + "Jinja2==3.1.6\ntorch==2.15.0\n"

@@ -27,10 +27,20 @@ def resolve() -> dict:
 
 
 def pins(report: dict) -> list[str]:
-    """Return the pins from pip's report, in the order of their names."""
+    """Return the pins from pip's report, in the order of their names.
+
+    Raises:
+        ValueError: a version is a local one, as those of PyTorch's own indexes are; the message quotes it.
+    """
     own = {project["project"]["name"] for project in projects()}
     found = [package["metadata"] for package in report["install"]]
     lines = [f"{package['name']}=={package['version']}" for package in found if package["name"] not in own]
+    for line in lines:
+        if "+" in line:
+            raise ValueError(
+                f"{line} is a local build, which constraints.txt cannot pin for everyone: unset PIP_EXTRA_INDEX_URL, "
+                "then run `make pins` again"
+            )
     return sorted(lines, key=str.lower)
 
 
@@ -49,4 +59,7 @@ def rewrite(text: str, lines: list[str]) -> str:
 
 if __name__ == "__main__":
     text = CONSTRAINTS.read_text(encoding="utf-8")
-    CONSTRAINTS.write_text(rewrite(text, pins(resolve())), encoding="utf-8")
+    try:
+        CONSTRAINTS.write_text(rewrite(text, pins(resolve())), encoding="utf-8")
+    except ValueError as error:
+        sys.exit(str(error))
