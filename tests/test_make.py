@@ -302,7 +302,7 @@ def test_a_good_environment_is_left_alone_and_a_new_extra_is_added(stamped):
     assert done == [make_env.pip_arguments(["lab", "test"])]
 
 
-@pytest.mark.parametrize("change", ["root", "python", "no stamp", "half a stamp", "its Python is gone"])
+@pytest.mark.parametrize("change", ["root", "python", "no stamp", "half a stamp", "{}", "[]", "its Python is gone"])
 def test_an_environment_of_another_place_or_python_is_made_again(stamped, change):
     venv, done = stamped
     stamp = venv / make_env.STAMP
@@ -310,6 +310,8 @@ def test_an_environment_of_another_place_or_python_is_made_again(stamped, change
         stamp.unlink()
     elif change == "half a stamp":
         stamp.write_text(stamp.read_text()[:20])
+    elif change in ("{}", "[]"):
+        stamp.write_text(change)
     elif change == "its Python is gone":
         (venv / "bin" / "python").unlink()
         (venv / "bin" / "python").symlink_to("/no/such/python3.11")

@@ -39,10 +39,12 @@ def pip_arguments(extras: list[str]) -> list[str]:
 
 
 def python_of(venv: Path) -> Path:
+    """Return the path of an environment's Python."""
     return venv / "bin" / "python"
 
 
 def site_packages(venv: Path) -> list[Path]:
+    """Return the folders in which an environment keeps its packages: one, or none if it has not been made."""
     return sorted(venv.glob("lib/python3*/site-packages"))
 
 
@@ -66,6 +68,8 @@ def read_stamp(venv: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     expected = stamp_for([])
+    if not isinstance(stamp, dict) or stamp.keys() != expected.keys():
+        return None
     # Run by the environment's own Python, there is nothing to compare: that is the right one.
     same_python = Path(sys.prefix).resolve() == venv or stamp["python"] == expected["python"]
     return stamp if stamp["root"] == expected["root"] and same_python else None
@@ -119,11 +123,15 @@ def ensure_bench() -> None:
 
 
 def main(extras: list[str]) -> int:
+    """Make the environment for these extras; return 0, or 1 after a failure, 2 after bad input, 130 after Ctrl-C."""
     if not extras or set(extras) - set(EXTRAS):
         print(f"usage: python tools/make_env.py EXTRA ...  with extras out of: {', '.join(EXTRAS)}", file=sys.stderr)
         return 2
     try:
-        ensure_bench() if extras == ["bench"] else ensure(extras)
+        if extras == ["bench"]:
+            ensure_bench()
+        else:
+            ensure(extras)
     except KeyboardInterrupt:
         print("\nInterrupted. Run the same command again: setup starts over with what pip has kept.", file=sys.stderr)
         return 130
