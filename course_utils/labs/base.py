@@ -93,6 +93,16 @@ class Worker:
                 raise TimeoutError(f"{self._name} was still busy after {timeout} s; wait longer or press Stop")
 
     def _run(self) -> None:
+        try:
+            self._run_jobs()
+        except BaseException:
+            # `on_error` failed, or the job ended the thread: the next job starts a new one.
+            with self._idle:
+                self._thread = self._waiting = None
+                self._idle.notify_all()
+            raise
+
+    def _run_jobs(self) -> None:
         while True:
             with self._idle:
                 job, self._waiting = self._waiting, None

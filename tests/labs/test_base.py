@@ -84,6 +84,25 @@ def test_a_job_that_raises_is_reported_and_the_worker_goes_on():
     assert ran == ["next"]
 
 
+def test_a_worker_whose_report_fails_is_not_busy_and_runs_the_next_job(monkeypatch):
+    ran, uncaught, go_on = [], [], threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda given: uncaught.append(given.exc_type))
+
+    def refuse(error):
+        raise LookupError("the report failed")
+
+    worker = Worker("test", on_error=refuse)
+    worker.submit(lambda cancelled: go_on.wait(60) and 1 / 0)
+    (thread,) = [each for each in threading.enumerate() if each.name == "test"]
+    go_on.set()
+    worker.settle(60)
+    thread.join(60)
+    assert uncaught == [LookupError]
+    worker.submit(lambda cancelled: ran.append("next"))
+    worker.settle(60)
+    assert ran == ["next"]
+
+
 def test_settle_says_who_is_still_busy():
     end = threading.Event()
     worker = Worker("slow-worker", on_error=print)
