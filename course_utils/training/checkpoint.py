@@ -23,8 +23,8 @@ State = Mapping[str, Any]
 
 NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
 FORMAT = 1
-# After a save that took t seconds, the next is due PUT_OFF · t later, at most AT_MOST seconds.
-PUT_OFF, AT_MOST = 100, 10.0
+# After a save that took t seconds, the next is due WAIT_FACTOR · t seconds later, at most LONGEST_WAIT.
+WAIT_FACTOR, LONGEST_WAIT = 100, 10.0
 # The names of the numbers that `fingerprint` returns.
 DATA = ("train_batches", "train_rows", "batch_size", "order_seed", "train_checksum")
 
@@ -71,7 +71,7 @@ def _load(folder: Path) -> tuple[dict[str, Any] | None, bool]:
             continue
         try:
             state = _read(path)
-        except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError, KeyError) as error:
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError, KeyError) as error:
             damaged.append(f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else repr(error)})")
             continue
         if damaged:
@@ -190,7 +190,7 @@ class Checkpoints:
                 stacklevel=2,
             )
         now = time.monotonic()
-        self._due_at = now + min(PUT_OFF * (now - began), AT_MOST)
+        self._due_at = now + min(WAIT_FACTOR * (now - began), LONGEST_WAIT)
 
 
 def _check_folder(folder: Path, resume: bool) -> None:
@@ -203,7 +203,7 @@ def _check_folder(folder: Path, resume: bool) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise OSError(f"run_dir {str(folder)!r} cannot be written to ({error}): choose another folder") from error
-    if not resume and any(folder.glob("checkpoint*.pt")) | any(folder.glob("events.out.tfevents.*")):
+    if not resume and (any(folder.glob("checkpoint*.pt")) or any(folder.glob("events.out.tfevents.*"))):
         raise ValueError(
             f"run_dir {str(folder)!r} holds another run: continue it (resume=True, --resume), "
             "delete it, or choose another folder"

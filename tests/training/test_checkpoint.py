@@ -203,6 +203,15 @@ def flip_a_bit(path):
     path.write_bytes(bytes(data))
 
 
+def change_the_method(path):
+    """Name another method of compression in the directory at the end, so that plain bytes are decompressed."""
+    data = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        start = archive.start_dir
+    data[start + 10] = zipfile.ZIP_DEFLATED
+    path.write_bytes(bytes(data))
+
+
 def replace_by_text(path):
     path.write_text("no checkpoint at all")
 
@@ -211,7 +220,7 @@ def replace_by_other(path):
     torch.save({"weights": torch.zeros(3)}, path)
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, replace_by_text, replace_by_other])
+@pytest.mark.parametrize("damage", [truncate, empty, flip_a_bit, change_the_method, replace_by_text, replace_by_other])
 def test_a_damaged_newest_file_gives_way_to_the_one_before_and_says_so(tmp_path, damage):
     for step in (1, 2):
         checkpoint.save({"step": step, "x": torch.full((100,), 7.0)}, tmp_path)
@@ -367,7 +376,7 @@ def test_saving_takes_a_small_part_of_the_time(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "save", slow_save)
     keeper = checkpoint.Checkpoints(tmp_path)
     assert keeper.due()
-    for put_off in (0.05 * checkpoint.PUT_OFF, checkpoint.AT_MOST):
+    for put_off in (0.05 * checkpoint.WAIT_FACTOR, checkpoint.LONGEST_WAIT):
         keeper.save({"step": 1})
         clock.now += put_off - 0.1
         assert not keeper.due()
@@ -379,7 +388,7 @@ def test_saving_takes_a_small_part_of_the_time(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("every", "expected"), [(1, [10, 20, 30, 40, 50]), (2, [20, 40, 50])])
 def test_a_checkpoint_is_written_every_so_many_epochs_and_at_the_end(tmp_path, monkeypatch, every, expected):
-    monkeypatch.setattr(checkpoint, "PUT_OFF", 0)
+    monkeypatch.setattr(checkpoint, "WAIT_FACTOR", 0)
     saved = []
     inner = checkpoint.save
     monkeypatch.setattr(checkpoint, "save", lambda state, *a, **k: saved.append(state["step"]) or inner(state, *a, **k))
@@ -665,7 +674,7 @@ def test_a_state_that_no_checkpoint_can_hold_is_refused_before_the_first_step(tm
 
 
 def test_the_last_good_checkpoint_stays_after_a_loss_that_is_not_finite(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "PUT_OFF", 0)
+    monkeypatch.setattr(checkpoint, "WAIT_FACTOR", 0)
 
     def poison(step, num_steps, history):
         if len(history.epoch_loss) == 2:
@@ -681,7 +690,7 @@ def test_the_last_good_checkpoint_stays_after_a_loss_that_is_not_finite(tmp_path
 
 
 def test_weights_that_are_not_finite_are_not_saved_though_the_loss_was(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "PUT_OFF", 0)
+    monkeypatch.setattr(checkpoint, "WAIT_FACTOR", 0)
 
     def explode(step, num_steps, history):
         if step == 10:

@@ -322,7 +322,7 @@ import os, signal, sys
 from course_utils.__main__ import main
 from course_utils.training import checkpoint, distributed
 
-checkpoint.PUT_OFF = 0  # a save after every epoch
+checkpoint.WAIT_FACTOR = 0  # a save after every epoch
 last_epoch = 3 if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" else 6
 set_epoch = distributed.set_epoch
 

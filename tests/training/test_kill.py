@@ -32,7 +32,7 @@ from course_utils.training.tracking import TAGS
 from course_utils.training import Trainer
 
 torch.set_num_threads(1)
-checkpoint.PUT_OFF = 0  # a save after every epoch, also where the disk is slow
+checkpoint.WAIT_FACTOR = 0  # a save after every epoch, also where the disk is slow
 folder, (kills, NUM_EPOCHS), save_calls = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
 LONGEST_LIFE = 80_000  # calls of functions: some four epochs
 

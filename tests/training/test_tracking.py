@@ -117,7 +117,7 @@ def test_figures_of_fast_steps_wait_for_a_flush(tmp_path, monkeypatch):
 
 def test_a_checkpoint_never_gets_ahead_of_the_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking_module, "HOLD", 3600.0)
-    monkeypatch.setattr(checkpoint, "PUT_OFF", 0)
+    monkeypatch.setattr(checkpoint, "WAIT_FACTOR", 0)
     behind = []
 
     def look(step, num_steps, history):
