@@ -177,7 +177,8 @@ class Trainer:
                     self._read_losses()
                     self._save()
         except KeyboardInterrupt:
-            # Raised by the data or a callback, or by a second Ctrl-C: the last checkpoint remains.
+            # Raised anywhere but while a batch is loaded (`_train_epoch` handles that): by a second Ctrl-C, or by a
+            # callback. The step may be half done, so nothing more is saved and the last checkpoint remains.
             pass
         return self.history
 
