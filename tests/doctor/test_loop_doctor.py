@@ -163,8 +163,11 @@ def test_misuse_is_named():
         _ = doctor.findings
     assert repr(doctor) == "LoopDoctor that has not watched a block yet"
     assert doctor._repr_html_() is None
-    with doctor, pytest.raises(RuntimeError, match="the block is still open"):
-        _ = doctor.findings
+    with doctor:
+        assert repr(doctor) == "LoopDoctor that is watching a block"
+        assert doctor._repr_html_() is None
+        with pytest.raises(RuntimeError, match="the block is still open"):
+            _ = doctor.findings
     with pytest.raises(RuntimeError, match="has already watched a block"), doctor:
         pass
     with pytest.raises(RuntimeError, match="is not watching: enter its block"):

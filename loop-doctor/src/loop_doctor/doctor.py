@@ -98,6 +98,8 @@ class LoopDoctor:
         return {name: meaning_of(tag.meaning()) for name, tag in self._seen().ledger.tags.items()}
 
     def __repr__(self) -> str:
+        if self._watch is not None:
+            return "LoopDoctor that is watching a block"
         if self._record is None:
             return "LoopDoctor that has not watched a block yet"
         return as_text(self.findings, self.curves, self._record)
