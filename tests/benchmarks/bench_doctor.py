@@ -60,7 +60,6 @@ import cases  # noqa: E402
 import fuzz  # noqa: E402
 import gallery  # noqa: E402
 import library_loops  # noqa: E402
-import test_fuzz  # noqa: E402
 
 TABLE = ROOT / "docs/doctor-benchmark.md"
 PAIRS, QUICK_PAIRS = 41, 5
@@ -121,7 +120,7 @@ def groups() -> dict[str, list[Loop]]:
         "real mistakes": loops(gallery.BUGS),
         "correct loops": loops(cases.CORRECT),
         "real styles": loops(gallery.STYLES),
-        "random correct loops": [drawn(seed) for seed in range(test_fuzz.SEEDS)],
+        "random correct loops": [drawn(seed) for seed in range(fuzz.SEEDS)],
         "libraries": libraries,
     }
 

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.tensorboard import SummaryWriter
 
 ROWS, BATCH = 44, 8  # six batches, the last one with 4 rows
+SEEDS = 200
 
 
 @dataclass(frozen=True)
