@@ -2,19 +2,16 @@
 
 import copy
 import functools
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
 import pytest
+import samples
+
+import notebooks
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tools"))
-
-import samples  # noqa: E402
-
-import notebooks  # noqa: E402  (the line above makes it findable)
 
 
 @pytest.fixture(scope="session", params=sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
