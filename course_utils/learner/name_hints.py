@@ -64,12 +64,6 @@ def load_ipython_extension(shell: Any) -> None:
     shell.events.register("post_run_cell", _on_post_run_cell)  # IPython registers the same function only once
 
 
-def unload_ipython_extension(shell: Any) -> None:
-    """Undo `guide()`."""
-    if _on_post_run_cell in shell.events.callbacks["post_run_cell"]:
-        shell.events.unregister("post_run_cell", _on_post_run_cell)
-
-
 def read_cells(path: Path) -> list[Cell]:
     """Return the code cells of a notebook, each with the headings above it; none if it cannot be read."""
     try:
