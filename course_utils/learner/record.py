@@ -12,7 +12,7 @@ from course_utils.files import exclusive_lock, write_atomically
 
 VERSION = 1
 
-Record = dict[str, Any]
+RecordData = dict[str, Any]
 
 
 def learner_folder() -> Path:
@@ -30,11 +30,11 @@ def learner_folder() -> Path:
     return Path.home() / "training-loop-learner"
 
 
-def _empty_record() -> Record:
+def _empty_record() -> RecordData:
     return {"version": VERSION, "predictions": {}, "exercises": {}}
 
 
-def _parse(text: str) -> Record:
+def _parse(text: str) -> RecordData:
     """Return the record in a file's text.
 
     Raises:
@@ -66,7 +66,7 @@ class LearnerRecord:
     def __init__(self, folder: Path | None = None):
         self.path = (folder or learner_folder()) / "progress.json"
         self._thread_lock = threading.RLock()
-        self._waiting: list[Callable[[Record], None]] = []
+        self._waiting: list[Callable[[RecordData], None]] = []
         self._warned: list[str] = []
         self._pending: list[str] = []
         with self._thread_lock:
@@ -83,7 +83,7 @@ class LearnerRecord:
             self._warned.append(sentence)
             self._pending.append(sentence)
 
-    def _load(self) -> Record:
+    def _load(self) -> RecordData:
         """Return the current record: what is on disk, with the changes that wait in memory."""
         try:
             record = _parse(self.path.read_text(encoding="utf-8"))
@@ -114,7 +114,7 @@ class LearnerRecord:
     def _lock_path(self) -> Path:
         return self.path.with_name(".progress.lock")
 
-    def _read_or_set_aside(self) -> Record:
+    def _read_or_set_aside(self) -> RecordData:
         """Read the file; move a damaged or foreign one to another name, so that it is never overwritten."""
         try:
             return _parse(self.path.read_text(encoding="utf-8"))
@@ -131,7 +131,7 @@ class LearnerRecord:
             )
             return _empty_record()
 
-    def _change(self, change: Callable[[Record], None]) -> None:
+    def _change(self, change: Callable[[RecordData], None]) -> None:
         self._waiting.append(change)
         try:
             with exclusive_lock(self._lock_path):
@@ -149,7 +149,7 @@ class LearnerRecord:
     def predict(self, name: str, question: str, guess: str) -> None:
         """Record a guess; after the outcome was seen, the guess no longer changes."""
 
-        def change(record: Record) -> None:
+        def change(record: RecordData) -> None:
             if "outcome" not in record["predictions"].get(name, {}):
                 record["predictions"][name] = {"question": question, "guess": guess}
 
@@ -159,7 +159,7 @@ class LearnerRecord:
     def reveal(self, name: str, question: str, outcome: str) -> str | None:
         """Record the outcome beside the guess and return the guess, or None if there was none."""
 
-        def change(record: Record) -> None:
+        def change(record: RecordData) -> None:
             record["predictions"].setdefault(name, {"question": question, "guess": None})["outcome"] = outcome
 
         with self._thread_lock:
@@ -174,7 +174,7 @@ class LearnerRecord:
     def solve(self, name: str, passed: bool) -> None:
         """Record an attempt at an exercise; a solved exercise stays solved."""
 
-        def change(record: Record) -> None:
+        def change(record: RecordData) -> None:
             entry = record["exercises"].setdefault(name, {"tries": 0, "solved": False})
             entry["tries"] += 1
             entry["solved"] = entry["solved"] or passed

@@ -11,7 +11,7 @@ from typing import Any
 from course_utils.training.history import History
 
 Progress = bool | Callable[[int, int, History], object]
-Report = Callable[[int, History], object]
+ReportFunction = Callable[[int, History], object]
 
 TAGS = {
     "step_loss": "loss/step",
@@ -139,7 +139,7 @@ def _event_files(folder: str | Path) -> set[Path]:
 
 
 @contextlib.contextmanager
-def reporting(progress: Progress, first_step: int, num_steps: int) -> Iterator[Report]:
+def reporting(progress: Progress, first_step: int, num_steps: int) -> Iterator[ReportFunction]:
     """Provide a function `report(step, history)` that moves a bar, calls `progress`, or does neither.
 
     Args:
