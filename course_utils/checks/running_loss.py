@@ -155,7 +155,7 @@ def window_means(answer: Answer) -> None:
 
 
 def _starter_loop(epochs, log):
-    """The starter code of exercise 3, from the notes."""
+    """Log as the starter code of exercise 3 does; it is that of the notes."""
     steps = 0
     running_loss1 = 0.0
     for epoch, batches in enumerate(epochs):

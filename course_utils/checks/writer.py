@@ -292,7 +292,7 @@ def _compare_images(shown: Tensor, image: Tensor) -> None:
 
 
 def _starter_loop(folder: Any, epochs: Any) -> None:
-    """The starter code of exercise 3; it is compared and never run."""
+    """Log as the starter code of exercise 3 does; it is compared and never run."""
     writer = SummaryWriter(folder)
     steps = 0
     running_loss1 = 0.0
