@@ -80,8 +80,10 @@ class Kernel:
         parts, hand, seconds = self.inside(lab), random.Random(seed), []
         (slider,) = (key for key, state in parts.items() if state["_model_name"] == "FloatLogSliderModel")
         (picture,) = (key for key, state in parts.items() if "lab-front" in state.get("_dom_classes", ()))
-        state, at = parts[slider], None
+        state = parts[slider]
         places = range(round((state["max"] - state["min"]) / state["step"]))
+        # A move to where the slider is changes nothing, and no picture would follow.
+        at = round((math.log(state["value"], state["base"]) - state["min"]) / state["step"])
         for _ in range(MOVES):
             at = hand.choice([place for place in places if place != at])
             seconds.append(self._move(slider, picture, state["base"] ** (state["min"] + at * state["step"])))
