@@ -1,7 +1,7 @@
 """The course's colors, all in one place: for charts on white, and for the labs in JupyterLab's two themes.
 
 The contrast of a line with its background is at least 3:1 and that of text at least 4.5:1, as WCAG 2.2 requires
-(1.4.11 and 1.4.3); tests/test_palette.py measures it. Nothing is told apart by color alone: a dash, a marker or a
+(1.4.11 and 1.4.3); tests/test_palette.py measures it. Nothing is distinguished by color alone: a dash, a marker or a
 name does the same.
 """
 
