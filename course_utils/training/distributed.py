@@ -133,31 +133,31 @@ def set_epoch(train: Loader, epoch: int) -> None:
             take(epoch)
 
 
-def loss_weight(num_samples: int, reduction: str, device: torch.device) -> Tensor | float:
-    """Return the factor of this process's loss that makes the average over the processes the loss of the joined batch.
+def shares(counts: Sequence[float | Tensor], reduction: str, device: torch.device) -> list[float | Tensor]:
+    """Return what to multiply each micro-batch's loss by, so that together their gradients are those of one batch.
 
-    With `reduction="mean"` that is the number of processes times this one's share of all rows, a number that stays on
-    the device. With "sum" it is the number of processes.
+    With `reduction="mean"` that is the micro-batch's part of the count of the whole step, over all processes; a sum is
+    taken as it is. `backward()` divides by the number of processes, so the factors contain it.
 
     Args:
-        num_samples: the rows of this process's part.
+        counts: what the mean of each of this process's micro-batches divides by: numbers, or tensors of shape ().
+        device: where the processes exchange numbers.
     """
-    if reduction == "sum" or world_size() == 1:
-        return float(world_size())
-    total = torch.full((), float(num_samples), dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return num_samples * world_size() / total
+    size = world_size()
+    if reduction == "sum" or (size == 1 and len(counts) == 1):
+        return [float(size)] * len(counts)
+    parts = [count.double() if isinstance(count, Tensor) else count for count in counts]
+    total: float | Tensor = sum(parts)
+    if size > 1:
+        total = torch.as_tensor(total, dtype=torch.float64).to(device, copy=True)
+        dist.all_reduce(total)
+    return [part * size / total for part in parts]
 
 
-def synchronized_last(network: nn.Module, batches: list[Batch]) -> Sequence[Batch] | Iterator[Batch]:
-    """Return a step's micro-batches one after the other; the processes exchange gradients in the last one only."""
-    return _synchronized_last(network, batches) if type(network) is nn.parallel.DistributedDataParallel else batches
-
-
-def _synchronized_last(network: nn.parallel.DistributedDataParallel, batches: list[Batch]) -> Iterator[Batch]:
-    with network.no_sync():
-        yield from batches[:-1]
-    yield batches[-1]
+def exchange_gradients(network: nn.Module, *, when: bool) -> None:
+    """Let the next `backward()` average the gradients over the processes or, in all but a step's last one, not yet."""
+    if isinstance(network, nn.parallel.DistributedDataParallel):
+        network.require_backward_grad_sync = when
 
 
 def all_reduce_sum(rows: list[list[float]], device: torch.device) -> list[list[float]]:

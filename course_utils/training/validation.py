@@ -1,15 +1,14 @@
 """Validation of arguments and of losses: each error names what is wrong and what to do about it."""
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
-
-from course_utils.training.loaders import no_batches
 
 
 def check_model(model: nn.Module) -> None:
@@ -21,9 +20,19 @@ def check_model(model: nn.Module) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if any(is_lazy(each) for each in (*model.parameters(), *model.buffers())):
+        raise ValueError(
+            f"{type(model).__name__} has layers that take their size from the first batch: "
+            "run the model on one batch before the optimizer is made"
+        )
     devices = sorted({str(parameter.device) for parameter in model.parameters()})
     if not devices:
         raise ValueError(f"{type(model).__name__} has no parameters: there is nothing to train")
+    if devices == ["meta"]:
+        raise ValueError(
+            f"the parameters of {type(model).__name__} are on the device 'meta', which holds no numbers: "
+            "make them real first, with model.to_empty(device=...) and its initialization"
+        )
     if len(devices) > 1:
         raise ValueError(
             f"the model's parameters are on {len(devices)} devices ({', '.join(devices)}): "
@@ -31,75 +40,30 @@ def check_model(model: nn.Module) -> None:
         )
 
 
-def check_optimizer(optimizer: Optimizer, model: nn.Module) -> None:
-    """Check that the optimizer holds parameters of this model only.
+def check_optimizer(optimizer: Optimizer, model: nn.Module, loss_module: nn.Module | None = None) -> None:
+    """Check that the optimizer holds parameters of this model (and of the loss function) only, and steps by itself.
 
     Raises:
-        TypeError: it is not an optimizer.
-        ValueError: it holds tensors that are not the model's.
+        TypeError: it is not an optimizer, or its `step` needs a closure.
+        ValueError: it holds other tensors.
     """
     if not isinstance(optimizer, Optimizer):
-        raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-    own = {id(parameter) for parameter in model.parameters()}
+        given = optimizer.__name__ if isinstance(optimizer, type) else type(optimizer).__name__
+        raise TypeError(f"optimizer must be an instance of torch.optim.Optimizer, got {given}")
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TypeError(
+            f"{type(optimizer).__name__}.step() needs a closure that computes the loss again, several times a step, "
+            "but the loop computes the gradients once: use an optimizer whose step() works without, such as SGD or Adam"
+        )
+    owners = [model] if loss_module is None else [model, loss_module]
+    own = {id(parameter) for owner in owners for parameter in owner.parameters()}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     strange = sum(id(parameter) not in own for parameter in held)
     if strange:
         raise ValueError(
             f"{strange} of the optimizer's {len(held)} tensors are not parameters of this model, so its step() would "
             "not train it: make the optimizer from model.parameters() of the same model (lesson 01_optimizers)"
-        )
-
-
-def check_scheduler(scheduler: object, optimizer: Optimizer) -> None:
-    """Check that the scheduler changes this optimizer and can be stepped once per step.
-
-    Raises:
-        TypeError: it needs a validation loss.
-        ValueError: it was made for another optimizer.
-    """
-    if scheduler is None:
-        return
-    if isinstance(scheduler, ReduceLROnPlateau):
-        raise TypeError(
-            "scheduler ReduceLROnPlateau needs a validation loss, but the trainer calls scheduler.step() without one, "
-            "after each step: use a scheduler that counts steps, for example CosineAnnealingLR "
-            "(lesson 03_choosing_the_learning_rate)"
-        )
-    if getattr(scheduler, "optimizer", None) is not optimizer:
-        raise ValueError(
-            f"{type(scheduler).__name__} was made for another optimizer, so it would never change this one's lr: "
-            "make it from the optimizer that the Trainer gets (lesson 03_choosing_the_learning_rate)"
-        )
-
-
-def check_loss_fn(loss_fn: Callable[[Tensor, Tensor], Tensor]) -> str:
-    """Return how the loss function joins a batch, "mean" or "sum"; a plain function counts as "mean".
-
-    Raises:
-        TypeError: it cannot be called.
-        ValueError: its `reduction` is neither "mean" nor "sum".
-    """
-    if not callable(loss_fn):
-        raise TypeError(f"loss_fn must be a function of (logits, y), got {type(loss_fn).__name__}")
-    reduction: str = getattr(loss_fn, "reduction", "mean")
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"loss_fn has reduction={reduction!r}, but backward() needs one number: use 'mean' or 'sum'")
-    return reduction
-
-
-def check_loss(loss: object) -> None:
-    """Check that a loss is one number.
-
-    Raises:
-        TypeError: it is not a tensor.
-        ValueError: it is a tensor of one dimension or more.
-    """
-    if not isinstance(loss, Tensor):
-        raise TypeError(f"loss_fn must return a tensor, got {type(loss).__name__}: backward() starts from it")
-    if loss.ndim:
-        raise ValueError(
-            f"loss_fn returned a tensor of shape {tuple(loss.shape)}, but backward() needs one number: "
-            "use reduction='mean', or .mean() at its end"
         )
 
 
@@ -113,20 +77,30 @@ def check_progress(progress: object) -> None:
         raise TypeError(f"progress must be True, False or a function (step, num_steps, history), got {progress!r}")
 
 
+def check_function_or_none(name: str, value: object, arguments: str) -> None:
+    """Check an argument that is a function or None.
+
+    Raises:
+        TypeError: it cannot be called.
+    """
+    if value is not None and not callable(value):
+        raise TypeError(f"{name} must be a function of {arguments}, or None, got {value!r}")
+
+
 class RunCompleteError(ValueError):
     """The run to resume already has as many epochs as were asked for, or more."""
 
 
-def check_epochs_left(run_dir: str | Path | None, epoch: int, num_epochs: int) -> None:
-    """Check that a run to resume has epochs left.
+def check_epochs_left(run_dir: Path | None, epoch: int, num_epochs: int) -> None:
+    """Check that a run has epochs left.
 
     Raises:
         RunCompleteError: it has none.
     """
     if epoch >= num_epochs:
         raise RunCompleteError(
-            f"the run in {str(run_dir)!r} already has {epoch} epochs and num_epochs={num_epochs} asks for no more: "
-            "give a larger number to continue"
+            f"the run{'' if run_dir is None else f' in {str(run_dir)!r}'} already has {epoch} epochs and "
+            f"num_epochs={num_epochs} asks for no more: it counts from the start of the run, so give a larger number"
         )
 
 
@@ -151,14 +125,16 @@ def check_finite(losses: Sequence[float], lrs: Sequence[float], last_step: int) 
             )
 
 
-def check_weights(model: nn.Module, step: int, lr: float) -> None:
-    """Check that the weights are finite before they are saved; this waits for the device once.
+def check_weights(modules: Iterable[nn.Module], step: int, lr: float) -> None:
+    """Check that the weights are finite before a run is saved or ends; this waits for the device once.
 
     Raises:
         NonFiniteError: a parameter is NaN or infinite, or a buffer is NaN.
     """
-    worst = get_total_norm([parameter.detach() for parameter in model.parameters()], norm_type=math.inf)
-    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    owners = list(modules)
+    weights = [parameter.detach() for owner in owners for parameter in owner.parameters()]
+    worst = get_total_norm(weights, norm_type=math.inf)
+    buffers = [each for owner in owners for each in owner.buffers() if each.is_floating_point()]
     if not bool(worst.isfinite()) or any(bool(buffer.isnan().any()) for buffer in buffers):
         raise NonFiniteError(
             f"the weights are not finite after step {step} at lr {float(lr):g}, though its loss was: training stopped, "
@@ -167,16 +143,13 @@ def check_weights(model: nn.Module, step: int, lr: float) -> None:
         )
 
 
-def check_epoch(epoch: int, num_batches: int, num_samples: float, skipped_steps: int) -> None:
-    """Check that an epoch had batches and took at least one step.
+def check_epoch(epoch: int, loss_count: float, skipped_steps: int) -> None:
+    """Check that an epoch took at least one step.
 
     Raises:
-        ValueError: the data yielded no batches.
         NonFiniteError: every step was skipped.
     """
-    if not num_batches:
-        raise no_batches("train", epoch)
-    if not num_samples:
+    if not loss_count:
         raise NonFiniteError(
             f"no step of epoch {epoch} had finite gradients ({skipped_steps} skipped): "
             "try a smaller lr (lesson 02_learning_rate) or look for NaN in the data"

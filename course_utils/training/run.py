@@ -1,0 +1,223 @@
+"""What the loop works on: the parts of a run, its place and its figures; how they are saved, restored and evaluated."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from course_utils.training import checkpoint, distributed, evaluation, gradients, loaders, validation
+from course_utils.training.callbacks import Callback
+from course_utils.training.checkpoint import Checkpoints
+from course_utils.training.evaluation import Evaluation
+from course_utils.training.history import History
+from course_utils.training.loaders import Batch, Loader
+from course_utils.training.losses import BatchLoss
+from course_utils.training.passes import Passes
+from course_utils.training.recorder import Recorder
+from course_utils.training.scheduling import Scheduling
+
+
+class Run:
+    """A run without its loop, which is in `Trainer`.
+
+    Attributes:
+        step, epoch, position: steps and whole epochs done, and micro-batches done in this epoch.
+        epoch_trained: whether this epoch has had all of its steps, and only its end is to come.
+        skipped_steps: steps that were not taken because their gradients were not finite.
+        hyperparameters: what the run is made with; saved with it, and compared when it is resumed.
+        plan: the steps and epochs that the last `fit` was to end with; None before the first.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    loss_fn: BatchLoss
+    schedule: Scheduling
+    scaler: torch.amp.GradScaler
+    recorder: Recorder
+    checkpoints: Checkpoints
+    callbacks: Sequence[Callback]
+    hyperparameters: dict[str, object]
+    device: torch.device
+    autocast: AbstractContextManager[object]
+    prepare_batch: Callable[[Any], tuple[Any, Any]] | None
+
+    def __init__(self) -> None:
+        self.step = self.epoch = self.position = self.skipped_steps = 0
+        self.epoch_trained = self._stopping = self._halted = False
+        self.plan: dict[str, int] | None = None
+        self._passes: Passes | None = None
+        self._data: dict[str, int | None] = {}
+
+    @property
+    def history(self) -> History:
+        """The figures so far."""
+        return self.recorder.history
+
+    @property
+    def save_error(self) -> OSError | None:
+        """The error of the last checkpoint, if it could not be written."""
+        return self.checkpoints.error
+
+    @property
+    def made_with(self) -> dict[str, object]:
+        """The hyperparameters and, once `fit` was given a run folder and data, numbers that describe the data."""
+        return self.hyperparameters | self._data
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the run: model, optimizer, scheduler, scaler, counts, means and history.
+
+        The place in the data and the states of the random number generators are not in it, because they belong to the
+        loaders. `fit` saves them beside it in each checkpoint.
+        """
+        state = {
+            "made_with": self.made_with,
+            "plan": self.plan,
+            "model": checkpoint.model_state(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "epoch": self.epoch,
+            "position": self.position,
+            "epoch_trained": self.epoch_trained,
+            "skipped_steps": self.skipped_steps,
+            "callbacks": [callback.state_dict() for callback in self.callbacks],
+        } | self.recorder.state_dict()
+        if self.schedule.scheduler is not None:
+            state["scheduler"] = self.schedule.state_dict()
+        if self.loss_fn.module is not None:
+            state["loss_fn"] = self.loss_fn.module.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` returned, on this run's device; the next `fit` continues from there.
+
+        Raises:
+            ValueError: the state is of another model, or of a run with other settings or data, or a part of it is
+                missing or damaged; nothing was changed.
+        """
+        checkpoint.check_state(state)
+        checkpoint.check_same_model(state["model"], checkpoint.model_state(self.model))
+        seen = {name: value for name, value in state["made_with"].items() if self._data or name not in checkpoint.DATA}
+        checkpoint.check_same(seen, self.made_with)
+        # The optimizer compares its groups with the state's before it changes anything, so it comes first.
+        self.optimizer.load_state_dict(state["optimizer"])
+        checkpoint.load_model_state(self.model, state["model"])
+        if self.schedule.scheduler is not None:
+            self.schedule.load_state_dict(state["scheduler"])
+        if self.loss_fn.module is not None:
+            self.loss_fn.module.load_state_dict(state.get("loss_fn", {}))
+        self.scaler.load_state_dict(state["scaler"])
+        for callback, saved in zip(self.callbacks, state["callbacks"], strict=False):
+            callback.load_state_dict(saved)
+        self.step, self.epoch, self.position = state["step"], state["epoch"], state["position"]
+        self.epoch_trained, self.skipped_steps, self.plan = (
+            state["epoch_trained"],
+            state["skipped_steps"],
+            state["plan"],
+        )
+        self.recorder.load_state_dict(state)
+
+    def _open(self, train: Loader, valid: Loader | None, plan: dict[str, int], *, resume: bool) -> Loader | None:
+        """Continue from a checkpoint, or where the last `fit` ended; return this process's part of `valid`."""
+        if self.checkpoints.folder is not None:
+            self._data = checkpoint.fingerprint(train)
+        train, valid = distributed.shard(train, valid)
+        passes = Passes(train, partial(loaders.prepare, "train", prepare_batch=self.prepare_batch), others=(valid,))
+        state = self.checkpoints.open(resume=resume, own=self._passes is not None)
+        if state is not None:
+            self.load_state_dict(state)
+            passes.load_state_dict(distributed.of_this_rank(state["passes"]))
+        elif self._passes is not None:
+            passes.load_state_dict(self._passes.state_dict())
+        validation.check_epochs_left(self.checkpoints.folder, self.epoch, plan["num_epochs"])
+        self.schedule.check_plan(**plan, planned=self.plan)
+        self.plan, self._passes = plan, passes
+        checkpoint.check_storable(self.state_dict())
+        return valid
+
+    def _modules(self) -> list[nn.Module]:
+        return [self.model] if self.loss_fn.module is None else [self.model, self.loss_fn.module]
+
+    def _save(self) -> None:
+        """Check that the weights are finite and, with a run folder, save all that an exact resume needs."""
+        validation.check_weights(self._modules(), self.step, self.optimizer.param_groups[0]["lr"])
+        if self.checkpoints.folder is not None and self._passes is not None:
+            passes = distributed.all_gather(self._passes.state_dict())
+            self.recorder.flush()
+            self.checkpoints.save(self.state_dict() | {"passes": passes})
+
+    def _save_if_due(self, epoch: int) -> None:
+        """Save at the end of an epoch that is to be saved, unless the last checkpoint is too recent."""
+        if distributed.broadcast(self.checkpoints.due_after_epoch(epoch)):
+            self._save()
+
+    @contextmanager
+    def _saved_if_it_fails(self) -> Iterator[None]:
+        """Save before an error leaves this block: what was trained is whole."""
+        try:
+            yield
+        except Exception:
+            if distributed.world_size() == 1:  # the others may wait elsewhere
+                self._save()
+            raise
+
+    def evaluate(self, loader: Loader) -> Evaluation:
+        """Compute loss per sample and accuracy on some batches, and restore the mode of the model."""
+        loaders.check_loader("loader", loader)
+        return self._evaluate(self._prepared("loader", loader))
+
+    def _try_validation(self, valid: Loader | None) -> None:
+        """Evaluate one batch, so that what does not fit is found before the first epoch, and not after it."""
+        if valid is not None and self._passes is not None:
+            states = self._passes.random_states.get_state()
+            self._evaluate(islice(self._prepared("valid", valid), 1))
+            self._passes.random_states.set_state(states)
+
+    def _evaluate(self, batches: Iterator[Batch], **options: Any) -> Evaluation:
+        options |= {"device": self.device, "autocast": self.autocast}
+        return evaluation.evaluate(self.model, self.loss_fn, batches, **options)
+
+    def _prepared(self, name: str, loader: Loader) -> Iterator[Batch]:
+        """Yield a loader's batches, checked, until the run is to end."""
+        for batch in loader:
+            yield loaders.prepare(name, batch, self.prepare_batch)
+            if self._halted:
+                return
+
+    def _call(self, hook: str, *arguments: object) -> None:
+        for callback in self.callbacks:
+            getattr(callback, hook)(self, *arguments)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """End quietly at a second Ctrl-C. The step may be half done: nothing is saved, the last checkpoint remains."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.history.interrupted = True
+
+    def _validate(self, valid: Loader, figures: dict[str, float]) -> None:
+        """Evaluate and add the figures; if the run is stopped meanwhile, add none, so that it evaluates again later."""
+        distributed.set_epoch(valid, self.epoch)
+        random_states = self._passes.random_states
+        before = random_states.get_state()
+        self._call("on_validation_start")
+        found: dict[str, float] = {}
+        try:
+            result = self._evaluate(
+                self._prepared("valid", valid),
+                all_reduce_sum=self.recorder.all_reduce_sum,
+                on_batch=partial(self._call, "on_validation_batch") if self.callbacks else None,
+            )
+            if not self._halted:
+                found = result.figures()
+        finally:
+            self._call("on_validation_end", found)
+        if self._halted:
+            random_states.set_state(before)
+        figures |= found
