@@ -31,7 +31,7 @@ def _power(factor: float, times: int) -> float:
     try:
         return factor**times
     except OverflowError as error:
-        raise ValueError(f"factor must be smaller, got {factor!r}: multiplied {times} times it is infinite") from error
+        raise ValueError(f"factor must be smaller, got {factor!r}: its power of {times} is infinite") from error
 
 
 def constant(step: int) -> float:

@@ -86,7 +86,6 @@ def test_a_temporary_file_that_cannot_be_created_is_reported_once(tmp_path, monk
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", refuse)
-    monkeypatch.setattr(Path, "read_text", lambda path, encoding: (_ for _ in ()).throw(FileNotFoundError(path)))
     for _ in range(3):
         record.solve("02-descend", False)
     assert len(set(refused)) == 3
