@@ -1,6 +1,7 @@
 """The device and the precision that a model is trained with, and the seed of the random numbers."""
 
 import contextlib
+import warnings
 
 import torch
 
@@ -30,7 +31,9 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     try:
         if not isinstance(device, str | torch.device):
             raise TypeError("a device is given by its name")  # PyTorch takes None and numbers as well
-        resolved = torch.device(device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the names that PyTorch is giving up: they are refused below
+            resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:
         raise ValueError(f"unknown device {quoted(device)} {way_out}") from error
     if resolved.type not in DEVICES:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.data import Batches
-from course_utils.errors import positive_integer, positive_number, quoted, valid_seed
-from course_utils.files import write_atomically
+from course_utils.errors import non_negative_integer, positive_integer, positive_number, quoted, valid_seed
+from course_utils.files import open_regular, write_atomically
 from course_utils.lr.stack import Stack, choose_forward
 from course_utils.optimizers import make_optimizer
 
@@ -114,23 +114,37 @@ class Sweep:
         """Return the sweep that `save` wrote.
 
         Raises:
-            OSError: there is no such file, or it cannot be read.
+            OSError: there is no such file, or it cannot be read, or it is not a regular file.
             ValueError: the file is damaged or does not hold a sweep.
         """
         try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            with open_regular(Path(path)) as file:
+                found = json.loads(file.read().decode("utf-8"))
             curves = [[math.nan if loss is None else loss for loss in curve] for curve in found["losses"]]
             sweep = cls(**{**found, "losses": torch.tensor(curves), "lrs": _checked_rates(found["lrs"])})
             if sweep.losses.ndim != 2 or len(sweep.losses) != len(sweep.lrs):
                 raise ValueError(f"{len(sweep.lrs)} rates but losses of shape {tuple(sweep.losses.shape)}")
-        except (ValueError, TypeError, KeyError) as error:
+            num_steps = sweep.losses.shape[1]
+            if (
+                not sweep.losses.is_floating_point()
+                or not num_steps
+                or num_steps % positive_integer("num_epochs", sweep.num_epochs)
+            ):
+                raise ValueError(f"{num_steps} losses of {sweep.losses.dtype} in {sweep.num_epochs} epochs")
+            make_optimizer(sweep.optimizer, [torch.zeros(1)], 1.0, **sweep.options)
+            positive_integer("batch_size", sweep.batch_size)
+            valid_seed("seed", sweep.seed)
+            if non_negative_integer("steps_done", sweep.steps_done) > num_steps:
+                raise ValueError(f"steps_done is {sweep.steps_done}, of {num_steps} steps")
+        # RuntimeError: the JSON is nested too deeply, or PyTorch cannot store a number.
+        except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{str(path)!r} does not hold a sweep, or it is damaged ({error}): delete it") from error
         return sweep
 
 
 def _checked_rates(lrs: Iterable[float]) -> list[float]:
     numbers = lrs.tolist() if hasattr(lrs, "tolist") else lrs  # an array's numbers become Python's own
-    if isinstance(numbers, str | dict) or not isinstance(numbers, Iterable):
+    if isinstance(numbers, str | bytes | dict) or not isinstance(numbers, Iterable):
         raise ValueError(f"lrs must be a list of learning rates, got {quoted(lrs)}")
     numbers = list(numbers)
     if not numbers:
@@ -221,7 +235,8 @@ def iter_sweep_lr(
         method, forward = choose_forward(model, x[:batch_size])
     stack = Stack(model, forward, example, rates)
     losses = torch.full((len(rates), num_steps), math.nan, dtype=stack.lr.dtype)
-    sweep = Sweep(rates, losses, optimizer, num_epochs, batch_size, seed, optimizer_options, method)
+    options = {name: example.defaults[name] for name in optimizer_options}  # Python's own numbers, as `save` needs them
+    sweep = Sweep(rates, losses, optimizer, num_epochs, batch_size, seed, options, method)
     return _steps(sweep, stack, batches, random_numbers)
 
 
