@@ -11,22 +11,35 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from course_utils.devices import resolve_device
-from course_utils.errors import positive_integer, unknown_name
+from course_utils.errors import check_name, non_negative_integer, positive_integer, quoted, valid_seed
 
 # How many batches are gathered from the data at once.
 GATHERED = 32
 NAMES = ("digits", "mnist", "fashion-mnist", "cifar10")
 
 
+def check_dense(name: str, value: object) -> None:
+    """Check that a value is a tensor that holds a number in each place.
+
+    Raises:
+        TypeError: it is not a tensor, or a sparse or nested one, or one on the meta device.
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a tensor, got {type(value).__name__}: use torch.as_tensor({name})")
+    if value.layout != torch.strided or value.is_nested:
+        raise TypeError(f"{name} must be a dense tensor, got the layout {value.layout}: use {name}.to_dense()")
+    if value.is_meta:
+        raise TypeError(f"{name} is on the meta device, which holds no numbers: make it on 'cpu'")
+
+
 def check_labels(y: Tensor, num_rows: int, num_classes: int | None = None) -> None:
     """Check class labels: one integer per row, from 0 to `num_classes` - 1.
 
     Raises:
-        TypeError: the labels are not a tensor of dtype int64.
+        TypeError: the labels are not a dense tensor of dtype int64.
         ValueError: their number is not `num_rows`, they have more than one dimension, or one is out of range.
     """
-    if not isinstance(y, Tensor):
-        raise TypeError(f"labels must be a tensor, got {type(y).__name__}: use torch.as_tensor(y)")
+    check_dense("y", y)
     if y.dtype != torch.int64:
         raise TypeError(f"labels must be whole numbers of dtype torch.int64, got {y.dtype}: use y.long()")
     if y.ndim != 1:
@@ -56,8 +69,9 @@ class Batches:
         transform: called on each batch of x (for example to convert bytes to floats).
 
     Raises:
-        ValueError: a bad batch size, no rows, labels that do not fit, or NaN in x.
-        TypeError: x or y is not a tensor, the labels are not int64, or the seed is not an integer.
+        ValueError: a bad batch size or seed, no rows, labels that do not fit, or NaN in x.
+        TypeError: x or y is not a dense tensor, the labels are not int64, `shuffle` is not True or False, or
+            `transform` cannot be called.
     """
 
     def __init__(
@@ -70,11 +84,12 @@ class Batches:
         seed: int = 0,
         transform: Callable[[Tensor], Tensor] | None = None,
     ):
-        positive_integer("batch_size", batch_size)
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise TypeError(f"seed must be a whole number, got {seed!r}")
-        if not isinstance(x, Tensor):
-            raise TypeError(f"x must be a tensor, got {type(x).__name__}: use torch.as_tensor(x)")
+        batch_size, seed = positive_integer("batch_size", batch_size), valid_seed("seed", seed)
+        if not isinstance(shuffle, bool):
+            raise TypeError(f"shuffle must be True or False, got {quoted(shuffle)}")
+        if transform is not None and not callable(transform):
+            raise TypeError(f"transform must be a function of a batch of x, or None, got {quoted(transform)}")
+        check_dense("x", x)
         if x.ndim == 0 or len(x) == 0:
             raise ValueError(f"x has no rows (shape {tuple(x.shape)}): give at least one")
         check_labels(y, len(x))
@@ -94,16 +109,24 @@ class Batches:
         return -(-len(self.dataset) // self.batch_size)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next pass uses."""
-        self.epoch = epoch
+        """Choose the epoch whose order the next pass uses.
+
+        Raises:
+            ValueError: it is not a whole number of at least 0.
+        """
+        self.epoch = non_negative_integer("epoch", epoch)
 
     def order(self, epoch: int) -> Tensor:
-        """Return the row numbers of epoch `epoch` in their order, shape (rows,), on the device of the data."""
+        """Return the row numbers of epoch `epoch` in their order, shape (rows,), on the device of the data.
+
+        Raises:
+            ValueError: the epoch is not a whole number of at least 0.
+        """
         x, _ = self.dataset.tensors
         if not self.shuffle:
             return torch.arange(len(x), device=x.device)
         # Drawn on the CPU, so that the order is the same on every device.
-        generator = torch.Generator().manual_seed(self.seed + epoch)
+        generator = torch.Generator().manual_seed(self.seed + non_negative_integer("epoch", epoch))
         return torch.randperm(len(x), generator=generator).to(x.device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -149,6 +172,18 @@ def _digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _bytes_to_floats(batch: Tensor) -> Tensor:
     """Convert bytes 0…255 to floats 0…1, a batch at a time, so that the data set stays small in memory."""
     return batch.float().div_(255)
+
+
+def _folder(name: str, value: object) -> Path:
+    """Return a folder's path, with `~` as the home folder."""
+    if not isinstance(value, str | Path):
+        raise TypeError(f"{name} must be the path of a folder, got {quoted(value)}")
+    if value == "" or "\0" in str(value):
+        raise ValueError(f"{name} must be the path of a folder, got {quoted(value)}: '.' is the current one")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # the home folder of a user whom this machine does not know
+        raise ValueError(f"{name}={quoted(value)} cannot be used: {error}") from error
 
 
 def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -205,10 +240,12 @@ def load(
         batch_size: rows per batch.
         seed: the seed of the shuffled orders of `train`; the split into train and valid does not depend on it.
         device: the device of the data, "cpu", "cuda", … or "auto".
-        root: the folder of downloaded data sets.
+        root: the folder of downloaded data sets; `~` is the home folder.
 
     Raises:
-        ValueError: the name or the device is unknown, or the batch size does not fit.
+        ValueError: the name or the device is unknown, the batch size does not fit, the seed is out of range, or `root`
+            is empty.
+        TypeError: `root` is not a path.
         OSError: `root` cannot be written to.
         RuntimeError: the download failed, or the files are damaged; the message names the way out.
 
@@ -216,11 +253,10 @@ def load(
     >>> len(data.train), len(data.train.dataset), data.shape, data.num_classes
     (23, 1437, (1, 8, 8), 10)
     """
-    if name not in NAMES:
-        raise unknown_name("data set", name, NAMES)
-    device = resolve_device(device)
-    positive_integer("batch_size", batch_size)
-    x, y, x_valid, y_valid = _digits() if name == "digits" else _torchvision(name, Path(root))
+    check_name("data set", name, NAMES)
+    device, folder = resolve_device(device), _folder("root", root)
+    batch_size, seed = positive_integer("batch_size", batch_size), valid_seed("seed", seed)
+    x, y, x_valid, y_valid = _digits() if name == "digits" else _torchvision(name, folder)
     transform = None if name == "digits" else _bytes_to_floats
     train = Batches(x.to(device), y.to(device), batch_size=batch_size, seed=seed, transform=transform)
     # Validation does not change the weights, so its batches may be large and need no shuffling.

@@ -4,8 +4,10 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import filelock
 
@@ -53,6 +55,19 @@ def remove_unfinished(path: Path) -> None:
     """Remove the temporary files that writers of this file left when they were killed."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         leftover.unlink(missing_ok=True)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file to read its bytes; unlike `open`, never wait for a named pipe.
+
+    Raises:
+        OSError: the path is missing or cannot be read, or it is a folder, a pipe, a socket or a device.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "It is not a regular file", str(path))
+    return os.fdopen(descriptor, "rb")
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ def running_class(folder: Path, names: list[str]) -> Iterator[tuple[subprocess.P
     Raises:
         RuntimeError: it did not start, or left processes behind.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     command = [sys.executable, str(ROOT / "tools" / "classroom.py"), "--learners", " ".join(names)]

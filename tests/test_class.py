@@ -91,6 +91,39 @@ def test_the_password_is_made_once_and_for_this_user_alone(tmp_path):
     assert classroom.password_in(other) != password
 
 
+def mode(folder: Path) -> int:
+    return folder.stat().st_mode & 0o7777
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_a_class_has_its_folder_to_itself(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        classroom.close_to_others(tmp_path / "new")
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "older").mkdir()
+    finally:
+        os.umask(before)
+    classroom.password_in(tmp_path / "older")
+    (tmp_path / "older").chmod(0o755)
+    for name in ("new", "empty", "older"):
+        classroom.close_to_others(tmp_path / name)
+        assert mode(tmp_path / name) == 0o700
+
+
+def test_a_folder_that_others_use_is_neither_closed_to_them_nor_used(tmp_path):
+    folder = tmp_path / "shared by all"
+    folder.mkdir()
+    (folder / "of another").touch()
+    for open_mode in (0o1777, 0o755, 0o710):
+        folder.chmod(open_mode)
+        with pytest.raises(ValueError, match=r"holds other files, and other users.* chmod 700 '.*shared by all'$"):
+            classroom.close_to_others(folder)
+        assert mode(folder) == open_mode
+    folder.chmod(0o700)
+    classroom.close_to_others(folder)
+
+
 def free_port() -> int:
     """Return a port that is free, and so are the two after it."""
     while True:

@@ -112,16 +112,74 @@ def test_nan_and_infinity_in_x_are_counted_by_row(bad, shape):
         Batches(x, torch.zeros(10, dtype=torch.int64), batch_size=2)
 
 
-@pytest.mark.parametrize("seed", ["0", 1.5, None, True])
-def test_a_seed_that_is_no_whole_number_is_refused(seed):
-    with pytest.raises(TypeError, match=re.escape(f"seed must be a whole number, got {seed!r}")):
+@pytest.mark.parametrize("seed", ["0", 1.5, None, True, -1, 2**63])
+def test_a_seed_that_is_no_whole_number_or_out_of_range_is_refused(seed):
+    message = re.escape(f"seed must be a whole number from 0 to 2**63 - 1, got {seed!r}")
+    with pytest.raises(ValueError, match=message):
         Batches(*rows(), batch_size=2, seed=seed)
+    with pytest.raises(ValueError, match=message):
+        load(seed=seed)
+    with pytest.raises(ValueError, match=message):
+        seed_everything(seed)
+
+
+def test_numbers_may_be_numpys():
+    batches = Batches(*rows(10), batch_size=np.int64(4), seed=np.uint8(250))
+    batches.set_epoch(np.int64(9))
+    assert [type(number) for number in (batches.batch_size, batches.seed, batches.epoch)] == [int] * 3
+    assert torch.equal(batches.order(9), Batches(*rows(10), batch_size=4, seed=259).order(0))
+    assert [len(batch) for batch, _ in batches] == [4, 4, 2]
+    digits = load(batch_size=np.int16(100), seed=np.int64(1))
+    assert (digits.train.batch_size, digits.train.seed) == (100, 1)
+
+
+def test_the_largest_seed_has_an_order_for_every_epoch():
+    batches = Batches(*rows(10), batch_size=10, seed=2**63 - 1)
+    assert sorted(batches.order(2**63 - 1).tolist()) == list(range(10))
+
+
+@pytest.mark.parametrize("epoch", [-1, 1.0, None, "1", 2**63])
+def test_an_epoch_that_is_no_count_is_refused(epoch):
+    batches = Batches(*rows(10), batch_size=10)
+    for call in (batches.set_epoch, batches.order):
+        with pytest.raises(ValueError, match=r"epoch must be a whole number (of at least 0|below 2\*\*63), got "):
+            call(epoch)
+    assert batches.epoch == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shuffle": "no"}, "shuffle must be True or False, got 'no'"),
+        ({"shuffle": None}, "shuffle must be True or False, got None"),
+        ({"transform": 255}, "transform must be a function of a batch of x, or None, got 255"),
+    ],
+)
+def test_options_of_another_kind_are_refused(options, message):
+    with pytest.raises(TypeError, match=message):
+        Batches(*rows(), batch_size=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda x, y: (x.to_sparse(), y),
+            r"x must be a dense tensor, got the layout torch.sparse_coo: use x\.to_dense",
+        ),
+        (lambda x, y: (x.to("meta"), y), "x is on the meta device, which holds no numbers: make it on 'cpu'"),
+        (lambda x, y: (x, y.to("meta")), "y is on the meta device, which holds no numbers: make it on 'cpu'"),
+    ],
+)
+def test_tensors_without_a_number_in_each_place_are_refused(change, message):
+    with pytest.raises(TypeError, match=message):
+        Batches(*change(*rows()), batch_size=2)
 
 
 def test_arrays_are_told_to_become_tensors():
     with pytest.raises(TypeError, match=r"x must be a tensor, got ndarray: use torch.as_tensor\(x\)"):
         Batches(np.zeros((3, 2)), torch.zeros(3, dtype=torch.int64), batch_size=1)
-    with pytest.raises(TypeError, match=r"labels must be a tensor, got list: use torch.as_tensor\(y\)"):
+    with pytest.raises(TypeError, match=r"y must be a tensor, got list: use torch.as_tensor\(y\)"):
         Batches(torch.zeros(3, 2), [0, 1, 2], batch_size=1)
 
 
@@ -194,7 +252,24 @@ def test_mps_where_there_is_none_says_what_is_there(monkeypatch):
         resolve_device("mps")
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", "", 3.5])
+@pytest.mark.parametrize("device", ["cpu:3", torch.device("cpu", 1), "cuda:99", "mps:1"])
+def test_a_number_that_no_device_here_has_says_what_is_there(device, monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(ValueError, match=rf"device '{device}' is not available \(available: cpu"):
+        resolve_device(device)
+
+
+def test_the_cpu_has_one_name():
+    assert resolve_device("cpu:0") == resolve_device(torch.device("cpu", 0)) == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", ["meta", "xpu", "xpu:1", "mkldnn", torch.device("meta")])
+def test_a_device_that_no_test_has_trained_on_is_refused(device):
+    with pytest.raises(ValueError, match=rf"this course does not train on device '{device}' \(available: cpu"):
+        resolve_device(device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:-1", "", "\0", "CPU", 3.5, 0, None, ["cpu"], b"cpu"])
 def test_a_name_that_is_no_device_is_refused(device):
     with pytest.raises(ValueError, match=re.escape(f"unknown device {device!r} (available: cpu")):
         resolve_device(device)
@@ -245,6 +320,28 @@ def test_load_checks_before_it_reads(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         load("mnist", root=tmp_path / "new", **options)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("root", ["", "data\0"])
+def test_a_root_that_is_no_path_is_refused(root):
+    with pytest.raises(ValueError, match=re.escape(f"root must be the path of a folder, got {root!r}: '.' is")):
+        load(root=root)
+
+
+@pytest.mark.parametrize("root", [None, 3, b"data", ["data"]])
+def test_a_root_of_another_kind_is_refused(root):
+    with pytest.raises(TypeError, match=re.escape(f"root must be the path of a folder, got {root!r}")):
+        load(root=root)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    no_network(monkeypatch)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    write_mnist(tmp_path / "data")
+    assert len(load("mnist", batch_size=5, root="~/data").train.dataset) == 12
+    with pytest.raises(ValueError, match=r"root='~nobody-of-this-name/data' cannot be used: Could not determine home"):
+        load("mnist", root="~nobody-of-this-name/data")
 
 
 # Data sets on disk, written here in their true format.

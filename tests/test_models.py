@@ -1,5 +1,6 @@
 """The two models: shapes, parts, and the errors of their maker."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -69,3 +70,42 @@ def test_images_too_small_for_the_cnn_are_refused_with_their_shape():
 def test_a_shape_that_is_no_image_is_refused_by_the_cnn():
     with pytest.raises(ValueError, match=r"shape \(channels, height, width\), got \(64,\)"):
         make_model("cnn", (64,))
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (64, r"shape must be a tuple of whole numbers, such as \(1, 8, 8\), got 64"),
+        (None, r"shape must be a tuple of whole numbers.*got None"),
+        ("188", r"shape must be a tuple of whole numbers.*got '188'"),
+        ((1, 8, 0), r"shape\[2\] must be a whole number of at least 1, got 0"),
+        ((1, 8.0, 8), r"shape\[1\] must be a whole number of at least 1, got 8\.0"),
+        ((1, 8, True), r"shape\[2\] must be a whole number of at least 1, got True"),
+        ((1, 2**20, 2**20), r"the (MLP|CNN) would have .*e\+1. weights, and 1e\+09 is the most: give a smaller shape"),
+    ],
+)
+def test_a_shape_that_makes_no_model_is_refused(name, shape, message):
+    with pytest.raises(ValueError, match=message):
+        make_model(name, shape)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("num_classes", [0, -1, 2.5, "10", None, True])
+def test_a_number_of_classes_that_makes_no_model_is_refused(name, num_classes):
+    with pytest.raises(ValueError, match=f"num_classes must be a whole number of at least 1, got {num_classes!r}"):
+        make_model(name, num_classes=num_classes)
+
+
+def test_bad_widths_and_channels_are_refused():
+    with pytest.raises(ValueError, match=r"hidden\[1\] must be a whole number of at least 1, got 0"):
+        MLP(hidden=(64, 0))
+    with pytest.raises(ValueError, match=r"hidden must be a tuple of whole numbers.*got 64"):
+        MLP(hidden=64)
+    with pytest.raises(ValueError, match=r"channels must be those of the two convolutions.*got \(16, 32, 64\)"):
+        CNN(channels=(16, 32, 64))
+
+
+def test_sizes_may_be_numpys():
+    model = make_model("cnn", [np.int64(1), np.int32(8), 8], np.uint8(7))
+    assert model(torch.zeros(2, 1, 8, 8)).shape == (2, 7)

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import secrets
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -94,6 +95,24 @@ def password_in(folder: Path) -> str:
             "or delete the file to get a new one."
         )
     return password
+
+
+def close_to_others(folder: Path) -> None:
+    """Make the class's folder if it is missing, and give it mode 0700: no other user of the system gets in.
+
+    Raises:
+        ValueError: it is open to other users and holds something else than a class, such as /tmp, which others need.
+        OSError: it cannot be made, or its mode cannot be changed.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    of_others = not (folder / "password").exists() and any(folder.iterdir())
+    if of_others and folder.stat().st_mode & 0o077:
+        raise ValueError(
+            f"{folder} holds other files, and other users can open it, so a class cannot keep its password there. "
+            "Name a new folder with --folder, or close this one first, if it is yours alone, with: "
+            f"chmod 700 {shlex.quote(str(folder))}"
+        )
+    folder.chmod(0o700)
 
 
 def left_over(folder: Path, name: str, mark: str) -> psutil.Process | None:
@@ -201,7 +220,7 @@ def main() -> None:
         refuse_windows()
         learners, idle_seconds = read_learners(chosen.learners), read_minutes(chosen.idle_minutes)
         command = proxy.ensure()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        close_to_others(folder)
         password = password_in(folder)
         clear_away(folder)
         port = free_ports(chosen.port)

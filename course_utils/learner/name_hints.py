@@ -281,7 +281,7 @@ def _notebooks(namespace: dict[str, Any]) -> list[list[Cell]]:
         for path in (Path(named), Path(Path(named).name)) if isinstance(named, str) else ():
             if path.suffix == ".ipynb" and path.is_file():
                 return [read_cells(path)]
-    return [read_cells(path) for path in sorted(Path().glob("*.ipynb"))]
+    return [read_cells(path) for path in sorted(Path().glob("*.ipynb")) if path.is_file()]  # reading a pipe would wait
 
 
 def _best_matches(notebooks: list[list[Cell]], sources: set[str]) -> list[list[Cell]]:

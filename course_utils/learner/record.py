@@ -8,9 +8,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from course_utils.files import exclusive_lock, write_atomically
+from course_utils.errors import quoted
+from course_utils.files import exclusive_lock, open_regular, write_atomically
 
 VERSION = 1
+# In bytes. The record of a learner who has done everything has some tens of thousands.
+LARGEST = 2**24
+MOST_TRIES = 10**9
+# The fields of an entry in each part, and what each may be. The type is compared as it is: True is not a number.
+FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
+    "predictions": {"question": (str,), "guess": (str, type(None)), "outcome": (str,)},
+    "exercises": {"tries": (int,), "solved": (bool,)},
+}
+MAY_BE_MISSING = {"outcome"}
 
 RecordData = dict[str, Any]
 
@@ -23,7 +33,7 @@ def learner_folder() -> Path:
     """
     chosen = os.environ.get("COURSE_LEARNER_DIR")
     if chosen:
-        return Path(chosen).expanduser()
+        return Path(os.path.expanduser(chosen))  # as a shell does, it leaves the name of an unknown user as it is
     checkout = Path(__file__).resolve().parents[2]
     if (checkout / "notebooks").is_dir():
         return checkout / "learner"
@@ -31,24 +41,46 @@ def learner_folder() -> Path:
 
 
 def _empty_record() -> RecordData:
-    return {"version": VERSION, "predictions": {}, "exercises": {}}
+    return {"version": VERSION} | {part: {} for part in FIELDS}
 
 
-def _parse(text: str) -> RecordData:
-    """Return the record in a file's text.
+def _check_entry(part: str, name: str, entry: object) -> None:
+    kinds = FIELDS[part]
+    if (
+        not isinstance(entry, dict)
+        or not kinds.keys() - MAY_BE_MISSING <= entry.keys() <= kinds.keys()
+        or any(type(value) not in kinds[field] for field, value in entry.items())
+        or not 0 <= entry.get("tries", 0) <= MOST_TRIES
+    ):
+        raise ValueError(f"its entry {quoted(name)} is damaged")
+
+
+def _read(path: Path) -> RecordData:
+    """Return the record in a file.
 
     Raises:
-        ValueError: the text is damaged, or not a record of this version.
+        OSError: the file cannot be read, or is not a regular file.
+        ValueError: it is damaged, or not a record of this version.
     """
-    found = json.loads(text)
-    if not isinstance(found, dict) or found.get("version") != VERSION:
+    with open_regular(path) as file:
+        content = file.read(LARGEST + 1)
+    if len(content) > LARGEST:
+        raise ValueError(f"it has more than {LARGEST:,} bytes")
+    try:
+        found = json.loads(content.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict) or type(found.get("version")) is not int or found["version"] != VERSION:
         raise ValueError(f"it is not a record of version {VERSION}")
-    for part, keys in (("predictions", {"question", "guess"}), ("exercises", {"tries", "solved"})):
+    if unknown := found.keys() - {"version", *FIELDS}:
+        raise ValueError(f"its part {quoted(min(unknown))} is unknown")
+    for part in FIELDS:
         if not isinstance(found.get(part), dict):
             raise ValueError(f"its part {part!r} is missing")
         for name, entry in found[part].items():
-            if not isinstance(entry, dict) or not keys <= entry.keys():
-                raise ValueError(f"its entry {name!r} is damaged")
+            _check_entry(part, name, entry)
+    # JSON can hold half of a surrogate pair, "\ud800", which no file can: this raises UnicodeEncodeError, a ValueError.
+    json.dumps(found, ensure_ascii=False).encode("utf-8")
     return found
 
 
@@ -86,7 +118,7 @@ class LearnerRecord:
     def _load(self) -> RecordData:
         """Return the current record: what is on disk, with the changes that wait in memory."""
         try:
-            record = _parse(self.path.read_text(encoding="utf-8"))
+            record = _read(self.path)
         except FileNotFoundError:
             record = _empty_record()
         except OSError as error:
@@ -117,7 +149,7 @@ class LearnerRecord:
     def _read_or_set_aside(self) -> RecordData:
         """Read the file; move a damaged or foreign one to another name, so that it is never overwritten."""
         try:
-            return _parse(self.path.read_text(encoding="utf-8"))
+            return _read(self.path)
         except FileNotFoundError:
             return _empty_record()
         except ValueError as error:

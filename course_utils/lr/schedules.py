@@ -14,18 +14,24 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
-from course_utils.errors import positive_integer, positive_number
+from course_utils.errors import finite_number, non_negative_integer, positive_integer, positive_number, quoted
 
 
-def _checked_step(step: int) -> int:
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
-        raise ValueError(f"step must be a whole number of at least 0, got {step!r}")
-    return step
+def _fraction(name: str, value: float) -> float:
+    return finite_number(name, value, "a fraction of the base rate, from 0 to 1", lambda number: 0 <= number <= 1)
 
 
-def _check_fraction(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a fraction of the base rate, from 0 to 1, got {value!r}")
+def _power(factor: float, times: int) -> float:
+    """Return `factor` to the power of `times`.
+
+    Raises:
+        ValueError: the factor is not above 0, or the power is larger than any float.
+    """
+    factor = positive_number("factor", factor)
+    try:
+        return factor**times
+    except OverflowError as error:
+        raise ValueError(f"factor must be smaller, got {factor!r}: its power of {times} is infinite") from error
 
 
 def constant(step: int) -> float:
@@ -34,7 +40,7 @@ def constant(step: int) -> float:
     >>> constant(1000)
     1.0
     """
-    _checked_step(step)
+    non_negative_integer("step", step)
     return 1.0
 
 
@@ -44,8 +50,7 @@ def step_decay(step: int, *, every: int, factor: float = 0.1) -> float:
     >>> [step_decay(step, every=100, factor=0.5) for step in (0, 99, 100, 250)]
     [1.0, 1.0, 0.5, 0.25]
     """
-    positive_integer("every", every)
-    return positive_number("factor", factor) ** (_checked_step(step) // every)
+    return _power(factor, non_negative_integer("step", step) // positive_integer("every", every))
 
 
 def multistep(step: int, *, milestones: Sequence[int], factor: float = 0.1) -> float:
@@ -55,12 +60,11 @@ def multistep(step: int, *, milestones: Sequence[int], factor: float = 0.1) -> f
     [1.0, 0.5, 0.25]
     """
     if not isinstance(milestones, list | tuple):
-        raise ValueError(f"milestones must be a list of steps, got {milestones!r}")
-    for milestone in milestones:
-        positive_integer("each milestone", milestone)
+        raise ValueError(f"milestones must be a list of steps, got {quoted(milestones)}")
+    milestones = [positive_integer("each milestone", milestone) for milestone in milestones]
     if any(later <= earlier for earlier, later in pairwise(milestones)):
-        raise ValueError(f"milestones must rise, got {list(milestones)!r}: sort them, each once")
-    return positive_number("factor", factor) ** bisect_right(milestones, _checked_step(step))
+        raise ValueError(f"milestones must rise, got {quoted(milestones)}: sort them, each once")
+    return _power(factor, bisect_right(milestones, non_negative_integer("step", step)))
 
 
 def exponential(step: int, *, factor: float) -> float:
@@ -69,7 +73,7 @@ def exponential(step: int, *, factor: float) -> float:
     >>> exponential(3, factor=0.5)
     0.125
     """
-    return positive_number("factor", factor) ** _checked_step(step)
+    return _power(factor, non_negative_integer("step", step))
 
 
 def linear(step: int, num_steps: int, *, start: float = 1.0, final: float = 0.0) -> float:
@@ -82,10 +86,9 @@ def linear(step: int, num_steps: int, *, start: float = 1.0, final: float = 0.0)
     >>> [linear(step, 4, start=0.5, final=1.0) for step in (0, 2, 4)]
     [0.5, 0.75, 1.0]
     """
-    positive_integer("num_steps", num_steps)
-    _check_fraction("start", start)
-    _check_fraction("final", final)
-    return start + (final - start) * min(_checked_step(step), num_steps) / num_steps
+    step, num_steps = non_negative_integer("step", step), positive_integer("num_steps", num_steps)
+    start, final = _fraction("start", start), _fraction("final", final)
+    return start + (final - start) * min(step, num_steps) / num_steps
 
 
 def cosine(step: int, num_steps: int, *, final: float = 0.0) -> float:
@@ -97,9 +100,9 @@ def cosine(step: int, num_steps: int, *, final: float = 0.0) -> float:
     >>> [round(cosine(step, 4), 4) for step in range(6)]
     [1.0, 0.8536, 0.5, 0.1464, 0.0, 0.0]
     """
-    positive_integer("num_steps", num_steps)
-    _check_fraction("final", final)
-    angle = math.pi * min(_checked_step(step), num_steps) / num_steps
+    step, num_steps = non_negative_integer("step", step), positive_integer("num_steps", num_steps)
+    final = _fraction("final", final)
+    angle = math.pi * min(step, num_steps) / num_steps
     return final + (1 - final) * (1 + math.cos(angle)) / 2
 
 
@@ -111,12 +114,13 @@ def warmup_cosine(step: int, num_steps: int, *, num_warmup: int, start: float = 
     >>> [round(warmup_cosine(step, 6, num_warmup=2), 4) for step in range(7)]
     [0.1, 0.55, 1.0, 0.8536, 0.5, 0.1464, 0.0]
     """
-    positive_integer("num_steps", num_steps)
-    if isinstance(num_warmup, bool) or not isinstance(num_warmup, int) or not 0 <= num_warmup < num_steps:
+    step, num_steps = non_negative_integer("step", step), positive_integer("num_steps", num_steps)
+    start, final = _fraction("start", start), _fraction("final", final)
+    num_warmup = non_negative_integer("num_warmup", num_warmup)
+    if num_warmup >= num_steps:
         raise ValueError(f"num_warmup must be a whole number below num_steps={num_steps}, got {num_warmup!r}")
-    if _checked_step(step) < num_warmup:
+    if step < num_warmup:
         return linear(step, num_warmup, start=start, final=1.0)
-    _check_fraction("start", start)
     return cosine(step - num_warmup, num_steps - num_warmup, final=final)
 
 
@@ -132,13 +136,11 @@ def one_cycle(
     >>> [round(one_cycle(step, 11), 4) for step in (0, 2, 6, 10)]
     [0.04, 0.9603, 0.5306, 0.0]
     """
-    positive_integer("num_steps", num_steps)
-    if isinstance(warmup, bool) or not isinstance(warmup, int | float) or not 0 < warmup < 1:
-        raise ValueError(f"warmup must be a fraction of the steps, between 0 and 1, got {warmup!r}")
-    _check_fraction("start", start)
-    _check_fraction("final", final)
+    step, num_steps = non_negative_integer("step", step), positive_integer("num_steps", num_steps)
+    warmup = finite_number("warmup", warmup, "a fraction of the steps, between 0 and 1", lambda number: 0 < number < 1)
+    start, final = _fraction("start", start), _fraction("final", final)
     peak, last = warmup * num_steps - 1, num_steps - 1
-    step = min(_checked_step(step), last)
+    step = min(step, last)
     if step <= peak:
         return _half_cosine(start, 1.0, step / peak if peak else 1.0)
     return _half_cosine(1.0, final, (step - peak) / (last - peak))

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from course_utils.data import Batches
-from course_utils.errors import positive_integer, positive_number
-from course_utils.files import write_atomically
+from course_utils.errors import non_negative_integer, positive_integer, positive_number, quoted, valid_seed
+from course_utils.files import open_regular, write_atomically
 from course_utils.lr.stack import Stack, choose_forward
 from course_utils.optimizers import make_optimizer
+
+# They are kept in memory, all of them: 400 MB.
+MOST_LOSSES = 10**8
 
 
 @dataclass
@@ -111,27 +114,41 @@ class Sweep:
         """Return the sweep that `save` wrote.
 
         Raises:
-            OSError: there is no such file, or it cannot be read.
+            OSError: there is no such file, or it cannot be read, or it is not a regular file.
             ValueError: the file is damaged or does not hold a sweep.
         """
         try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            with open_regular(Path(path)) as file:
+                found = json.loads(file.read().decode("utf-8"))
             curves = [[math.nan if loss is None else loss for loss in curve] for curve in found["losses"]]
             sweep = cls(**{**found, "losses": torch.tensor(curves), "lrs": _checked_rates(found["lrs"])})
             if sweep.losses.ndim != 2 or len(sweep.losses) != len(sweep.lrs):
                 raise ValueError(f"{len(sweep.lrs)} rates but losses of shape {tuple(sweep.losses.shape)}")
-        except (ValueError, TypeError, KeyError) as error:
+            num_steps = sweep.losses.shape[1]
+            if (
+                not sweep.losses.is_floating_point()
+                or not num_steps
+                or num_steps % positive_integer("num_epochs", sweep.num_epochs)
+            ):
+                raise ValueError(f"{num_steps} losses of {sweep.losses.dtype} in {sweep.num_epochs} epochs")
+            make_optimizer(sweep.optimizer, [torch.zeros(1)], 1.0, **sweep.options)
+            positive_integer("batch_size", sweep.batch_size)
+            valid_seed("seed", sweep.seed)
+            if non_negative_integer("steps_done", sweep.steps_done) > num_steps:
+                raise ValueError(f"steps_done is {sweep.steps_done}, of {num_steps} steps")
+        # RuntimeError: the JSON is nested too deeply, or PyTorch cannot store a number.
+        except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
             raise ValueError(f"{str(path)!r} does not hold a sweep, or it is damaged ({error}): delete it") from error
         return sweep
 
 
 def _checked_rates(lrs: Iterable[float]) -> list[float]:
     numbers = lrs.tolist() if hasattr(lrs, "tolist") else lrs  # an array's numbers become Python's own
-    if isinstance(numbers, str | dict) or not isinstance(numbers, Iterable):
-        raise ValueError(f"lrs must be a list of learning rates, got {lrs!r}")
+    if isinstance(numbers, str | bytes | dict) or not isinstance(numbers, Iterable):
+        raise ValueError(f"lrs must be a list of learning rates, got {quoted(lrs)}")
     numbers = list(numbers)
     if not numbers:
-        raise ValueError(f"lrs must hold at least one learning rate, got {lrs!r}: give rising rates")
+        raise ValueError(f"lrs must hold at least one learning rate, got {quoted(lrs)}: give rising rates")
     rates = [positive_number(f"lrs[{index}]", number) for index, number in enumerate(numbers)]
     for index, (before, rate) in enumerate(pairwise(rates), start=1):
         if rate == before:
@@ -202,8 +219,14 @@ def iter_sweep_lr(
     """
     rates = _checked_rates(lrs)
     example = make_optimizer(optimizer, [torch.zeros(1)], 1.0, **optimizer_options)
-    positive_integer("num_epochs", num_epochs)
+    num_epochs, seed = positive_integer("num_epochs", num_epochs), valid_seed("seed", seed)
     batches = Batches(x, y, batch_size=batch_size, seed=seed)
+    batch_size, num_steps = batches.batch_size, num_epochs * len(batches)
+    if num_steps * len(rates) > MOST_LOSSES:
+        raise ValueError(
+            f"num_epochs={num_epochs} would give {num_steps} losses for each of {len(rates)} rates, and "
+            f"{MOST_LOSSES:,} in all is the most: give fewer epochs, fewer rates or a larger batch_size"
+        )
     random_numbers = _seeded(seed, x.device)
     with _random_numbers_from(random_numbers, x.device):
         model = _made(make_model, x.device)
@@ -211,8 +234,9 @@ def iter_sweep_lr(
         _check_logits(model, x[:batch_size], y)
         method, forward = choose_forward(model, x[:batch_size])
     stack = Stack(model, forward, example, rates)
-    losses = torch.full((len(rates), num_epochs * len(batches)), math.nan, dtype=stack.lr.dtype)
-    sweep = Sweep(rates, losses, optimizer, num_epochs, batch_size, seed, optimizer_options, method)
+    losses = torch.full((len(rates), num_steps), math.nan, dtype=stack.lr.dtype)
+    options = {name: example.defaults[name] for name in optimizer_options}  # Python's own numbers, as `save` needs them
+    sweep = Sweep(rates, losses, optimizer, num_epochs, batch_size, seed, options, method)
     return _steps(sweep, stack, batches, random_numbers)
 
 

@@ -1,14 +1,18 @@
 """What event files hold: compared with TensorBoard's own accumulator, also where a file is cut or damaged."""
 
 import builtins
+import os
 import struct
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from torch.utils.tensorboard import SummaryWriter
 
-from course_utils.experiments.event_files import FRAME, event_paths, read_file, read_folder
+from course_utils.experiments.event_files import FRAME, LARGEST_RECORD, event_paths, read_file, read_folder
 
 POINTS = 20
 
@@ -96,6 +100,95 @@ def test_a_file_that_is_no_event_file_is_told(tmp_path):
     file = read_file(path)
     assert file.points == 0
     assert "0 of 56 bytes could be read" in file.trouble
+
+
+# Foreign and hostile files.
+
+
+def head(length):
+    packed = struct.pack("<Q", length)
+    return packed + struct.pack("<I", masked_crc32c(packed))
+
+
+def framed(content):
+    return head(len(content)) + content + struct.pack("<I", masked_crc32c(content))
+
+
+@pytest.mark.parametrize("length", [2**60, 2**64 - 1, 2**31])
+def test_a_length_that_no_file_has_counts_as_a_record_that_is_still_being_written(tmp_path, length):
+    path = write(tmp_path)
+    whole = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(head(length) + b"a few bytes")
+    file = read_file(path)
+    assert (file.points, file.readable) == (POINTS, whole)
+    assert f"{whole} of {whole + 23} bytes could be read; then the file ends in the middle" in file.trouble
+
+
+def test_a_record_that_would_fill_the_memory_is_not_read(tmp_path):
+    path = write(tmp_path)
+    whole, length = path.stat().st_size, 2**40
+    with path.open("ab") as file:
+        file.write(head(length))
+        file.truncate(whole + FRAME + length)  # of holes, which take no space on the disk
+    file = read_file(path)
+    assert (file.points, file.readable) == (POINTS, whole)
+    assert f"the record at byte {whole} has {length:,} bytes, more than the {LARGEST_RECORD:,} that" in file.trouble
+
+
+@pytest.mark.parametrize("content", [b"this is no event", b"\xff" * 40, b"\x0a\xff\xff\xff\xff\x0f"])
+def test_a_record_that_is_no_event_ends_the_reading_there(tmp_path, content):
+    path = write(tmp_path)
+    whole = path.stat().st_size
+    with path.open("ab") as file:
+        file.write(framed(content) + framed(Event(step=3).SerializeToString()))
+    file = read_file(path)
+    assert (file.points, file.readable) == (POINTS, whole)
+    assert f"the record at byte {whole} is not an event, and what follows is left out" in file.trouble
+
+
+def scalar(sizes=(), **tensor):
+    event = Event(step=3)
+    value = event.summary.value.add(tag="loss", tensor=TensorProto(**tensor))
+    value.metadata.plugin_data.plugin_name = "scalars"
+    for size in sizes:
+        value.tensor.tensor_shape.dim.add(size=size)
+    return framed(event.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("tensor", "points"),
+    [
+        ({"dtype": 1, "float_val": [0.5]}, [(3, 0.5)]),
+        ({"dtype": 1, "float_val": [0.5], "sizes": [1, 1]}, [(3, 0.5)]),
+        ({"dtype": 1, "float_val": [0.5], "sizes": [10**6, 10**6]}, None),
+        ({"dtype": 1, "float_val": [0.5], "sizes": [-1, -1]}, None),
+        ({"dtype": 1, "float_val": [0.5, 0.25]}, None),
+        ({"dtype": 1, "tensor_content": b"abc"}, None),
+        ({"dtype": 7, "string_val": [b"text"]}, None),
+        ({"dtype": 99, "float_val": [0.5]}, None),
+        ({}, None),
+    ],
+)
+def test_a_tensor_that_is_no_single_number_is_left_out(tmp_path, tensor, points):
+    path = tmp_path / "events.out.tfevents.1"
+    path.write_bytes(scalar(**tensor))
+    file = read_file(path)
+    assert file.scalars == ({"loss": points} if points else {})
+    assert file.trouble == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_and_a_folder_are_no_event_files(tmp_path):
+    path = write(tmp_path)
+    os.mkfifo(tmp_path / "events.out.tfevents.pipe")
+    (tmp_path / "events.out.tfevents.folder").mkdir()
+    (tmp_path / "events.out.tfevents.link").symlink_to("events.out.tfevents.link")
+    assert event_paths(tmp_path) == [path]
+    assert read_folder(tmp_path).points == POINTS
+    for name in ("pipe", "folder"):
+        with pytest.raises(OSError, match=f"It is not a regular file.*{name}"):
+            read_file(tmp_path / f"events.out.tfevents.{name}")
 
 
 def test_an_empty_file_has_no_trouble(tmp_path):

@@ -86,7 +86,6 @@ def test_a_temporary_file_that_cannot_be_created_is_reported_once(tmp_path, monk
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "open", refuse)
-    monkeypatch.setattr(Path, "read_text", lambda path, encoding: (_ for _ in ()).throw(FileNotFoundError(path)))
     for _ in range(3):
         record.solve("02-descend", False)
     assert len(set(refused)) == 3
@@ -130,7 +129,38 @@ DAMAGED = [
     '{"version": 1, "predictions": []}',
     '{"version": 1, "predictions": {}, "exercises": {"02-descend": {"tries": 1}}}',
     '{"version": 1, "predictions": {"02-x": "a"}, "exercises": {}}',
+    "[" * 100_000,
+    '{"version": 1, "predictions": {}, "exercises": {}, "more": ' + '{"a":' * 100_000,
+    '{"version": 1, "predictions": {}, "exercises": {}, "more": 1}',
+    '{"version": true, "predictions": {}, "exercises": {}}',
+    '{"version": 1.0, "predictions": {}, "exercises": {}}',
+    '{"version": 1, "predictions": {}, "exercises": {"02-descend": {"tries": ' + "9" * 5000 + ', "solved": true}}}',
+    "null",
+    "",
+    "\0",
 ]
+ENTRIES = [
+    ("predictions", {"question": 3, "guess": "a"}),
+    ("predictions", {"question": None, "guess": "a"}),
+    ("predictions", {"question": "Which?", "guess": ["a"]}),
+    ("predictions", {"question": "Which?", "guess": {"a": 1}}),
+    ("predictions", {"question": "Which?", "guess": "a", "outcome": None}),
+    ("predictions", {"question": "Which?", "guess": "a", "outcome": 1.5}),
+    ("predictions", {"question": "Which?", "guess": "a", "more": [[[]]]}),
+    ("predictions", {"question": "Which?", "guess": "\ud800"}),
+    ("exercises", {"tries": "3", "solved": True}),
+    ("exercises", {"tries": 3.0, "solved": True}),
+    ("exercises", {"tries": True, "solved": True}),
+    ("exercises", {"tries": -1, "solved": True}),
+    ("exercises", {"tries": 10**12, "solved": True}),
+    ("exercises", {"tries": float("nan"), "solved": True}),
+    ("exercises", {"tries": 3, "solved": 1}),
+    ("exercises", {"tries": 3, "solved": None}),
+    ("exercises", [3, True]),
+    ("exercises", None),
+]
+for part, entry in ENTRIES:
+    DAMAGED.append(json.dumps({"version": 1, "predictions": {}, "exercises": {}} | {part: {"02-x": entry}}))
 
 
 @pytest.mark.parametrize("content", DAMAGED)
@@ -142,6 +172,50 @@ def test_a_damaged_or_old_record_is_set_aside_not_overwritten(tmp_path, content)
     record.predict("02-x", "Which?", "a")
     assert json.loads((tmp_path / "progress.json").read_text())["predictions"]["02-x"]["guess"] == "a"
     assert record.news() == ""
+
+
+@pytest.mark.parametrize("entry", [{}, {"guess": None}, {"question": "Which?"}, {"outcome": "b"}])
+def test_a_prediction_with_a_field_missing_is_damaged(tmp_path, entry):
+    content = json.dumps({"version": 1, "predictions": {"02-x": entry}, "exercises": {}})
+    (tmp_path / "progress.json").write_text(content)
+    assert "could not be used (its entry '02-x' is damaged)" in LearnerRecord(tmp_path).news()
+
+
+def test_a_huge_record_is_set_aside_and_never_held_in_memory(tmp_path):
+    with (tmp_path / "progress.json").open("wb") as file:
+        file.truncate(2**40)  # of holes, which take no space on the disk
+    record = LearnerRecord(tmp_path)
+    assert "could not be used (it has more than 16,777,216 bytes); it was moved to" in record.news()
+    record.solve("02-descend", True)
+    assert LearnerRecord(tmp_path).exercises()["02-descend"]["solved"]
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_link_to_itself(path):
+    path.symlink_to(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("make", [Path.mkdir, make_pipe, make_link_to_itself])
+@pytest.mark.parametrize("name", ["progress.json", ".progress.lock"])
+def test_what_is_no_file_is_left_alone_and_never_waited_for(tmp_path, make, name, monkeypatch):
+    monkeypatch.setattr(files, "PATIENCE", 0.2)
+    make(tmp_path / name)
+    before = os.lstat(tmp_path / name).st_mode
+    record = LearnerRecord(tmp_path)
+    record.solve("02-descend", True)
+    assert record.exercises()["02-descend"]["solved"]
+    assert os.lstat(tmp_path / name).st_mode == before
+    if name == "progress.json":
+        assert "your answers are kept only in memory" in record.news()
+
+
+def test_the_home_folder_of_an_unknown_user_stays_a_name(monkeypatch):
+    monkeypatch.setenv("COURSE_LEARNER_DIR", "~nobody-of-this-name/learner")
+    assert learner_folder() == Path("~nobody-of-this-name/learner")
 
 
 def test_a_second_foreign_record_does_not_replace_the_first(tmp_path):

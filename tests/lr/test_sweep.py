@@ -2,8 +2,10 @@
 
 import json
 import math
+import os
 import re
 
+import numpy as np
 import pytest
 import torch
 from record_sweep import CONFIGS
@@ -507,10 +509,10 @@ def test_make_optimizer_takes_groups():
         ("sgd", "0.1", {}, "lr must be a finite number above 0, got '0.1'"),
         ("sgd", 0.1, {"momentun": 0.9}, "unknown sgd option 'momentun': did you mean 'momentum'?"),
         ("adam", 0.1, {"momentum": 0.9}, "unknown adam option 'momentum'"),
-        ("sgd", 0.1, {"momentum": -1}, "optimizer 'sgd' cannot be made with {'momentum': -1}: Invalid momentum"),
-        ("sgd", 0.1, {"nesterov": True}, "optimizer 'sgd' cannot be made with {'nesterov': True}: Nesterov"),
-        ("adam", 0.1, {"betas": 0.9}, "optimizer 'adam' cannot be made with {'betas': 0.9}"),
-        ("adam", 0.1, {"weight_decay": "0.1"}, "optimizer 'adam' cannot be made with {'weight_decay': '0.1'}"),
+        ("sgd", 0.1, {"momentum": -1}, "momentum must be at least 0 and below 1, got -1"),
+        ("sgd", 0.1, {"nesterov": True}, "nesterov=True needs a momentum above 0: give momentum=0.9"),
+        ("adam", 0.1, {"betas": 0.9}, "betas must be a pair of numbers, such as (0.9, 0.999), got 0.9"),
+        ("adam", 0.1, {"weight_decay": "0.1"}, "weight_decay must be a finite number of at least 0, got '0.1'"),
     ],
 )
 def test_make_optimizer_refuses_what_makes_no_sense(name, lr, options, message):
@@ -565,6 +567,9 @@ def test_rates_may_come_in_any_row_of_numbers(lrs):
         ({"batch_size": 0}, "batch_size must be a whole number of at least 1, got 0"),
         ({"batch_size": -5}, "batch_size must be a whole number of at least 1, got -5"),
         ({"batch_size": 76}, "batch_size 76 is larger than the data (75 rows)"),
+        ({"num_epochs": 10**8}, "num_epochs=100000000 would give 200000000 losses for each of 1 rates"),
+        ({"seed": "zero"}, "seed must be a whole number from 0 to 2**63 - 1, got 'zero'"),
+        ({"seed": -1}, "seed must be a whole number from 0 to 2**63 - 1, got -1"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(options, message):
@@ -572,9 +577,12 @@ def test_numbers_that_make_no_sense_are_refused(options, message):
         iter_sweep_lr(double(MLP), *few(), [0.1], **options)
 
 
-def test_a_seed_that_is_no_number_is_refused():
-    with pytest.raises(TypeError, match="seed must be a whole number, got 'zero'"):
-        iter_sweep_lr(double(MLP), *few(), [0.1], seed="zero")
+def test_numbers_may_be_numpys(tmp_path):
+    numbers = {"num_epochs": np.int64(1), "batch_size": np.int32(25), "seed": np.uint8(3), "momentum": np.float32(0.5)}
+    sweep = sweep_lr(double(MLP), *few(), np.array([0.1, 0.2]), **numbers)
+    assert (sweep.num_epochs, sweep.batch_size, sweep.seed, sweep.steps_done) == (1, 25, 3, 3)
+    sweep.save(tmp_path / "sweep.json")  # JSON knows no number of NumPy's
+    assert Sweep.load(tmp_path / "sweep.json").options == {"momentum": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -594,7 +602,7 @@ def test_a_seed_that_is_no_number_is_refused():
         ),
         (lambda x, y: (x / 0, y), ValueError, "x has NaN or infinity in 75 of 75 rows"),
         (lambda x, y: (x.numpy(), y), TypeError, "x must be a tensor, got ndarray"),
-        (lambda x, y: (x, y.tolist()), TypeError, "labels must be a tensor, got list"),
+        (lambda x, y: (x, y.tolist()), TypeError, "y must be a tensor, got list"),
         (lambda x, y: (x[:, :, :7], y), ValueError, "MLP cannot take x of shape (64, 1, 7, 8), torch.float64"),
         (lambda x, y: (x.float(), y), ValueError, "MLP cannot take x of shape (64, 1, 8, 8), torch.float32"),
         (lambda x, y: ((x * 16).byte(), y), ValueError, "MLP cannot take x of shape (64, 1, 8, 8), torch.uint8"),
@@ -724,6 +732,18 @@ def test_the_example_of_the_damaged_ones_is_good(tmp_path):
         damaged(losses=[["a"], ["b"]]),
         damaged(losses=5),
         damaged(color="blue"),
+        damaged(losses=[[1], [2]]),
+        damaged(losses=[[], []]),
+        damaged(losses=[[10**400], [1.0]]),
+        damaged(losses=[[1.0, 0.5, 0.2], [1.0, 0.5, 0.2]], num_epochs=2),
+        damaged(num_epochs=0),
+        damaged(batch_size="4"),
+        damaged(optimizer=["sgd"]),
+        damaged(options={"momentum": 2}),
+        damaged(options=[1]),
+        damaged(seed=-1),
+        damaged(steps_done=2),
+        "[" * 100_000,
     ],
 )
 def test_a_damaged_file_is_told_by_its_name(text, tmp_path):
@@ -738,6 +758,13 @@ def test_a_file_of_other_bytes_is_told_by_its_name(tmp_path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="does not hold a sweep, or it is damaged"):
         Sweep.load(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "sweep.json")
+    with pytest.raises(OSError, match="not a regular file"):
+        Sweep.load(tmp_path / "sweep.json")
 
 
 def test_a_missing_file_is_a_missing_file(tmp_path):
