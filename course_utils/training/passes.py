@@ -86,6 +86,7 @@ class Passes:
                 raise no_batches("train", self.number + 1)
             # Loaded at the end of a pass, the keeper has yielded what was left of that pass: nothing.
             self._kept = self._batches = None
+            self.random_states.set_state(before)
             return self.take(n)
         self._kept = None
         if not batches:
