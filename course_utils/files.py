@@ -30,9 +30,10 @@ def write_atomically(path: Path, content: str | bytes, *, previous: Path | None 
         OSError: the folder or the file cannot be written; the old content is kept, at `path` or in `previous`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    new = temporary.open("xb")  # before the try block, which removes only what this call has created
     try:
-        with temporary.open("xb") as file:
+        with new as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -52,7 +53,7 @@ def write_atomically(path: Path, content: str | bytes, *, previous: Path | None 
 
 
 def remove_unfinished(path: Path) -> None:
-    """Remove the temporary files that writers of this file left when they were killed."""
+    """Remove the temporary files that killed writers of this file left; call it only where no other can be writing."""
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
@@ -70,26 +71,46 @@ def open_regular(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
-@contextlib.contextmanager
-def exclusive_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive file lock; the system frees it if the process dies.
+def take_lock(path: Path, *, patience: float) -> filelock.BaseFileLock | None:
+    """Take an exclusive file lock: `release()` frees it, and the system does if the process dies.
+
+    Two takers in one process exclude each other too, and a forked process does not keep the lock. The empty file stays
+    after the release, since removing it while others wait for it would let two of them in.
+
+    Args:
+        patience: how many seconds to wait for another holder; 0 tries once.
+
+    Returns the lock, or None where the file system has no locks, as in some network folders.
 
     Raises:
         OSError: the lock file cannot be created.
-        TimeoutError: another process held the lock for longer than `PATIENCE` seconds.
+        TimeoutError: another holder kept the lock for `patience` seconds.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path, timeout=PATIENCE, poll_interval=0.01)
+    lock = filelock.FileLock(path, timeout=patience, poll_interval=0.01, thread_local=False, fallback_to_soft=False)
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        message = f"another process has held the lock for {PATIENCE:g} s"
+        message = f"another process has held the lock for {patience:g} s"
         raise TimeoutError(errno.ETIMEDOUT, message, str(path)) from error
     except OSError as error:
-        # Some network folders do not support locks. Of two entries written at the same instant, one may be lost there.
-        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP):
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP):
             raise
+        return None
+    return lock
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive file lock; where the file system has none, of two writers at one instant one may be lost.
+
+    Raises:
+        OSError: the lock file cannot be created.
+        TimeoutError: another process or thread held the lock for longer than `PATIENCE` seconds.
+    """
+    lock = take_lock(path, patience=PATIENCE)
     try:
         yield
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()

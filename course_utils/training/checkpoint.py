@@ -1,32 +1,57 @@
 """Checkpoints: files that are written whole or not at all, and what a run is compared with before it is resumed."""
 
+import errno
 import io
 import pickle
 import re
+import stat
 import tempfile
 import time
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import filelock
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from course_utils.files import remove_unfinished, write_atomically
-from course_utils.training.loaders import Loader
+from course_utils.errors import positive_integer, positive_number
+from course_utils.files import remove_unfinished, take_lock, write_atomically
+from course_utils.training.state import State, check_state, listed
 
-State = Mapping[str, Any]
-
-NEWEST, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
-FORMAT = 1
+NEWEST, PREVIOUS, LOCK = "checkpoint.pt", "checkpoint.previous.pt", "run.lock"
+# Format 1 had no plan, callbacks and loss_fn, and "random" in place of "passes"; `load` turns it into format 2.
+FORMAT = 2
 # After a save that took t seconds, the next is due WAIT_FACTOR · t seconds later, at most LONGEST_WAIT.
 WAIT_FACTOR, LONGEST_WAIT = 100, 10.0
 # The names of the numbers that `fingerprint` returns.
 DATA = ("train_batches", "train_rows", "batch_size", "order_seed", "train_checksum")
+
+
+# The files.
+
+
+def run_folder(run_dir: str | Path) -> Path:
+    """Return the folder of a run as an absolute path; a leading ~ is the user's home folder.
+
+    Raises:
+        TypeError: it is neither text nor a Path.
+        ValueError: it names no folder.
+    """
+    if not isinstance(run_dir, str | Path):
+        raise TypeError(f"run_dir must be the name of a folder, as text or as a Path, got {run_dir!r}")
+    if not str(run_dir).strip() or "\0" in str(run_dir):
+        raise ValueError(f"run_dir {str(run_dir)!r} names no folder: give a name such as 'runs/first'")
+    try:
+        # Absolute, so that a program that changes its folder later saves to the same place.
+        return Path(run_dir).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"run_dir {str(run_dir)!r} begins with a home folder that does not exist: {error}") from error
 
 
 def save(state: State, folder: str | Path, *, keep_previous: bool = True) -> None:
@@ -41,7 +66,7 @@ def save(state: State, folder: str | Path, *, keep_previous: bool = True) -> Non
         OSError: the file cannot be written, for example because the disk is full; the older checkpoints are untouched.
         TypeError: the state holds an object that `load` would refuse.
     """
-    folder = Path(folder)
+    folder = run_folder(folder)
     buffer = io.BytesIO()
     torch.save(_plain({"format": FORMAT} | dict(state)), buffer)
     write_atomically(folder / NEWEST, buffer.getvalue(), previous=folder / PREVIOUS if keep_previous else None)
@@ -51,14 +76,16 @@ def load(folder: str | Path) -> dict[str, Any] | None:
     """Return the state of a folder's newest undamaged checkpoint, on the CPU; None if there are no checkpoints.
 
     Only tensors and plain values are read (`weights_only=True`), so a checkpoint from elsewhere cannot run code.
+    Checkpoints of earlier editions are returned in the present form.
 
     Warns:
         RuntimeWarning: the newest is damaged, and the previous one is used.
 
     Raises:
         ValueError: all of them are damaged, or are not checkpoints of this course.
+        OSError: this user may not read one of them.
     """
-    state, _ = _load(Path(folder))
+    state, _ = _load(run_folder(folder))
     return state
 
 
@@ -67,12 +94,14 @@ def _load(folder: Path) -> tuple[dict[str, Any] | None, bool]:
     damaged = []
     for name in (NEWEST, PREVIOUS):
         path = folder / name
-        if not path.exists():
+        try:
+            path.lstat()
+        except FileNotFoundError:
             continue
         try:
             state = _read(path)
-        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, ValueError, KeyError) as error:
-            damaged.append(f"{path} cannot be read ({str(error).splitlines()[0] if str(error) else repr(error)})")
+        except ValueError as error:
+            damaged.append(f"{path} cannot be read ({error})")
             continue
         if damaged:
             warnings.warn(f"{damaged[0]}: continuing from the previous one, {name}", RuntimeWarning, stacklevel=3)
@@ -82,132 +111,328 @@ def _load(folder: Path) -> tuple[dict[str, Any] | None, bool]:
     return None, True
 
 
+# What may be in the place of a file, by the first letter of `ls -l`. Opening a pipe would wait for a writer.
+_KINDS = {"d": "a folder", "p": "a named pipe", "s": "a socket", "c": "a device", "b": "a device"}
+
+
 def _read(path: Path) -> dict[str, Any]:
-    # torch.load ignores the checksums in the file; zipfile compares them.
-    with zipfile.ZipFile(path) as archive:
-        bad = archive.testzip()
-    if bad:
-        raise ValueError(f"its part {bad} does not match its checksum")
+    """Return the state in a file.
+
+    Raises:
+        ValueError: the file does not hold the whole state of a run; the message says in one line why.
+        PermissionError: this user may not read it.
+    """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # PyTorch's own message explains how to run what such a file asks for, which nobody should do.
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
-            refusal = f"it asks for {asked[1]}, which no checkpoint of this course does; none of it was run"
-        else:
-            refusal = (
-                "it holds more than tensors and plain values, unlike every checkpoint of this course; none was run"
-            )
-        raise ValueError(refusal) from error
-    except (AssertionError, AttributeError, IndexError, TypeError) as error:
-        raise ValueError(f"it does not hold a state ({type(error).__name__}: {error})") from error
-    if not isinstance(state, dict) or state.get("format") != FORMAT:
-        raise ValueError(f"it does not hold a state of format {FORMAT}")
+        kind = stat.filemode(path.stat().st_mode)[0]
+        if kind != "-":
+            raise ValueError(f"it is {_KINDS[kind]}, not a file")
+        with path.open("rb") as file:
+            state = _read_plain(file)
+    except PermissionError:
+        raise
+    except OSError as error:
+        leads_nowhere = error.errno in (errno.ENOENT, errno.ELOOP)
+        raise ValueError("it is a link that leads nowhere" if leads_nowhere else str(error)) from error
+    if state["format"] == 1:
+        state = _of_format_2(state)
+    check_state(state)
+    if "passes" not in state:
+        raise ValueError("passes is missing: it is the state of a trainer, not a checkpoint")
     return state
+
+
+def _read_plain(file: BinaryIO) -> dict[str, Any]:
+    """Return the dict of tensors and plain values that a file holds, with a format that this edition knows."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise zipfile.BadZipFile("its parts are compressed, as in no file of PyTorch's")
+            bad = archive.testzip()  # torch.load ignores the checksums in the file; zipfile compares them
+            if bad:
+                raise zipfile.BadZipFile(f"its part {bad} does not match its checksum")
+        file.seek(0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch warns of some files before it refuses them
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what is damaged can make a reader fail in any way
+        raise ValueError(_reason(error)) from error
+    found = state.get("format") if isinstance(state, dict) else None
+    if type(found) is not int or not 1 <= found <= FORMAT:
+        raise ValueError(f"it does not hold a state of format {FORMAT} or earlier")
+    return dict(state)
+
+
+def _reason(error: Exception) -> str:
+    """Return in one line why a file cannot be read.
+
+    PyTorch's own messages explain how to run what such a file asks for, which nobody should do.
+    """
+    first_line = (str(error).splitlines() or [""])[0]
+    if isinstance(error, zipfile.BadZipFile):
+        return first_line
+    asked = re.search(r"GLOBAL (\S+)", str(error))
+    if isinstance(error, pickle.UnpicklingError) and asked:
+        return f"it asks for {asked[1]}, which no checkpoint of this course does; none of it was run"
+    if isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error):
+        return "it holds more than tensors and plain values, unlike every checkpoint of this course; none was run"
+    return f"it does not hold a state ({type(error).__name__}: {first_line})"
+
+
+def _of_format_2(state: dict[str, Any]) -> dict[str, Any]:
+    """Return a state of format 1 as one of format 2; what is missing or of the wrong kind is left to `check_state`."""
+    new: dict[str, Any] = state | {"format": 2, "plan": None, "callbacks": []}
+    if isinstance(state.get("model"), dict):
+        new["model"] = {_original_name(str(name)): value for name, value in state["model"].items()}
+    random, epoch, position = new.pop("random", None), state.get("epoch"), state.get("position")
+    if state.get("epoch_trained") is True and isinstance(epoch, int):
+        epoch, position = epoch + 1, 0  # the pass over the data is done, though the epoch is not closed
+    if isinstance(random, list) and all(isinstance(each, dict) for each in random):
+        new["passes"] = [
+            {
+                "number": epoch,
+                "position": position,
+                "ended": False,
+                "start": {"random": each.get("epoch") if position else None, "order": {}, "workers": False},
+                "now": each.get("now"),
+                "kept": None,
+            }
+            for each in random
+        ]
+    return new
 
 
 def _plain(value: object, where: str = "state") -> object:
     """Return a copy of nested dicts and lists of tensors and plain values, and name what is neither."""
-    if value is None or isinstance(value, Tensor) or type(value) in (bool, int, float, str, bytes):
+    if value is None or type(value) in (bool, int, float, str, bytes, Tensor, nn.Parameter):
         return value
     if isinstance(value, Mapping):
-        return {key: _plain(each, f"{where}[{key!r}]") for key, each in value.items()}
+        return {_plain(key, f"a key of {where}"): _plain(each, f"{where}[{key!r}]") for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)([_plain(each, where) for each in value]) if type(value) in (list, tuple) else list(value)
-    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        values = [_plain(each, where) for each in value]
+        return tuple(values) if isinstance(value, tuple) else values
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0 and type(value.item()) in (bool, int, float):
         return value.item()  # one of NumPy's numbers
     raise TypeError(
         f"{where} is a {type(value).__name__}, which a checkpoint cannot hold: use numbers, text or tensors"
     )
 
 
-def check_storable(state: State) -> None:
-    """Check that a checkpoint can hold a state of this kind, before a run starts.
-
-    Raises:
-        TypeError: a part of it is neither a tensor nor a plain value; the message names it.
-    """
-    _plain(state)
+# A run's checkpoints.
 
 
 class Checkpoints:
-    """The checkpoints in the folder of a run; without a folder, nothing is saved.
+    """The checkpoints in the folder of a run, of which no other run may use it meanwhile; without a folder, none.
 
     After a save that took t seconds, the next is due 100 t later, at most 10 s. Saving therefore takes about a
     hundredth of the time. Epochs of ten seconds and more are all saved; runs of shorter epochs are saved less often
-    than each epoch, and always at the end.
+    than each epoch, and always at the end. What `every_steps` and `every_seconds` ask for is not put off.
 
     Args:
         folder: the run's folder, or None.
         writes: whether this process is the one that saves.
+        every: epochs between checkpoints.
+        every_steps, every_seconds: steps and seconds between checkpoints, also within an epoch; None for neither.
+
+    Attributes:
+        folder: the folder as a path, or None.
+        error: why the last save failed; None if it did not.
+
+    Raises:
+        TypeError, ValueError: the folder is not the name of one, or a number is not positive.
     """
 
-    def __init__(self, folder: str | Path | None, *, writes: bool = True):
-        self.folder = None if folder is None else Path(folder)
+    def __init__(
+        self,
+        folder: str | Path | None,
+        *,
+        writes: bool = True,
+        every: int = 1,
+        every_steps: int | None = None,
+        every_seconds: float | None = None,
+    ):
+        self.folder = None if folder is None else run_folder(folder)
         self.writes = writes and folder is not None
-        self._due_at = 0.0
+        self.every = positive_integer("checkpoint_every", every)
+        self.every_steps = None if every_steps is None else positive_integer("checkpoint_every_steps", every_steps)
+        self.every_seconds = (
+            None if every_seconds is None else positive_number("checkpoint_every_seconds", every_seconds)
+        )
+        self.error: OSError | None = None
+        self._lock: filelock.BaseFileLock | None = None
+        self._due_at, self._saved_at = 0.0, time.monotonic()
         self._newest_is_whole = True
+        self._newest: tuple[int, int] | None = None
 
-    def open(self, *, resume: bool) -> dict[str, Any] | None:
-        """Create the folder, check it, and return the state to continue from, if any.
+    @property
+    def folder_to_write(self) -> Path | None:
+        """The folder if this process is the one that writes to it, else None."""
+        return self.folder if self.writes else None
+
+    def open(self, *, resume: bool, own: bool = False) -> dict[str, Any] | None:
+        """Create the folder, lock it, check it, and return the state to continue from, if any.
+
+        Args:
+            resume: continue from the newest checkpoint.
+            own: the folder may hold the run that this object has saved or loaded; it is continued from memory.
 
         Raises:
-            ValueError: the folder holds another run and `resume` is False, or `resume` without a folder.
+            ValueError: another run is using the folder, or has left its files there and `resume` is False; the
+                checkpoints are damaged; or `resume` without a folder.
             OSError: the folder cannot be created or written to.
         """
+        self.error = None
+        self._saved_at = time.monotonic()
         if self.folder is None:
             if resume:
                 raise ValueError("resume=True needs run_dir, the folder of the run to continue")
             return None
         if self.writes:
-            _check_folder(self.folder, resume)
-        if not resume:
-            return None
-        with warnings.catch_warnings():
-            if not self.writes:
-                warnings.simplefilter("ignore", RuntimeWarning)  # one process warns for all of them
-            state, self._newest_is_whole = _load(self.folder)
+            self._lock = _take_folder(self.folder)
+        try:
+            if self.writes and not resume:
+                self._check_is_free(self.folder, own)
+            if not resume:
+                return None
+            with warnings.catch_warnings():
+                if not self.writes:
+                    warnings.simplefilter("ignore", RuntimeWarning)  # one process warns for all of them
+                state, self._newest_is_whole = _load(self.folder)
+            self._newest = _stamp(self.folder / NEWEST)
+        except BaseException:
+            self.close()
+            raise
         return state
+
+    def close(self) -> None:
+        """Let other runs use the folder; a second call does nothing."""
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
 
     def due(self) -> bool:
         """Return whether enough time has passed since the last save."""
         return self.writes and time.monotonic() >= self._due_at
 
+    def due_after_epoch(self, epoch: int) -> bool:
+        """Return whether to save after this epoch, counted from 1; of several processes, the one that saves decides."""
+        return epoch % self.every == 0 and self.due()
+
+    def due_after_step(self, step: int) -> bool:
+        """Return whether `every_steps` or `every_seconds` asks for a checkpoint after this step, counted from 1.
+
+        Several processes agree on the steps but not on the seconds, of which each has its own clock.
+        """
+        if self.folder is None:
+            return False
+        if self.every_steps is not None and step % self.every_steps == 0:
+            return True
+        return self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
+
     def save(self, state: State) -> None:
-        """Save a state; if it cannot be written, warn with a RuntimeWarning and let the run continue."""
-        if self.folder is None or not self.writes:
-            return
+        """Save a state; if it cannot be written, keep the `error` and warn with a RuntimeWarning: the run continues."""
         began = time.monotonic()
-        try:
-            save(state, self.folder, keep_previous=self._newest_is_whole)
-            self._newest_is_whole = True
-        except OSError as error:
-            warnings.warn(
-                f"the checkpoint of step {state['step']} could not be written in {str(self.folder)!r} ({error}): "
-                "training continues, and the previous checkpoint is kept",
-                RuntimeWarning,
-                stacklevel=2,
+        if self.folder is not None and self.writes:
+            try:
+                save(state, self.folder, keep_previous=self._newest_is_whole)
+                self._newest_is_whole, self.error = True, None
+                self._newest = _stamp(self.folder / NEWEST)
+            except OSError as error:
+                self.error = error
+                warnings.warn(
+                    f"the checkpoint of step {state['step']} could not be written in {str(self.folder)!r} ({error}): "
+                    "training continues, and the previous checkpoint is kept",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        self._saved_at = time.monotonic()
+        self._due_at = self._saved_at + min(WAIT_FACTOR * (self._saved_at - began), LONGEST_WAIT)
+
+    def _check_is_free(self, folder: Path, own: bool) -> None:
+        """Check that the folder holds no run, or with `own` none but the one that this object has saved or loaded."""
+        if own:
+            others = _stamp(folder / NEWEST) not in (None, self._newest)
+        else:
+            others = any(
+                each.match("checkpoint*.pt") or each.match("events.out.tfevents.*") for each in folder.iterdir()
             )
-        now = time.monotonic()
-        self._due_at = now + min(WAIT_FACTOR * (now - began), LONGEST_WAIT)
+        if others:
+            raise ValueError(
+                f"run_dir {str(folder)!r} holds another run: continue it (resume=True, --resume), "
+                "delete it, or choose another folder"
+            )
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
-    """Create the folder of a run if needed, and check that it can be written to and does not hold another run."""
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"run_dir {str(folder)!r} is a file: give the name of a folder")
+def _take_folder(folder: Path) -> filelock.BaseFileLock | None:
+    """Create the folder of a run if needed, check that it can be written to, and return its lock, if it has locks."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        remove_unfinished(folder / NEWEST)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OSError(f"run_dir {str(folder)!r} cannot be written to ({error}): choose another folder") from error
-    if not resume and (any(folder.glob("checkpoint*.pt")) or any(folder.glob("events.out.tfevents.*"))):
+        lock = take_lock(folder / LOCK, patience=0)
+        try:
+            if lock is not None:
+                remove_unfinished(folder / NEWEST)
+            tempfile.TemporaryFile(dir=folder).close()
+        except BaseException:
+            if lock is not None:
+                lock.release()
+            raise
+    except TimeoutError as error:
+        # Like a folder that holds another run, this is a wrong choice of run_dir, hence a ValueError.
         raise ValueError(
-            f"run_dir {str(folder)!r} holds another run: continue it (resume=True, --resume), "
-            "delete it, or choose another folder"
-        )
+            f"run_dir {str(folder)!r} is in use: another run holds the lock {str(folder / LOCK)!r} until it ends. "
+            "Wait for that, or choose another folder"
+        ) from error
+    except FileExistsError as error:
+        raise NotADirectoryError(f"run_dir {str(folder)!r} is a file: give the name of a folder") from error
+    except OSError as error:
+        files = [each for each in folder.parents if each.is_file()] if isinstance(error, NotADirectoryError) else []
+        reason = f"{str(files[0])!r} is a file" if files else error
+        raise OSError(f"run_dir {str(folder)!r} cannot be written to ({reason}): choose another folder") from error
+    return lock
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return the time and size of a file, which change when another run writes it; None if there is none."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
+
+
+# What a run is saved with, and compared with.
+
+
+def check_storable(state: State) -> None:
+    """Check that a checkpoint can hold a state of this kind, and that a run could continue from it, before it starts.
+
+    Raises:
+        TypeError: a part of it is neither a tensor nor a plain value; the message names it.
+        ValueError: a part of it is of the wrong kind, such as what a callback keeps.
+    """
+    _plain(state)
+    check_state(state)
+
+
+def model_state(model: nn.Module) -> dict[str, Any]:
+    """Return the weights and buffers of a model by name; a compiled model has the names of the original."""
+    return {_original_name(name): value for name, value in model.state_dict().items()}
+
+
+def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load what `model_state` returned, compiled or not, into a model that is compiled or not.
+
+    Raises:
+        RuntimeError: names or shapes differ; `check_same_model` tells before anything is changed.
+    """
+    names = {_original_name(name): name for name in model.state_dict()}
+    model.load_state_dict({names.get(name, name): value for name, value in state.items()})
+
+
+def _original_name(name: str) -> str:
+    """Return the name that a weight has without `torch.compile`, which puts `_orig_mod` before the names it covers."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def check_same(saved: Mapping[str, object], mine: Mapping[str, object]) -> None:
@@ -225,60 +450,90 @@ def check_same(saved: Mapping[str, object], mine: Mapping[str, object]) -> None:
         )
 
 
-def check_same_model(saved: Mapping[str, Tensor], mine: Mapping[str, Tensor]) -> None:
-    """Check that a checkpoint's weights fit a model.
+def check_same_model(saved: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Check that a checkpoint's weights fit a model, both by the names of `model_state`.
 
     Raises:
-        ValueError: keys or shapes differ; the message lists them.
+        ValueError: names, shapes or types differ; the message lists them.
     """
     parts = [f"missing here {name}" for name in saved if name not in mine]
     parts += [f"missing in the checkpoint {name}" for name in mine if name not in saved]
-    parts += [
-        f"{name} has shape {tuple(saved[name].shape)} in the checkpoint, {tuple(mine[name].shape)} here"
-        for name in saved
-        if name in mine and isinstance(mine[name], Tensor) and saved[name].shape != mine[name].shape
-    ]
-    if len(parts) > 10:
-        parts = [*parts[:10], f"{len(parts) - 10} more"]
+    for name in [name for name in saved if name in mine]:
+        then, now = saved[name], mine[name]
+        if not isinstance(then, Tensor) or not isinstance(now, Tensor):
+            continue
+        if then.shape != now.shape:
+            parts.append(f"{name} has shape {tuple(then.shape)} in the checkpoint, {tuple(now.shape)} here")
+        elif then.dtype != now.dtype:
+            parts.append(f"{name} is {then.dtype} in the checkpoint, {now.dtype} here")
     if parts:
-        raise ValueError(f"the checkpoint is of another model: {'; '.join(parts)}")
+        raise ValueError(f"the checkpoint is of another model: {listed(parts)}")
 
 
 def describe(
-    model: nn.Module, optimizer: Optimizer, scheduler: object, loss_fn: Callable[[Tensor, Tensor], Tensor]
+    model: nn.Module, optimizer: Optimizer, scheduler: object, loss_fn: Callable[..., Tensor]
 ) -> dict[str, object]:
-    """Return the names and numbers that describe what a run is made with."""
+    """Return the names and numbers that describe what a run is made with, whether its parts are compiled or not."""
+    options = loss_fn.keywords if isinstance(loss_fn, partial) else {}
+    loss_fn = _original(loss_fn.func if isinstance(loss_fn, partial) else loss_fn)
     described: dict[str, object] = {
-        "model": type(model).__name__,
+        "model": type(_original(model)).__name__,
         "num_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "optimizer": type(optimizer).__name__,
         "scheduler": None if scheduler is None else type(scheduler).__name__,
         "loss_fn": getattr(loss_fn, "__name__", type(loss_fn).__name__),
-        "reduction": getattr(loss_fn, "reduction", "mean"),
+        "reduction": options.get("reduction", getattr(loss_fn, "reduction", "mean")),
     }
-    for name, value in optimizer.defaults.items():
-        if name not in ("foreach", "fused", "capturable", "differentiable"):
-            value = value.item() if isinstance(value, Tensor) else value
-            known = value is None or isinstance(value, bool | int | float | str | tuple)
-            described[name] = value if known else type(value).__name__
-    return described
+    hidden = ("foreach", "fused", "capturable", "differentiable")  # how the numbers are computed, not which
+    return described | {name: _setting(value) for name, value in optimizer.defaults.items() if name not in hidden}
 
 
-def fingerprint(train: Loader) -> dict[str, int | None]:
+def _original(part: Any) -> Any:
+    """Return the module inside one that `torch.compile` returned, or else the part itself."""
+    return getattr(part, "_orig_mod", part)
+
+
+def _setting(value: object) -> object:
+    """Return a value that a checkpoint can hold and compare: of other objects, the name of their class."""
+    if isinstance(value, list | tuple):
+        return tuple(_setting(each) for each in value)
+    if (isinstance(value, Tensor) and value.numel() == 1) or (
+        hasattr(value, "item") and getattr(value, "ndim", 1) == 0
+    ):
+        value = value.item()  # also NumPy's numbers
+    return value if isinstance(value, bool | int | float | str | None) else type(value).__name__
+
+
+def fingerprint(train: Any) -> dict[str, object]:
     """Return numbers that change with the training data: batches, rows, batch size, seed of the order, and a checksum.
 
-    The checksum covers at most 1,024 evenly spaced rows, of data that is held in tensors.
+    A number that the loader does not know, such as how many batches a stream has, is None. The checksum covers at most
+    1,024 evenly spaced rows, of data that is held in tensors.
     """
-    dataset: Any = getattr(train, "dataset", None)
-    tensors = getattr(dataset, "tensors", ())
-    given: object = train
-    if type(given) is list or type(given) is tuple:
-        tensors = [each for batch in (given[0], given[-1]) if isinstance(batch, list | tuple) for each in batch]
+    dataset = getattr(train, "dataset", None)
+    held: object = getattr(dataset, "tensors", ())
+    if type(train) in (list, tuple) and train:
+        held = (train[0], train[-1])
     checksum = 0
-    for tensor in tensors:
-        if isinstance(tensor, Tensor) and tensor.numel():
+    for tensor in _tensors(held):
+        if tensor.numel() and tensor.layout == torch.strided:
             rows = tensor.detach()[:: -(-len(tensor) // 1024)] if tensor.ndim else tensor.detach()
             checksum = zlib.crc32(rows.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes(), checksum)
-    num_rows = len(dataset) if hasattr(dataset, "__len__") else None
-    batch_size, seed = getattr(train, "batch_size", None), getattr(train, "seed", None)
-    return dict(zip(DATA, (len(train), num_rows, batch_size, seed, checksum), strict=True))
+    batch_size, seed = _setting(getattr(train, "batch_size", None)), _setting(getattr(train, "seed", None))
+    return dict(zip(DATA, (_length(train), _length(dataset), batch_size, seed, checksum), strict=True))
+
+
+def _length(value: Any) -> int | None:
+    try:
+        return len(value)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """Yield the tensors in nested lists, tuples and dicts."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from _tensors(each)

@@ -1,0 +1,209 @@
+"""The state of a run: which parts it must have, of which kinds, before anything is restored from it."""
+
+import math
+import random
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+
+from course_utils.training.history import History
+
+State = Mapping[str, Any]
+
+
+def check_state(state: object) -> None:
+    """Check that a state has every part of a run, each of the right kind.
+
+    Raises:
+        ValueError: parts are missing or of another kind; the message names them.
+    """
+    faults = []
+    for where, (kind, is_right) in PARTS.items():
+        part: Any = state
+        for key in where.split("."):
+            part = part.get(key, MISSING) if isinstance(part, Mapping) else MISSING
+        if part is MISSING:
+            faults += [] if where in OPTIONAL else [f"{where} is missing"]
+        elif not is_right(part):
+            faults.append(f"{where} must be {kind}, is {_quoted(part)}")
+    if faults:
+        raise ValueError(f"a run cannot continue from this state: {listed(faults)}")
+
+
+def check_fits(saved: State, mine: State) -> None:
+    """Check that the optimizer, scheduler and scaler of a state, after `check_state`, are like those of another run.
+
+    Args:
+        mine: the state of the run that is to continue from `saved`.
+
+    Raises:
+        ValueError: parts are missing or of another kind; the message names them.
+    """
+    # The options of the optimizer are among the settings. PyTorch fills in those that a later release has added.
+    options = set(saved["made_with"])
+    faults: list[str] = []
+    # PyTorch itself compares the number of groups, before it changes anything.
+    groups = zip(saved["optimizer"]["param_groups"], mine["optimizer"]["param_groups"], strict=False)
+    for index, (group, own) in enumerate(groups):
+        own = {name: value for name, value in own.items() if name in options}
+        faults += _unlike(group, own, f"optimizer.param_groups[{index}]")
+    for name in ("scheduler", "scaler"):
+        faults += _unlike(saved.get(name, MISSING), mine.get(name, MISSING), name)
+    if faults:
+        raise ValueError(f"the state does not fit this run: {listed(faults)}")
+
+
+def listed(parts: list[str], limit: int = 10) -> str:
+    """Return the parts of a message, joined by semicolons; those above the limit are only counted."""
+    more = [f"{len(parts) - limit} more"] if len(parts) > limit else []
+    return "; ".join(parts[:limit] + more)
+
+
+def _unlike(saved: object, mine: object, where: str) -> Iterator[str]:
+    """Yield where nested values are of different kinds; names that begin with _ differ between releases of PyTorch."""
+    if mine is None or (_is_number(saved) and _is_number(mine)):
+        return
+    if isinstance(mine, Mapping) and isinstance(saved, Mapping):
+        for name, value in mine.items():
+            if name in saved or (isinstance(name, str) and not name.startswith("_")):
+                yield from _unlike(saved.get(name, MISSING), value, f"{where}.{name}")
+    elif saved is MISSING or mine is MISSING:
+        if saved is not mine:
+            yield f"{where} is missing{' here' if mine is MISSING else ''}"
+    elif isinstance(mine, list | tuple) and isinstance(saved, list | tuple) and len(saved) == len(mine):
+        for index, (each, own) in enumerate(zip(saved, mine, strict=True)):
+            yield from _unlike(each, own, f"{where}[{index}]")
+    elif isinstance(mine, list | tuple) or not isinstance(saved, type(mine)):
+        yield f"{where} is {_quoted(saved)}, and {_quoted(mine)} here"
+
+
+def _quoted(value: object) -> str:
+    return " ".join(reprlib.repr(value).split())
+
+
+# The kinds of parts.
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_real(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+def _is_number(value: object) -> bool:
+    return _is_real(value) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+def _is_setting(value: object) -> bool:
+    values = value if isinstance(value, list | tuple) else [value]
+    return all(isinstance(each, bool | int | float | str | None) for each in values)
+
+
+def _dict_of(is_right: Callable[[Any], bool]) -> Callable[[object], bool]:
+    """Return a function that checks a dict: its keys are names, and each value is right."""
+    return lambda value: (
+        isinstance(value, Mapping) and all(isinstance(name, str) and is_right(each) for name, each in value.items())
+    )
+
+
+def _list_of(is_right: Callable[[Any], bool], *, at_least: int = 0) -> Callable[[object], bool]:
+    """Return a function that checks a list: its length, and each item."""
+    return lambda value: isinstance(value, list) and len(value) >= at_least and all(map(is_right, value))
+
+
+def _is_plan(value: Any) -> bool:
+    return value is None or (_dict_of(_is_count)(value) and set(value) == {"num_steps", "num_epochs"})
+
+
+def _is_dict(value: object) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _is_optimizer_state(value: object) -> bool:
+    return isinstance(value, Mapping) and all(_is_count(key) and _is_dict(each) for key, each in value.items())
+
+
+def _is_group(value: object) -> bool:
+    return isinstance(value, Mapping) and _list_of(_is_count)(value.get("params")) and _is_number(value.get("lr"))
+
+
+def _are_weights(value: object) -> bool:
+    # What a module keeps as its "extra state" can be anything.
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str) and (isinstance(each, Tensor) or name.endswith("_extra_state"))
+        for name, each in value.items()
+    )
+
+
+def _is_mean(value: object) -> bool:
+    return (
+        isinstance(value, list) and len(value) == 2 and all(_is_real(each) and abs(each) < math.inf for each in value)
+    )
+
+
+def _is_point(value: object) -> bool:
+    return isinstance(value, list | tuple) and len(value) == 2 and _is_count(value[0]) and _is_real(value[1])
+
+
+def _is_place(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and _is_count(value.get("number"))
+        and _is_count(value.get("position"))
+        and _can_be_set(value.get("now"))
+    )
+
+
+def _can_be_set(states: Any) -> bool:
+    """Return whether these are states of random number generators, by setting those of new ones."""
+    try:
+        random.Random().setstate(states["python"])
+        torch.Generator().set_state(states["torch"])
+        if "numpy" in states:
+            name, keys, position, has_gauss, gauss = states["numpy"]
+            numpy.random.RandomState().set_state((name, keys.numpy().astype("uint32"), position, has_gauss, gauss))
+    except Exception:  # what is damaged can make them fail in any way
+        return False
+    return True
+
+
+MISSING = object()
+FIGURES = [each.name for each in fields(History) if each.name not in ("metrics", "interrupted")]
+COUNT = ("a whole number of at least 0", _is_count)
+POINTS = ("a list of points (step, value)", _list_of(_is_point))
+WEIGHTS = ("tensors by name", _are_weights)
+MEAN = ("a sum and a number of samples", _is_mean)
+# Each part, what it must be, and the function that checks it. A dot leads into a dict.
+PARTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "made_with": ("settings by name", _dict_of(_is_setting)),
+    "plan": ("num_steps and num_epochs, or None", _is_plan),
+    "model": WEIGHTS,
+    "optimizer.state": ("a dict for each number of a parameter", _is_optimizer_state),
+    "optimizer.param_groups": ("a list of dicts with params and lr", _list_of(_is_group, at_least=1)),
+    "scheduler": ("a dict", _is_dict),
+    "loss_fn": WEIGHTS,
+    "scaler": ("numbers by name", _dict_of(_is_number)),
+    "step": COUNT,
+    "epoch": COUNT,
+    "position": COUNT,
+    "skipped_steps": COUNT,
+    "epoch_trained": ("True or False", lambda value: isinstance(value, bool)),
+    "means.window": MEAN,
+    "means.epoch": MEAN,
+    "history": ("figures by name", lambda value: _is_dict(value) and set(value) <= {*FIGURES, "metrics"}),
+    **{f"history.{name}": POINTS for name in FIGURES},
+    "history.metrics": ("lists of points (step, value) by name", _dict_of(_list_of(_is_point))),
+    "callbacks": ("a list of dicts", _list_of(_is_dict)),
+    "passes": (
+        "for each process a dict with number, position and the random states now",
+        _list_of(_is_place, at_least=1),
+    ),
+}
+OPTIONAL = {"scheduler", "loss_fn", "history.metrics", "passes"}
