@@ -52,7 +52,7 @@ class Callback:
                 raise unknown_name(f"method of the callback {cls.__name__}", name, points)
 
     def on_fit_start(self, trainer: "Trainer") -> None:
-        """Called when `fit` starts, after a checkpoint was loaded and before the first step."""
+        """Called when `fit` starts, after a checkpoint was loaded and before the next step."""
 
     def on_step_end(self, trainer: "Trainer") -> None:
         """Called after each step that changed the weights; reading a tensor here makes the program wait for a GPU."""
@@ -72,10 +72,10 @@ class Callback:
         """
 
     def on_epoch_end(self, trainer: "Trainer", figures: dict[str, float]) -> None:
-        """Called after each epoch with all of its figures, before a checkpoint is saved."""
+        """Called after each epoch with all of its figures, before its checkpoint is saved."""
 
     def on_fit_end(self, trainer: "Trainer") -> None:
-        """Called at the end of `fit`, also if an error or Ctrl-C ended it."""
+        """Called when `fit` ends without an error, also after `stop()`, and after the last checkpoint was saved."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed run needs, as tensors and plain values; it is saved in each checkpoint."""
@@ -254,6 +254,8 @@ class BestCheckpoint(_Monitor):
                 f"file must be a name without a folder that does not begin with 'checkpoint', such as 'best.pt', "
                 f"got {file!r}"
             )
+        if model is not None and not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, or None for the trainer's, got {model!r}")
         self.file, self.model = file, model
         self._path: Path | None = None
 
@@ -276,8 +278,9 @@ class BestCheckpoint(_Monitor):
         if not self.is_better(value):
             return
         if self._path is not None and distributed.rank() == 0:
+            model = trainer.model if self.model is None else self.model
             content = io.BytesIO()
-            torch.save(checkpoint.model_state(self.model or trainer.model), content)
+            torch.save(checkpoint.model_state(model), content)
             try:
                 write_atomically(self._path, content.getvalue())
             except OSError as error:
@@ -322,7 +325,7 @@ def check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
 
     Raises:
         TypeError: one is not an instance of `Callback`, or they are not in a list.
-        ValueError: one is given twice.
+        ValueError: one is given twice, or two write the same file.
     """
     if isinstance(callbacks, str | Callback) or not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks must be a list of callbacks, got {callbacks!r}: put even a single one into []")
@@ -338,6 +341,10 @@ def check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
                 "give it once, or make another instance"
             )
         checked.append(each)
+    files = [each.file for each in checked if isinstance(each, BestCheckpoint)]
+    for file in files:
+        if files.count(file) > 1:
+            raise ValueError(f"{files.count(file)} callbacks would write {file!r}: give each another file=…")
     return tuple(checked)
 
 

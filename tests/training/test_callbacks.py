@@ -165,13 +165,16 @@ def test_what_is_not_a_list_of_callbacks_is_refused(given, message):
         check_callbacks(given)
 
 
-def test_one_callback_twice_is_refused():
+def test_one_callback_or_one_file_twice_is_refused():
     one = EarlyStopping(patience=1)
     assert check_callbacks([one, EarlyStopping(patience=1)])[0] is one
     with pytest.raises(
         ValueError, match=r"callbacks\[2\], EarlyStopping, is in the list twice and would be called twice"
     ):
         check_callbacks([one, Callback(), one])
+    check_callbacks([BestCheckpoint(), BestCheckpoint("epoch_loss", file="trained.pt")])
+    with pytest.raises(ValueError, match=r"2 callbacks would write 'best\.pt': give each another file="):
+        check_callbacks([BestCheckpoint(), BestCheckpoint("epoch_loss")])
 
 
 # The figures that a run needs.
@@ -406,6 +409,11 @@ def test_best_checkpoint_needs_a_folder():
 def test_a_name_that_leaves_the_folder_or_belongs_to_the_run_is_refused(file):
     with pytest.raises(ValueError, match=r"file must be a name without a folder .* such as 'best\.pt', got "):
         BestCheckpoint(file=file)
+
+
+def test_what_is_not_a_model_is_refused():
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module, or None for the trainer's, got 'ema'"):
+        BestCheckpoint(model="ema")
 
 
 def test_load_best_refuses_what_it_cannot_load(tmp_path):
