@@ -298,7 +298,7 @@ class BestCheckpoint(_Monitor):
 
         Raises:
             ValueError: no run has saved any, the file is damaged, or its weights are of another model.
-        FileNotFoundError: the file is gone.
+            FileNotFoundError: the file is gone.
         """
         if self._path is None or self.best is None:
             raise ValueError(f"{self.file!r} was not written yet: load_best needs a fit with at least one whole epoch")
