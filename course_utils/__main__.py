@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import os
 import re
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from course_utils.data import NAMES, Data, load
 from course_utils.devices import PRECISIONS, seed_everything
@@ -21,6 +20,7 @@ from course_utils.lr import find_lr, schedules
 from course_utils.models import MODELS, make_model
 from course_utils.optimizers import OPTIMIZERS, make_optimizer
 from course_utils.training import NonFiniteError, RunCompleteError, Trainer, distributed
+from course_utils.training.callbacks import BestCheckpoint, Callback, EarlyStopping
 from course_utils.training.history import History
 
 EXAMPLES = """\
@@ -29,10 +29,16 @@ examples:
     python -m course_utils train --optimizer sgd --lr 0.05 --momentum 0.9 --run-dir runs/a
   continue after a crash, Ctrl-C or a power cut, to the same end bit for bit
     python -m course_utils train --optimizer sgd --lr 0.05 --momentum 0.9 --run-dir runs/a --resume
+  stop when the validation loss has not improved for 5 epochs, and keep the best weights
+    python -m course_utils train --epochs 100 --patience 5 --keep-best --run-dir runs/c
   the same with two processes
     torchrun --nproc-per-node 2 -m course_utils train --lr 0.05 --run-dir runs/b
   look at the curves
     tensorboard --logdir runs
+
+After Ctrl-C, SIGTERM or SIGUSR1 the run finishes its step (with several processes, its --log-every window), saves and
+exits. The exit status is 0 for a complete run, 130, 143 or 138 after these signals, 2 for bad input, and 1 if the
+training failed or the last checkpoint could not be written.
 """
 FIND_EXAMPLES = """\
 examples:
@@ -59,6 +65,11 @@ RUN_OF_SEVERAL = (
 )
 STOPPED = "stopped after step {step}"
 STOPPED_AND_SAVED = "stopped after step {step}: continue with --resume --run-dir {run_dir}"
+STOPPED_EARLY = "stopped early, after step {step}: {reason}"
+NOT_SAVED = (
+    "the last checkpoint could not be written to {run_dir} ({error}): free some space or give another folder, then "
+    "continue from the checkpoint before it, if there is one, with --resume"
+)
 ENDED = "another process of this run has ended, or torchrun was stopped: start all of them again with --resume"
 # The errors of a process after another one that it exchanges gradients with has ended.
 LOST = re.compile(r"connection (closed|reset) by peer|broken pipe|connection refused|socket closed", re.IGNORECASE)
@@ -76,14 +87,16 @@ def _warmup_cosine(step: int, num_steps: int) -> float:
 
 
 # name: the fraction of the rate at (step, num_steps)
-SCHEDULES: dict[str, Callable[..., float] | None] = {
-    "constant": None,
+SHAPES: dict[str, Callable[..., float]] = {
     "step": _steps_down,
     "linear": schedules.linear,
     "cosine": schedules.cosine,
     "warmup-cosine": _warmup_cosine,
     "one-cycle": schedules.one_cycle,
 }
+SCHEDULES = ["constant", *SHAPES, "plateau"]
+# The epochs without a lower validation loss after which "plateau" divides the rate by ten.
+PLATEAU = 3
 
 
 def parser() -> argparse.ArgumentParser:
@@ -109,12 +122,13 @@ def parser() -> argparse.ArgumentParser:
         choices=SCHEDULES,
         default="constant",
         metavar="NAME",
-        help=f"lr over the steps: {', '.join(SCHEDULES)} (default: constant)",
+        help=f"lr over the steps: {', '.join(SCHEDULES)}, which waits {PLATEAU} epochs (default: constant)",
     )
 
     loop = train.add_argument_group("loop")
     loop.add_argument("--epochs", type=int, default=10, metavar="N", help="passes over the data (default: 10)")
     _add_step(loop)
+    loop.add_argument("--patience", type=int, metavar="N", help="stop after N epochs without a lower validation loss")
     loop.add_argument(
         "--on-nonfinite", choices=["raise", "skip"], default="raise", help="after a NaN: stop, or skip the step"
     )
@@ -127,6 +141,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--checkpoint-every", type=int, default=1, metavar="N", help="epochs between checkpoints (default: 1)"
     )
+    run.add_argument("--checkpoint-every-steps", type=int, metavar="N", help="save every N steps too")
+    run.add_argument("--checkpoint-every-seconds", type=float, metavar="S", help="save every S seconds too")
+    run.add_argument("--keep-best", action="store_true", help="keep the weights of the best accuracy in best.pt")
     run.add_argument("--log-every", type=int, default=50, metavar="N", help="steps per logged window (default: 50)")
     run.add_argument("--grad-norm", action="store_true", help="log the norm of the gradients")
     run.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -190,7 +207,9 @@ def _add_step(group: argparse._ArgumentGroup) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return 0, or 1 after a failed run, 2 after bad input, 130 after Ctrl-C."""
+    """Run the command line; return 0, or 1 after a failed run, 2 after bad input, 130 after Ctrl-C, 143 or 138 after
+    SIGTERM or SIGUSR1.
+    """
     options = parser().parse_args(arguments)
     try:
         return int(options.run(options))
@@ -209,19 +228,10 @@ def _fail(error: object, code: int) -> int:
     return code
 
 
-def _end_for_torchrun(signum: int, frame: object) -> None:
-    """Report the reason and end at once: the other processes are gone, and the last checkpoint is saved."""
-    _fail(ENDED, 1)
-    sys.stderr.flush()
-    os._exit(1)
-
-
 def _train(options: argparse.Namespace) -> int:
     # After a failure torchrun starts the run again with the same arguments, and the run should continue.
     resume = options.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
     with distributed.process_group(options.device):
-        if distributed.world_size() > 1:
-            signal.signal(signal.SIGTERM, _end_for_torchrun)
         trainer, data = _make(options)
         show = print if distributed.rank() == 0 and not options.quiet else lambda *_, **__: None
         started = RUN_OF_ONE if distributed.world_size() == 1 else RUN_OF_SEVERAL
@@ -237,18 +247,26 @@ def _train(options: argparse.Namespace) -> int:
                 num_processes=distributed.world_size(),
             )
         )
+        code = 0
         try:
             history = trainer.fit(data.train, data.valid, num_epochs=options.epochs, resume=resume)
         except RunCompleteError as complete:
             show(complete)
             return 0
-        if trainer.epoch < options.epochs:
+        except SystemExit as left:  # by SIGTERM or SIGUSR1, when the run is saved
+            history, code = trainer.history, int(left.code or 0)
+        if trainer.save_error is not None:
+            return _fail(NOT_SAVED.format(run_dir=options.run_dir, error=trainer.save_error), 1)
+        early = [each.reason for each in trainer.callbacks if isinstance(each, EarlyStopping) and each.reason]
+        if trainer.epoch < options.epochs and not early:
             stopped = STOPPED if options.run_dir is None else STOPPED_AND_SAVED
             show(stopped.format(step=trainer.step, run_dir=options.run_dir), flush=True)
-            return 130
+            return code or 130
+        for reason in early:
+            show(STOPPED_EARLY.format(step=trainer.step, reason=reason))
         best_step, best = max(history.valid_accuracy, key=lambda point: point[1])
         show(f"done: {trainer.step} steps, best accuracy {best:.4f} after step {best_step}", flush=True)
-    return 0
+    return code
 
 
 def _find_lr(options: argparse.Namespace) -> int:
@@ -260,27 +278,24 @@ def _find_lr(options: argparse.Namespace) -> int:
         f"{options.steps} rates from {options.start:g} to {options.end:g}",
         flush=True,
     )
-    try:
-        found = find_lr(
-            model,
-            optimizer,
-            nn.CrossEntropyLoss(),
-            data.train,
-            start=options.start,
-            end=options.end,
-            num_steps=options.steps,
-            accumulation_steps=options.accumulate,
-            max_grad_norm=options.max_grad_norm,
-            precision=options.precision,
-            progress=sys.stderr.isatty(),
-        )
-    except KeyboardInterrupt:
-        return 130
+    found = find_lr(
+        model,
+        optimizer,
+        nn.CrossEntropyLoss(),
+        data.train,
+        start=options.start,
+        end=options.end,
+        num_steps=options.steps,
+        accumulation_steps=options.accumulate,
+        max_grad_norm=options.max_grad_norm,
+        precision=options.precision,
+        progress=sys.stderr.isatty(),
+    )
     if found.suggestion is None:
-        return _fail(f"no suggestion: {found.reason}", 1)
+        return _fail(f"no suggestion: {found.reason}", 130 if found.interrupted else 1)
     print(found.reason)
     print(f"--lr {found.suggestion.point:.2g}, or from {found.suggestion.low:.2g} to {found.suggestion.high:.2g}")
-    return 0
+    return 130 if found.interrupted else 0
 
 
 def _make_parts(options: argparse.Namespace, *, lr: float) -> tuple[nn.Module, Optimizer, Data]:
@@ -297,15 +312,18 @@ def _make_parts(options: argparse.Namespace, *, lr: float) -> tuple[nn.Module, O
 def _make(options: argparse.Namespace) -> tuple[Trainer, Data]:
     """Return the trainer and its data that the options describe."""
     model, optimizer, data = _make_parts(options, lr=options.lr)
-    shape, scheduler = SCHEDULES[options.schedule], None
-    if shape is not None and options.epochs > 0 and options.accumulate > 0:
-        num_steps = options.epochs * -(-len(data.train) // options.accumulate)
-        scheduler = LambdaLR(optimizer, partial(shape, num_steps=num_steps))
+    callbacks: list[Callback] = []
+    if options.patience is not None:
+        callbacks.append(EarlyStopping(patience=options.patience))
+    if options.keep_best:
+        if options.run_dir is None:
+            raise ValueError("--keep-best writes best.pt into the run folder: add --run-dir DIR")
+        callbacks.append(BestCheckpoint("valid_accuracy"))
     trainer = Trainer(
         model,
         optimizer,
         nn.CrossEntropyLoss(),
-        scheduler=scheduler,
+        scheduler=_make_scheduler(options, optimizer, len(data.train)),
         device=distributed.local_device(options.device),
         precision=options.precision,
         accumulation_steps=options.accumulate,
@@ -313,7 +331,10 @@ def _make(options: argparse.Namespace) -> tuple[Trainer, Data]:
         run_dir=options.run_dir,
         log_every=options.log_every,
         checkpoint_every=options.checkpoint_every,
+        checkpoint_every_steps=options.checkpoint_every_steps,
+        checkpoint_every_seconds=options.checkpoint_every_seconds,
         progress=False if options.quiet else True if sys.stderr.isatty() else _EpochLines(),
+        callbacks=callbacks,
         on_nonfinite=options.on_nonfinite,
         track_grad_norm=options.grad_norm,
     )
@@ -322,6 +343,16 @@ def _make(options: argparse.Namespace) -> tuple[Trainer, Data]:
         # The initial weights are the same in every process; random numbers in training (dropout) should differ.
         seed_everything(options.seed + distributed.rank())
     return trainer, data
+
+
+def _make_scheduler(options: argparse.Namespace, optimizer: Optimizer, num_batches: int) -> LRScheduler | None:
+    """Return the scheduler of `--schedule`; None for a constant rate, or if the trainer will refuse the counts."""
+    if options.schedule == "plateau":
+        return ReduceLROnPlateau(optimizer, patience=PLATEAU - 1)
+    if options.schedule == "constant" or options.epochs < 1 or options.accumulate < 1:
+        return None
+    num_steps = options.epochs * -(-num_batches // options.accumulate)
+    return LambdaLR(optimizer, partial(SHAPES[options.schedule], num_steps=num_steps))
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -21,9 +21,10 @@ from course_utils.errors import positive_integer, positive_number
 from course_utils.training import gradients, loaders, validation
 from course_utils.training.evaluation import modes_kept
 from course_utils.training.history import History
-from course_utils.training.loaders import Batch
+from course_utils.training.loaders import Batch, forward, prepare, to_device
+from course_utils.training.losses import BatchLoss
 from course_utils.training.rng import RandomStates
-from course_utils.training.signals import finish_step_on_interrupt
+from course_utils.training.signals import finish_step_on_signal
 from course_utils.training.tracking import Progress, reporting
 
 LEAST_STEPS = 20
@@ -39,6 +40,7 @@ class End(enum.Enum):
     LAST_RATE = "at the last rate"
     NOT_FINITE = "at a loss that is NaN or infinite"
     RAN_AWAY = "at a loss that ran away"
+    INTERRUPTED = "at a signal, such as Ctrl-C"
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class LRFinderResult:
         smoothed: the losses as a centered moving mean with triangular weights, which does not lag.
         suggestion: a range and a point, or None if the losses do not show one.
         reason: the reason for it, in one sentence.
+        interrupted: whether Ctrl-C or another signal ended the search. There is a suggestion all the same if the loss
+            had already risen again.
     """
 
     lrs: list[float]
@@ -68,6 +72,7 @@ class LRFinderResult:
     smoothed: list[float]
     suggestion: Suggestion | None
     reason: str
+    interrupted: bool = False
 
     def __repr__(self) -> str:
         if self.suggestion is None:
@@ -79,8 +84,8 @@ class LRFinderResult:
 def find_lr(
     model: nn.Module,
     optimizer: Optimizer,
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
-    loader: Iterable[Batch],
+    loss_fn: Callable[..., Tensor],
+    loader: Iterable[Any],
     *,
     start: float = 1e-6,
     end: float = 10.0,
@@ -89,6 +94,8 @@ def find_lr(
     max_grad_norm: float | None = None,
     precision: str = "fp32",
     scaler: torch.amp.GradScaler | None = None,
+    prepare_batch: Callable[[Any], tuple[Any, Any]] | None = None,
+    loss_count: Callable[[Any], float | Tensor] | None = None,
     progress: Progress = False,
 ) -> LRFinderResult:
     """Search for a learning rate: train with rates that rise from `start` to `end`, then restore everything.
@@ -96,12 +103,14 @@ def find_lr(
     The search starts from the model and the optimizer as they are. However it ends, even by an error or Ctrl-C, it
     restores bit for bit: parameters, buffers and their gradients, the mode of each module, the optimizer's state and
     the rate of each group (so a scheduler continues as if nothing had happened), the scaler, the random numbers of
-    Python, NumPy, PyTorch and CUDA, and the loader's generator and epoch. Plain attributes of a module are not
-    restored.
+    Python, NumPy, PyTorch and CUDA, and the generators and the epoch of the loader and its samplers. Plain attributes
+    of a module are not restored.
 
     Args:
-        model, optimizer, loss_fn: as for `Trainer`; the batches are moved to the model's device.
-        loader: batches `(x, y)`; if it ends before the search does, it is iterated over again.
+        model, optimizer, loss_fn, prepare_batch, loss_count: as for `Trainer`; the batches are moved to the model's
+            device.
+        loader: batches `(x, y)`, or others with `prepare_batch`; if it ends before the search does, it is iterated over
+            again.
         start, end: the first and the last rate, of the group with the largest one; the others keep their ratio to it.
         num_steps: the number of rates, evenly spaced by ratio, at least 20. With fewer than 100, chance matters much.
         accumulation_steps, max_grad_norm, precision: those of the training that follows.
@@ -112,10 +121,12 @@ def find_lr(
     Returns the rates, the losses, and a suggestion: a third of the rate at which the smoothed loss was lowest, and a
     range from a tenth to a half of it. This is a rule of thumb, chosen on the digits with the models of this course,
     so train with it and look. A deep network with small batches may need more steps before its loss falls at all.
+    Ctrl-C or a notebook's stop button ends the search after its step, and the result is `interrupted`.
 
     Raises:
         ValueError: `start`, `end` or a count is out of range, the loader is empty, or parts do not fit together.
         TypeError: the model or the optimizer is not one, or the loader can be iterated over only once.
+        SystemExit: after SIGTERM or SIGUSR1; its code is 128 + the signal.
 
     >>> x, y = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2
     >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
@@ -127,8 +138,8 @@ def find_lr(
     (0.0001, True, 0.1)
     """
     validation.check_model(model)
-    validation.check_optimizer(optimizer, model)
-    reduction = validation.check_loss_fn(loss_fn)
+    batch_loss = BatchLoss(loss_fn, count=loss_count)
+    validation.check_optimizer(optimizer, model, batch_loss.module)
     validation.check_progress(progress)
     device = next(model.parameters()).device
     devices.check_precision(precision, device)
@@ -148,24 +159,25 @@ def find_lr(
     stopped: list[bool] = []
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(finish_step_on_interrupt(lambda: stopped.append(True)))
-        stack.enter_context(_restored(model, optimizer, loss_fn, loader))
-        stack.enter_context(modes_kept(model, training=True))
+        received = stack.enter_context(finish_step_on_signal(lambda: stopped.append(True)))
+        stack.enter_context(_interruptible(stopped))
+        stack.enter_context(_restored(model, optimizer, batch_loss.module, loader))
+        stack.enter_context(modes_kept(model, batch_loss.module, training=True))
         stack.enter_context(torch.enable_grad())
         report = stack.enter_context(reporting(progress, 0, num_steps))
-        batches = stack.enter_context(contextlib.closing(_repeated(loader, device)))
+        batches = stack.enter_context(contextlib.closing(_repeated(loader, prepare_batch)))
         lowest = math.inf
         for lr in lrs:
             for group, ratio in zip(optimizer.param_groups, ratios, strict=True):
                 _set_rate(group, lr * ratio)
-            gradients.zero_grad(optimizer)
             try:
                 micro = list(itertools.islice(batches, accumulation_steps))
             except loaders.LOST_WORKER:
                 if stopped:
                     break
                 raise
-            loss = _backward(model, loss_fn, micro, reduction, scaler, autocast)
+            optimizer.zero_grad()
+            loss = _backward(model, batch_loss, micro, device, scaler, autocast)
             losses.append(loss)
             lowest = min(lowest, loss)
             if not math.isfinite(loss) or _ran_away(losses[0], lowest, loss):
@@ -173,41 +185,46 @@ def find_lr(
             if max_grad_norm is not None:
                 scaler.unscale_(optimizer)
                 gradients.clip(optimizer, max_grad_norm)
-            if scaler.is_enabled():
-                scaler.step(optimizer)
-                scaler.update()
-            else:
-                optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
             history.step_loss.append((len(losses), loss))
             history.lr.append((len(losses), lr))
             report(len(losses), history)
             if stopped:
                 break
-    if stopped:
-        raise KeyboardInterrupt
-    return suggest(lrs, losses)
+    received.exit()
+    return suggest(lrs, losses, interrupted=bool(stopped))
+
+
+@contextlib.contextmanager
+def _interruptible(stopped: list[bool]) -> Iterator[None]:
+    """End the block at a KeyboardInterrupt, by a second Ctrl-C for example, as at a first one."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        stopped.append(True)
 
 
 def _backward(
     model: nn.Module,
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    loss_fn: BatchLoss,
     micro: list[Batch],
-    reduction: str,
+    device: torch.device,
     scaler: torch.amp.GradScaler,
     autocast: contextlib.AbstractContextManager[object],
 ) -> float:
     """Add up the gradients of a step's micro-batches, as of one batch, and return its mean loss per sample."""
-    rows = sum(y.shape[0] for _, y in micro)
-    total = 0.0
-    for x, y in micro:
+    counts = [loss_fn.count(batch.y, batch.rows) for batch in micro]
+    whole, losses = sum(counts), []
+    for batch, count in zip(micro, counts, strict=True):
         with autocast:
-            loss = loss_fn(model(x), y)
-        validation.check_loss(loss)
-        share = y.shape[0] / rows if reduction == "mean" else 1.0
-        weighted = loss if share == 1.0 else loss * share
-        (scaler.scale(weighted) if scaler.is_enabled() else weighted).backward()
-        total += loss.item() * (share if reduction == "mean" else 1 / rows)
-    return total
+            loss = loss_fn(forward(model, to_device(batch.inputs, device)), to_device(batch.y, device))
+        if len(micro) > 1 and loss_fn.reduction == "mean":
+            loss = loss * (count / whole)
+        scaler.scale(loss).backward()
+        losses.append(loss.detach())
+    total = sum(loss.item() for loss in losses)
+    return total if loss_fn.reduction == "mean" else total / float(whole)
 
 
 def rising_rates(start: float, end: float, num_steps: int) -> list[float]:
@@ -231,16 +248,17 @@ def rising_rates(start: float, end: float, num_steps: int) -> list[float]:
     return [*(start * (end / start) ** (step / (num_steps - 1)) for step in range(num_steps - 1)), end]
 
 
-def suggest(rates: Sequence[float], losses: Sequence[float]) -> LRFinderResult:
+def suggest(rates: Sequence[float], losses: Sequence[float], *, interrupted: bool = False) -> LRFinderResult:
     """Derive a suggestion from losses that were measured at rising rates.
 
     Args:
         rates: all rates of the search.
         losses: one for each rate, or fewer if the search ended early. They are read up to the first that is not
             finite or that ran away.
+        interrupted: whether a signal ended the search; then there is a suggestion only if the loss rose again before.
     """
     kept: list[float] = []
-    end, lowest = End.LAST_RATE, math.inf
+    end, lowest = End.INTERRUPTED if interrupted else End.LAST_RATE, math.inf
     for loss in losses:
         if not math.isfinite(loss):
             end = End.NOT_FINITE
@@ -252,7 +270,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> LRFinderResult:
             break
     smoothed = _smooth(kept, max(2, len(rates) // 25))
     suggestion, reason = _read(list(rates[: len(kept)]), kept, smoothed, end)
-    return LRFinderResult(list(rates[: len(kept)]), kept, smoothed, suggestion, reason)
+    return LRFinderResult(list(rates[: len(kept)]), kept, smoothed, suggestion, reason, interrupted)
 
 
 def _ran_away(first: float, lowest: float, loss: float) -> bool:
@@ -278,6 +296,7 @@ TOO_FEW = {
     "look for NaN in the data and the weights, or give a smaller start",
     End.RAN_AWAY: "the loss ran away within the first steps ({num_losses} taken): "
     "look for NaN in the data and the weights, or give a smaller start",
+    End.INTERRUPTED: "the search was interrupted within its first steps ({num_losses} taken): let it run longer",
 }
 NO_FALL = {
     End.LAST_RATE: "the loss stayed near {height:.3g} up to the largest rate, {last:.3g}: "
@@ -286,8 +305,13 @@ NO_FALL = {
     "{height:.3g}: give more steps or a smaller start, or look for NaN in the data",
     End.RAN_AWAY: "the loss ran away at {last:.3g} without falling clearly below its start, "
     "{height:.3g}: give more steps or a smaller start, or look for NaN in the data",
+    End.INTERRUPTED: "the search was interrupted at {last:.3g}, while the loss was still near {height:.3g}: "
+    "let it run longer",
 }
-STILL_FALLING = "the loss was still falling at the largest rate, {last:.3g}: give a larger end"
+STILL_FALLING = {
+    End.LAST_RATE: "the loss was still falling at the largest rate, {last:.3g}: give a larger end",
+    End.INTERRUPTED: "the search was interrupted at {last:.3g}, before the loss rose again: let it run longer",
+}
 TOO_EARLY = "the loss was lowest at {best:.3g}, too near to the start, {first:.3g}: give a smaller start"
 FELL = {
     End.LAST_RATE: "the loss fell from {height:.3g} to {bottom:.3g}, where the rate was {best:.2g}",
@@ -295,6 +319,8 @@ FELL = {
     "and stopped being a number at {last:.2g}",
     End.RAN_AWAY: "the loss fell from {height:.3g} to {bottom:.3g}, where the rate was {best:.2g}, "
     "and ran away at {last:.2g}",
+    End.INTERRUPTED: "the loss fell from {height:.3g} to {bottom:.3g}, where the rate was {best:.2g}, "
+    "and had risen again when the search was interrupted at {last:.2g}",
 }
 
 
@@ -308,10 +334,12 @@ def _read(lrs: list[float], losses: list[float], smoothed: list[float], end: End
     # The loss at the bottom is the result of the step before.
     best = lrs[max(lowest - 1, 0)]
     fields = {"height": height, "bottom": bottom, "best": best, "first": lrs[0], "last": lrs[-1]}
-    if height - bottom <= max(2 * noise, 1e-3 * abs(height)):
+    clear = max(2 * noise, 1e-3 * abs(height))
+    if height - bottom <= clear:
         return None, NO_FALL[end].format(**fields)
-    if end is End.LAST_RATE and lowest >= len(smoothed) - max(2, len(smoothed) // 25):
-        return None, STILL_FALLING.format(**fields)
+    at_the_end = lowest >= len(smoothed) - max(2, len(smoothed) // 25)
+    if (end is End.LAST_RATE and at_the_end) or (end is End.INTERRUPTED and smoothed[-1] - bottom <= clear):
+        return None, STILL_FALLING[end].format(**fields)
     if best * POINT < lrs[0]:
         return None, TOO_EARLY.format(**fields)
     return Suggestion(max(best * LOW, lrs[0]), best * POINT, best * HIGH), FELL[end].format(**fields)
@@ -324,12 +352,14 @@ def _check_lazy(model: nn.Module) -> None:
         )
 
 
-def _repeated(loader: Iterable[Batch], device: torch.device) -> Generator[Batch, None, None]:
+def _repeated(
+    loader: Iterable[Any], prepare_batch: Callable[[Any], tuple[Any, Any]] | None
+) -> Generator[Batch, None, None]:
     """Yield the loader's batches, in pass after pass."""
     for number in itertools.count(1):
         batch = None
-        for batch in loaders.batches_on(device, "loader", loader):
-            yield batch
+        for batch in loader:
+            yield prepare("loader", batch, prepare_batch)
         if batch is None:
             raise loaders.no_batches("loader", number)
 
@@ -349,15 +379,13 @@ def _set_rate(group: dict[str, Any], lr: float) -> None:
 
 
 @contextlib.contextmanager
-def _restored(
-    model: nn.Module, optimizer: Optimizer, loss_fn: Callable[[Tensor, Tensor], Tensor], loader: Any
-) -> Iterator[None]:
-    """Restore model, optimizer, loader and random numbers at the end, whatever happens.
+def _restored(model: nn.Module, optimizer: Optimizer, loss_module: nn.Module | None, loader: Any) -> Iterator[None]:
+    """Restore model, loss, optimizer, loader and random numbers at the end, whatever happens.
 
     The optimizer works on copies of its state and its groups; parameters and buffers are copied back into the same
     tensors. Loader and samplers get their attributes back, including a count of epochs.
     """
-    modules = [each for root in (model, loss_fn) if isinstance(root, nn.Module) for each in root.modules()]
+    modules = [each for root in (model, loss_module) if root is not None for each in root.modules()]
     slots = [(each, dict(each._parameters), dict(each._buffers)) for each in modules]
     held = {
         id(tensor): tensor

@@ -1,28 +1,115 @@
-"""Ctrl-C, and a notebook's stop button, without a half-finished step."""
+"""Signals: Ctrl-C, a notebook's stop button, and preemption end a run after its step instead of inside it."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+
+# Ctrl-C, and what schedulers send before they take a machine back. Windows has no SIGUSR1.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+
+
+class Received:
+    """The signal that ended a run.
+
+    Attributes:
+        signum: the first signal, or a SIGTERM or SIGUSR1 that followed Ctrl-C; None while there was none.
+    """
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+
+    def exit(self) -> None:
+        """Do what SIGTERM or SIGUSR1 asked for; return if there was no signal, or only Ctrl-C.
+
+        Call this when the run is saved and the handlers are restored. A handler of the program's own gets the signal
+        now. Without one, the process exits.
+
+        Raises:
+            SystemExit: with the code 128 + the signal, as a shell reports it.
+        """
+        if self.signum is None or self.signum == signal.SIGINT:
+            return
+        if signal.getsignal(self.signum) == signal.SIG_DFL:
+            raise SystemExit(128 + self.signum)
+        signal.raise_signal(self.signum)
 
 
 @contextlib.contextmanager
-def finish_step_on_interrupt(stop: Callable[[], None]) -> Iterator[None]:
-    """Let the first Ctrl-C, or a notebook's stop button, end the run after its step, and a second one at once.
+def finish_step_on_signal(stop: Callable[[], None]) -> Iterator[Received]:
+    """Call `stop` at the first Ctrl-C, SIGTERM or SIGUSR1, and restore the handlers at the end.
 
-    Outside the main thread, or without a handler for Ctrl-C, nothing changes.
+    After a first signal of any kind, Ctrl-C raises KeyboardInterrupt at once. Further SIGTERMs and SIGUSR1s do not
+    disturb a run that is being saved. Signals that are ignored, as under `nohup`, or handled in C, as by
+    `faulthandler.register`, stay as they are. Outside the main thread nothing is handled.
     """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
+    received, process = Received(), os.getpid()
+    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    before = {signum: handler for signum, handler in before.items() if _is_free(signum, handler)}
+
+    def on_signal(signum: int, frame: object) -> None:
+        if os.getpid() != process:
+            # A process that was forked during the run. Ctrl-C and SIGUSR1 are its parent's business, but a request to
+            # terminate is for this one.
+            if signum == signal.SIGTERM:
+                signal.signal(signum, before[signum])
+                signal.raise_signal(signum)
+            return
+        first = received.signum is None
+        if first or received.signum == signal.SIGINT:
+            received.signum = signum
+        if first:
+            handlers.enter_context(_workers_may_end())
+            if signal.SIGINT in before:
+                signal.signal(signal.SIGINT, before[signal.SIGINT])
+            stop()
+
+    with contextlib.ExitStack() as handlers:
+        if threading.current_thread() is threading.main_thread():
+            for signum, handler in before.items():
+                handlers.callback(signal.signal, signum, handler)
+                signal.signal(signum, on_signal)
+        yield received
+
+
+@contextlib.contextmanager
+def _workers_may_end() -> Iterator[None]:
+    """Ignore that the workers of a DataLoader end: whoever signals a whole process group ends them too.
+
+    PyTorch raises that as a RuntimeError wherever the main process is just then.
+    """
+    child_ended = getattr(signal, "SIGCHLD", None)  # Windows has none
+    before = None if child_ended is None else signal.getsignal(child_ended)
+    if child_ended is None or not callable(before):
         yield
         return
 
-    def on_interrupt(signum: int, frame: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        stop()
+    def on_child_ended(signum: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(RuntimeError):
+            before(signum, frame)
 
-    signal.signal(signal.SIGINT, on_interrupt)
+    signal.signal(child_ended, on_child_ended)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(child_ended, before)
+
+
+def _is_free(signum: int, handler: object) -> bool:
+    """Return whether the signal is neither ignored nor handled in C."""
+    if handler is None or handler == signal.SIG_IGN:
+        return False
+    return callable(handler) or not _handled_in_c(signum)
+
+
+def _handled_in_c(signum: int) -> bool:
+    """Return whether a signal that has no handler in Python has one; only Linux reports it."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return False
+    caught = next((line.split()[1] for line in lines if line.startswith("SigCgt:")), "0")
+    return bool(int(caught, 16) >> (signum - 1) & 1)

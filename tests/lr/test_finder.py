@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from course_utils.data import Batches, load
 from course_utils.lr import find_lr, schedules, sweep_lr
@@ -188,33 +188,59 @@ def test_everything_is_given_back_after_an_error_anywhere(digits, where, error):
     else:
         progress = fail_at_the_twelfth
     before = all_of(model, optimizer, loader)
-    with pytest.raises(error, match="in the middle"):
-        find_lr(model, optimizer, loss, loader, progress=progress)
+    if error is KeyboardInterrupt:
+        found = find_lr(model, optimizer, loss, loader, progress=progress)
+        assert found.interrupted
+        assert len(found.losses) in (11, 12)
+    else:
+        with pytest.raises(error, match="in the middle"):
+            find_lr(model, optimizer, loss, loader, progress=progress)
     assert len(calls) == 12
     assert all_of(model, optimizer, loader) == before
 
 
-@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
-def test_ctrl_c_ends_the_search_after_its_step_and_gives_everything_back(digits):
-    model, optimizer = warm()
-    loader = Batches(*digits)
-    steps = []
+def sends(signum, at_step, steps):
+    """A progress function that sends this process a signal."""
 
-    def press(step, num_steps, history):
+    def send(step, num_steps, history):
         steps.append(step)
-        if step == 7:
-            os.kill(os.getpid(), signal.SIGINT)
+        if step == at_step:
+            os.kill(os.getpid(), signum)
 
+    return send
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_ctrl_c_ends_the_search_after_its_step_and_returns_what_there_is(digits):
+    model, optimizer = warm()
+    loader, steps = Batches(*digits), []
     before, handler = all_of(model, optimizer, loader), signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        find_lr(model, optimizer, loss_fn, loader, progress=press)
+    found = find_lr(model, optimizer, loss_fn, loader, progress=sends(signal.SIGINT, 7, steps))
+    assert (found.interrupted, len(found.losses), found.suggestion) == (True, 7, None)
+    assert found.reason == "the search was interrupted within its first steps (7 taken): let it run longer"
     assert steps == list(range(1, 8))
     assert all_of(model, optimizer, loader) == before
     assert signal.getsignal(signal.SIGINT) is handler
+    assert not find_lr(model, optimizer, loss_fn, loader, num_steps=20).interrupted
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
-def test_ctrl_c_that_ends_the_loaders_processes_is_no_other_error(digits):
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_preemption_ends_the_process_after_everything_is_given_back(digits, name):
+    signum = getattr(signal, name)
+    model, optimizer = warm()
+    loader, steps = Batches(*digits), []
+    before, handler = all_of(model, optimizer, loader), signal.getsignal(signum)
+    with pytest.raises(SystemExit) as left:
+        find_lr(model, optimizer, loss_fn, loader, progress=sends(signum, 7, steps))
+    assert left.value.code == 128 + signum
+    assert steps == list(range(1, 8))
+    assert all_of(model, optimizer, loader) == before
+    assert signal.getsignal(signum) is handler
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_ctrl_c_that_ends_the_loaders_processes_is_not_another_error(digits):
     model, optimizer = warm()
 
     class Dying(list):
@@ -223,8 +249,8 @@ def test_ctrl_c_that_ends_the_loaders_processes_is_no_other_error(digits):
             os.kill(os.getpid(), signal.SIGINT)
             raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
 
-    with pytest.raises(KeyboardInterrupt):
-        find_lr(model, optimizer, loss_fn, Dying([tuple(each[:64] for each in digits)]))
+    found = find_lr(model, optimizer, loss_fn, Dying([tuple(each[:64] for each in digits)]))
+    assert (found.interrupted, len(found.losses)) == (True, 1)
 
 
 def test_a_loader_that_breaks_by_itself_is_told_as_it_is(digits):
@@ -331,19 +357,53 @@ def test_a_buffer_that_is_made_during_the_search_goes_again(digits):
     assert sorted(name for name, _ in model.named_buffers() if "." not in name) == ["kept", "seen"]
 
 
-def test_a_loss_with_weights_of_its_own_gets_them_back(digits):
+def test_a_loss_with_weights_of_its_own_gets_them_and_its_mode_back(digits):
     class Loss(nn.Module):
         def __init__(self):
             super().__init__()
+            self.scale = nn.Parameter(torch.ones(()))
             self.register_buffer("calls", torch.zeros(()))
+            self.modes = set()
 
         def forward(self, logits, y):
             self.calls += 1
-            return loss_fn(logits, y)
+            self.modes.add(self.training)
+            return loss_fn(self.scale * logits, y)
 
-    loss = Loss()
-    find_lr(*warm(), loss, Batches(*digits), num_steps=20)
-    assert loss.calls == 0
+    model, loss = MLP(), Loss().eval()
+    optimizer = torch.optim.SGD([*model.parameters(), *loss.parameters()], lr=0.1)
+    found = find_lr(model, optimizer, loss, Batches(*digits), num_steps=20)
+    assert len(set(found.losses)) > 10
+    assert (loss.calls, loss.scale, loss.scale.grad) == (0, 1, None)
+    assert (loss.training, loss.modes) == (False, {True})
+
+
+class Shuffled(Sampler):
+    """Draws the order from a generator that is not PyTorch's."""
+
+    def __init__(self, rows, generator):
+        self.rows, self.rng = rows, generator
+
+    def __len__(self):
+        return self.rows
+
+    def __iter__(self):
+        order = list(range(self.rows))
+        self.rng.shuffle(order)
+        return iter(order)
+
+
+@pytest.mark.parametrize("make", [random.Random, np.random.default_rng, np.random.RandomState])
+def test_a_samplers_own_generator_is_given_back(digits, make):
+    x, y = digits[0][:640], digits[1][:640]
+
+    def order(look_for_a_rate):
+        loader = DataLoader(TensorDataset(x, y), 64, sampler=Shuffled(640, make(5)))
+        if look_for_a_rate:
+            find_lr(*warm(), loss_fn, loader, num_steps=20)
+        return [y.tolist() for _, y in loader]
+
+    assert order(True) == order(False)
 
 
 def test_the_scaler_is_only_lent(digits):
@@ -455,6 +515,49 @@ def test_unequal_micro_batches_count_by_their_rows(digits):
 
     parts = [(x[:33], y[:33]), (x[33:], y[33:])]
     assert search(parts, 2).losses == pytest.approx(search([(x, y)], 1).losses, rel=1e-9)
+
+
+def test_micro_batches_count_by_what_the_mean_of_the_loss_divides_by(digits):
+    x, y = digits[0][:40].double(), digits[1][:40].clone()
+    y[:20:2] = -1
+    loss = nn.CrossEntropyLoss(torch.arange(1.0, 11.0).double(), ignore_index=-1)
+
+    def search(loader, accumulation_steps, loss_fn=loss, **options):
+        torch.manual_seed(0)
+        model = MLP().double()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        options |= {"num_steps": 20, "accumulation_steps": accumulation_steps}
+        return find_lr(model, optimizer, loss_fn, loader, **options).losses
+
+    parts, whole = [(x[:20], y[:20]), (x[20:], y[20:])], search([(x, y)], 1)
+    assert search(parts, 2) == pytest.approx(whole, rel=1e-9)
+    weights = torch.arange(11.0).double().roll(-1)  # that of -1, the ignored class, is the last: 0
+    by_user = search(parts, 2, lambda logits, y: loss(logits, y), loss_count=lambda y: weights[y].sum())
+    assert by_user == pytest.approx(whole, rel=1e-9)
+
+
+def test_other_batches_can_be_prepared(digits):
+    class Named(MLP):
+        def forward(self, pixels, brighter):
+            return super().forward(pixels + brighter)
+
+    def search(kind, loader, **options):
+        torch.manual_seed(0)
+        model = kind()
+        return find_lr(model, torch.optim.SGD(model.parameters(), lr=0.1), loss_fn, loader, **options).losses
+
+    x, y = digits[0][:640].split(64), digits[1][:640].split(64)
+    dicts = [{"image": each, "label": label} for each, label in zip(x, y, strict=True)]
+    pairs = search(MLP, [*zip(x, y, strict=True)])
+    by_position = search(
+        Named, dicts, prepare_batch=lambda batch: ((batch["image"], 0.0 * batch["image"]), batch["label"])
+    )
+    by_name = search(
+        Named,
+        dicts,
+        prepare_batch=lambda batch: ({"brighter": 0.0 * batch["image"], "pixels": batch["image"]}, batch["label"]),
+    )
+    assert by_position == by_name == pairs
 
 
 def test_groups_keep_their_ratio(digits):
@@ -672,6 +775,40 @@ def test_data_with_nan_are_told(digits):
     assert "look for NaN in the data" in found.reason
 
 
+def test_an_interrupted_search_suggests_only_what_it_has_seen():
+    """A suggestion needs a loss that fell and rose again; then it is that of the whole search."""
+    losses = curve(noise=0.05)
+    whole = suggest(RATES, losses)
+    for count in range(10, len(whole.losses)):
+        cut = suggest(RATES, losses[:count], interrupted=True)
+        assert cut.interrupted
+        assert cut.suggestion is None or cut.suggestion == whole.suggestion
+        if count <= 70:  # the first quarter of the fall's far side
+            assert cut.suggestion is None
+    assert cut.suggestion == whole.suggestion
+    assert "had risen again when the search was interrupted at" in cut.reason
+
+
+@pytest.mark.parametrize(
+    ("count", "reason"),
+    [
+        (0, r"interrupted within its first steps \(0 taken\): let it run longer"),
+        (30, r"interrupted at 0\.000\d+, while the loss was still near 2\.3: let it run longer"),
+        (60, r"interrupted at 0\.01\d+, before the loss rose again: let it run longer"),
+    ],
+)
+def test_an_interrupted_search_says_what_is_missing(count, reason):
+    found = suggest(RATES, curve()[:count], interrupted=True)
+    assert found.suggestion is None
+    assert re.search(reason, found.reason)
+
+
+def test_a_loss_that_ran_away_is_the_reason_even_if_a_signal_came_too():
+    found = suggest(RATES, curve(), interrupted=True)
+    assert found.interrupted
+    assert "ran away" in found.reason
+
+
 def test_a_readable_answer():
     found = suggest(RATES, curve())
     assert re.fullmatch(r"LRFinderResult\(lr 0\.\d+, or from 0\.\d+ to 0\.\d+: the loss fell from .*\)", repr(found))
@@ -724,6 +861,16 @@ REFUSED = {
         {"optimizer": torch.optim.SGD(nn.Linear(2, 2).parameters())},
         ValueError,
         r"are not parameters of this model",
+    ),
+    "an optimizer that calls the loss itself": (
+        {"model": (linear := nn.Linear(64, 10)), "optimizer": torch.optim.LBFGS(linear.parameters())},
+        (TypeError, ValueError),
+        r"LBFGS",
+    ),
+    "three parts without prepare_batch": (
+        {"loader": [(torch.zeros(2, 64), torch.zeros(2).long(), 1)]},
+        TypeError,
+        r"loader must yield pairs \(x, y\)",
     ),
     "lazy layers": (
         {"model": (lazy := nn.LazyLinear(10)), "optimizer": torch.optim.SGD(lazy.parameters())},

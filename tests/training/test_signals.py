@@ -1,0 +1,213 @@
+"""Signals: the first one ends a run after its step; when it is saved, the process does what the signal asked for."""
+
+import faulthandler
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from course_utils.training.signals import finish_step_on_signal
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
+
+ROOT = Path(__file__).resolve().parents[2]
+PREEMPTIONS = [signal.SIGTERM, signal.SIGUSR1] if os.name == "posix" else []
+ALL = [signal.SIGINT, *PREEMPTIONS]
+
+
+def send(signum):
+    os.kill(os.getpid(), signum)
+
+
+@contextmanager
+def handler(signum, action):
+    """Handle a signal in this way, and as before at the end."""
+    before = signal.signal(signum, action)
+    try:
+        yield
+    finally:
+        signal.signal(signum, before)
+
+
+def handlers():
+    return [signal.getsignal(each) for each in (*ALL, signal.SIGCHLD)]
+
+
+@pytest.mark.parametrize("signum", ALL)
+def test_the_first_signal_stops_once_and_the_handlers_are_restored(signum):
+    before, stops = handlers(), []
+    with finish_step_on_signal(lambda: stops.append(1)) as received:
+        assert received.signum is None
+        send(signum)
+        assert (received.signum, stops) == (signum, [1])
+    assert handlers() == before
+
+
+def test_without_a_signal_nothing_happens():
+    before, stops = handlers(), []
+    with finish_step_on_signal(lambda: stops.append(1)) as received:
+        pass
+    received.exit()
+    assert (received.signum, stops, handlers()) == (None, [], before)
+
+
+def test_an_error_restores_the_handlers_too():
+    def fail():
+        with finish_step_on_signal(lambda: None):
+            send(signal.SIGTERM)
+            raise ValueError("in the step")
+
+    before = handlers()
+    with pytest.raises(ValueError, match="in the step"):
+        fail()
+    assert handlers() == before
+
+
+@pytest.mark.parametrize("first", ALL)
+def test_ctrl_c_after_a_signal_interrupts_at_once(first):
+    seen = []
+
+    def interrupt():
+        with finish_step_on_signal(lambda: None) as received:
+            send(first)
+            seen.append(received.signum)
+            send(signal.SIGINT)
+            seen.append("still running")
+
+    before = handlers()
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert seen == [first]
+    assert handlers() == before
+
+
+@pytest.mark.parametrize("second", PREEMPTIONS)
+@pytest.mark.parametrize("first", ALL)
+def test_a_second_request_to_end_does_not_disturb_the_save(first, second):
+    stops = []
+    with finish_step_on_signal(lambda: stops.append(1)) as received:
+        send(first)
+        send(second)
+    assert stops == [1]
+    # After Ctrl-C the process could live on; a request to end that follows is obeyed.
+    assert received.signum == (second if first == signal.SIGINT else first)
+
+
+@pytest.mark.parametrize("signum", PREEMPTIONS)
+def test_exit_has_the_code_that_a_shell_reports(signum):
+    with finish_step_on_signal(lambda: None) as received:
+        send(signum)
+    with pytest.raises(SystemExit) as left:
+        received.exit()
+    assert left.value.code == 128 + signum
+
+
+def test_exit_after_ctrl_c_returns():
+    with finish_step_on_signal(lambda: None) as received:
+        send(signal.SIGINT)
+    received.exit()
+
+
+@pytest.mark.parametrize("signum", PREEMPTIONS)
+def test_a_handler_of_the_program_gets_the_signal_at_the_exit(signum):
+    heard = []
+    with handler(signum, lambda number, frame: heard.append(number)):
+        with finish_step_on_signal(lambda: None) as received:
+            send(signum)
+            assert heard == []
+        received.exit()
+    assert heard == [signum]
+
+
+@pytest.mark.parametrize("signum", ALL)
+def test_an_ignored_signal_stays_ignored(signum):
+    stops = []
+    with handler(signum, signal.SIG_IGN), finish_step_on_signal(lambda: stops.append(1)) as received:
+        send(signum)
+        assert signal.getsignal(signum) == signal.SIG_IGN
+    assert (received.signum, stops) == (None, [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports handlers in C")
+def test_a_handler_in_c_stays(tmp_path):
+    with (tmp_path / "stacks").open("w") as file:
+        faulthandler.register(signal.SIGUSR1, file)
+        try:
+            with finish_step_on_signal(lambda: None) as received:
+                send(signal.SIGUSR1)
+            send(signal.SIGUSR1)
+        finally:
+            faulthandler.unregister(signal.SIGUSR1)
+    assert received.signum is None
+    assert (tmp_path / "stacks").read_text().count("test_a_handler_in_c_stays") == 2
+
+
+def test_a_handler_that_python_cannot_restore_stays(monkeypatch):
+    installed = []
+    monkeypatch.setattr(signal, "getsignal", lambda signum: None)
+    monkeypatch.setattr(signal, "signal", lambda *arguments: installed.append(arguments))
+    with finish_step_on_signal(lambda: None):
+        pass
+    assert installed == []
+
+
+def test_without_proc_python_is_believed(monkeypatch):
+    def missing(path):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", missing)
+    with finish_step_on_signal(lambda: None) as received:
+        send(signal.SIGTERM)
+    assert received.signum == signal.SIGTERM
+
+
+def test_another_thread_installs_nothing():
+    before, inside = handlers(), []
+
+    def run():
+        with finish_step_on_signal(lambda: None):
+            inside.extend(handlers())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert inside == before
+
+
+FORKS = """
+import os, signal, sys
+from course_utils.training.signals import finish_step_on_signal
+
+with finish_step_on_signal(lambda: os.write(1, b"stopped")):
+    for name in sys.argv[1:]:
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), getattr(signal, name))
+            os._exit(7)
+        print(name, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_forked_process_can_be_terminated_and_leaves_the_rest_to_its_parent():
+    command = [sys.executable, "-c", FORKS, "SIGINT", "SIGTERM", "SIGUSR1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stderr == ""
+    assert done.stdout.split() == ["SIGINT", "7", "SIGTERM", "-15", "SIGUSR1", "7"]
+
+
+def test_a_worker_that_ends_with_the_signal_does_not_break_the_step():
+    def worker_failed(signum, frame):
+        raise RuntimeError("DataLoader worker is killed by signal: Terminated")
+
+    with handler(signal.SIGCHLD, worker_failed):
+        with finish_step_on_signal(lambda: None):
+            with pytest.raises(RuntimeError, match="killed by signal"):
+                send(signal.SIGCHLD)  # before any other signal, so this is an error
+            send(signal.SIGTERM)
+            send(signal.SIGCHLD)
+        assert signal.getsignal(signal.SIGCHLD) is worker_failed
