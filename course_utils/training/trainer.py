@@ -99,7 +99,11 @@ class Trainer(Run):
         self.callbacks = check_callbacks(callbacks)
         self.recorder = Recorder(self.loss_fn.reduction, positive_integer("log_every", log_every))
         self.checkpoints = checkpoint.Checkpoints(
-            run_dir, every=checkpoint_every, every_steps=checkpoint_every_steps, every_seconds=checkpoint_every_seconds
+            run_dir,
+            writes=distributed.rank() == 0,
+            every=checkpoint_every,
+            every_steps=checkpoint_every_steps,
+            every_seconds=checkpoint_every_seconds,
         )
         self.model, self.optimizer, self.scheduler = model.to(self.device), optimizer, scheduler
         self.loss_fn.to(self.device)
