@@ -1,49 +1,77 @@
 """Loaders: what the loop and the finder expect of the data that they are given."""
 
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-Batch = tuple[Tensor, Tensor]
 # Ctrl-C also ends the worker processes of a DataLoader. Its next batch then fails with one of these.
 LOST_WORKER = (RuntimeError, OSError, EOFError)
 
+Tensors = Tensor | tuple[Any, ...] | list[Any] | dict[str, Any]
+PrepareBatch = Callable[[Any], tuple[Tensors, Tensors]]
+
+
+class Batch(NamedTuple):
+    """One prepared batch, on the device where the loader left it.
+
+    Attributes:
+        inputs: what the model is called with: a tensor, a tuple or list (positional) or a dict (keywords).
+        y: the targets: a tensor, or nested tuples, lists and dicts of tensors for a loss function of your own.
+        rows: the number of samples, the first dimension.
+    """
+
+    inputs: Tensors
+    y: Tensors
+    rows: int
+
 
 class Loader(Protocol):
-    """Batches `(x, y)` with a known length, the same number in every pass: a DataLoader, `data.Batches`, a list."""
+    """Batches, again from the start in each pass: a DataLoader, `data.Batches`, a list. `num_batches` is its length."""
 
-    def __iter__(self) -> Iterator[Batch]: ...
-
-    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
 
-def check_loader(name: str, loader: Loader) -> None:
-    """Check that a loader yields batches and knows how many there are in a pass.
+def num_batches(loader: object) -> int | None:
+    """Return how many batches a pass has; None if the loader does not know, as for an `IterableDataset`."""
+    try:
+        return len(loader)  # type: ignore[arg-type]  # the TypeError is the answer
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def check_loader(name: str, loader: object, *, steps_per_epoch: int | None = None) -> None:
+    """Check that a loader yields batches in pass after pass, and that it is known where an epoch ends.
 
     Raises:
-        TypeError: it is a data set, has no length, or cannot be iterated over.
+        TypeError: it is a data set or an iterator, cannot be iterated over, or has neither a length nor
+            `steps_per_epoch`.
         ValueError: it is empty.
     """
-    _check_is_not_a_data_set(name, loader)
-    if not hasattr(loader, "__iter__") or not hasattr(loader, "__len__"):
+    check_repeatable(name, loader)
+    length = num_batches(loader)
+    if length is None and steps_per_epoch is None:
         raise TypeError(
-            f"{name} must be an iterable of (x, y) batches with a length, such as a DataLoader, "
-            f"got {type(loader).__name__}"
+            f"{name} has no length ({_described(loader)}), so nothing says where an epoch ends: "
+            "give the number of steps, fit(..., steps_per_epoch=1000), or a loader with a length"
         )
-    if len(loader) == 0:
+    if length == 0:
         raise ValueError(f"{name} is empty, 0 batches: is the data set empty, or drop_last=True with few rows?")
 
 
-def check_repeatable(name: str, loader: Iterable[Batch]) -> None:
+def check_repeatable(name: str, loader: object) -> None:
     """Check that a loader yields batches and can be iterated over again and again.
 
     Raises:
         TypeError: it is a data set or an iterator, or cannot be iterated over.
     """
-    _check_is_not_a_data_set(name, loader)
+    if isinstance(loader, Dataset):
+        raise TypeError(
+            f"{name} is a {type(loader).__name__}, which yields single samples: "
+            "wrap it, DataLoader(dataset, batch_size=64, shuffle=True)"
+        )
     if not hasattr(loader, "__iter__") or hasattr(loader, "__next__"):
         raise TypeError(
             f"{name} must be iterable again and again, such as a DataLoader, got {type(loader).__name__}: "
@@ -51,12 +79,10 @@ def check_repeatable(name: str, loader: Iterable[Batch]) -> None:
         )
 
 
-def _check_is_not_a_data_set(name: str, loader: object) -> None:
-    if isinstance(loader, Dataset):
-        raise TypeError(
-            f"{name} is a {type(loader).__name__}, which yields single samples: "
-            "wrap it, DataLoader(dataset, batch_size=64, shuffle=True)"
-        )
+def _described(loader: object) -> str:
+    dataset = getattr(loader, "dataset", None)
+    name = type(loader).__name__
+    return name if dataset is None else f"a {name} of {type(dataset).__name__}"
 
 
 def no_batches(name: str, number: int) -> ValueError:
@@ -67,52 +93,136 @@ def no_batches(name: str, number: int) -> ValueError:
     )
 
 
-def unpack(name: str, batch: object) -> Batch:
-    """Return a batch as `(x, y)`.
+def prepare(name: str, batch: Any, prepare_batch: PrepareBatch | None = None) -> Batch:
+    """Return a loader's batch as inputs, targets and their number of rows.
+
+    Args:
+        name: the loader's name, for errors.
+        batch: a pair (inputs, y) or, with `prepare_batch`, anything that this function takes.
+        prepare_batch: the user's function from the loader's batch to (inputs, y).
 
     Raises:
-        TypeError: it is not a pair of tensors.
+        TypeError: it is not a pair of tensors, or of tuples, lists or dicts with tensors.
         ValueError: x and y have different numbers of rows, or none.
     """
-    if isinstance(batch, dict):
-        keys = ", ".join(map(repr, batch))
-        raise TypeError(f"{name} must yield pairs (x, y), got a {type(batch).__name__} with the keys {keys}")
-    if not isinstance(batch, tuple | list):
-        raise TypeError(f"{name} must yield pairs (x, y), got a {type(batch).__name__}")
-    if len(batch) != 2:
-        raise TypeError(f"{name} must yield pairs (x, y), got a {type(batch).__name__} of length {len(batch)}")
-    x, y = batch
-    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-        raise TypeError(f"{name} must yield tensors (x, y), got ({type(x).__name__}, {type(y).__name__})")
-    shape = x.shape
-    if not shape or not y.ndim:
-        raise ValueError(f"{name} yields single samples, x of shape {tuple(shape)}: batches need a first dimension")
-    if shape[0] != y.shape[0] or not shape[0]:
-        raise ValueError(
-            f"{name} yields {len(x)} rows of x but {len(y)} of y: they must be the same number, at least 1"
+    if prepare_batch is not None:
+        name, batch = f"prepare_batch (of {name})", prepare_batch(batch)
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise _not_a_pair(name, batch, prepared=prepare_batch is not None)
+    inputs, y = batch
+    if isinstance(inputs, Tensor) and isinstance(y, Tensor):
+        shape = inputs.shape
+        if not shape or not y.ndim:
+            raise ValueError(
+                f"{name} yields single samples, x of shape {tuple(shape)} and y of shape {tuple(y.shape)}: "
+                "batches need a first dimension"
+            )
+        rows = shape[0]
+        if rows != y.shape[0] or not rows:
+            raise ValueError(
+                f"{name} yields {rows} rows of x but {y.shape[0]} of y: they must be the same number, at least 1"
+            )
+        return Batch(inputs, y, rows)
+    return _nested(name, inputs, y)
+
+
+def _nested(name: str, inputs: Any, y: Any) -> Batch:
+    """Return a batch of which a part is not one tensor; its rows are those of y or, if y is nested, of the inputs."""
+    # A tokenizer's BatchEncoding, for example, is a mapping and not a dict.
+    inputs, y = (dict(each) if isinstance(each, Mapping) else each for each in (inputs, y))
+    first, target = _first_tensor(inputs), _first_tensor(y)
+    if first is None or target is None:
+        raise TypeError(
+            f"{name} must yield tensors (x, y), or tuples, lists or dicts with tensors, "
+            f"got ({type(inputs).__name__}, {type(y).__name__}): use torch.as_tensor"
         )
-    return x, y
+    counted = target if isinstance(y, Tensor) else first
+    if not counted.ndim or not len(counted):
+        raise ValueError(
+            f"{name} yields a batch without rows, of shape {tuple(counted.shape)}: "
+            "batches need a first dimension of at least 1"
+        )
+    return Batch(inputs, y, len(counted))
 
 
-def batches_on(device: torch.device, name: str, loader: Iterable[object]) -> Iterator[Batch]:
-    """Yield a loader's batches, checked and moved to the device; a copy from pinned memory does not wait.
+def _first_tensor(value: object) -> Tensor | None:
+    """Return the first tensor in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return next((found for each in value if (found := _first_tensor(each)) is not None), None)
+    return None
+
+
+def _not_a_pair(name: str, batch: Any, *, prepared: bool) -> TypeError:
+    """Make the error for a batch that is not a pair; name the way out for dicts and for longer tuples."""
+    kind, example = type(batch).__name__, ""
+    if isinstance(batch, Mapping):
+        keys = list(batch)
+        kind = f"{kind} with the keys {', '.join(map(repr, keys))}"
+        example = f"(batch[{keys[0]!r}], batch[{keys[-1]!r}])" if keys else ""
+    elif isinstance(batch, (tuple, list)):
+        kind = f"{kind} of length {len(batch)}"
+        parts = [f"batch[{i}]" for i in range(len(batch))]
+        example = f"(({', '.join(parts[:-1])}), {parts[-1]})" if len(batch) > 2 else ""
+    if prepared:
+        return TypeError(f"{name} must return a pair (inputs, y), got {kind}")
+    way_out = f": choose them, Trainer(..., prepare_batch=lambda batch: {example})" if example else ""
+    return TypeError(f"{name} must yield pairs (x, y), got a {kind}{way_out}")
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Return a value with its nested tensors moved to a device; a copy from pinned memory does not wait.
+
+    Tuples, lists and dicts keep their kind, what is already there is not copied, and what cannot move stays as it is.
+    """
+    if isinstance(value, Tensor):
+        return value if value.device == device else value.to(device, non_blocking=device.type == "cuda")
+    if hasattr(value, "to"):
+        return value.to(device)  # a PackedSequence, or a batch of another library
+    if isinstance(value, dict):
+        return {key: to_device(each, device) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        moved = [to_device(each, device) for each in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else type(value)(moved)
+    return value
+
+
+def forward(model: nn.Module, inputs: Tensors) -> Any:
+    """Call a model with a batch's inputs: one tensor, several in order, or keywords."""
+    if isinstance(inputs, Tensor):
+        return model(inputs)
+    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+
+
+def batches_on(device: torch.device, name: str, loader: Iterable[object]) -> Iterator[tuple[Any, Any]]:
+    """Yield a loader's batches as pairs (inputs, y), checked and moved to the device.
 
     Raises:
-        TypeError, ValueError: a batch is not a pair of tensors with the same number of rows.
+        TypeError, ValueError: as `prepare`.
     """
-    non_blocking = device.type == "cuda"
     for batch in loader:
-        x, y = unpack(name, batch)
-        if x.device != device or y.device != device:
-            x, y = x.to(device, non_blocking=non_blocking), y.to(device, non_blocking=non_blocking)
-        yield x, y
+        inputs, y, _ = prepare(name, batch)
+        yield to_device(inputs, device), to_device(y, device)
 
 
 def samplers(loader: object) -> list[object]:
-    """Return the samplers of a DataLoader, each once; other loaders have none."""
-    batch_sampler = getattr(loader, "batch_sampler", None)
+    """Return the samplers of a DataLoader, and those that they wrap, each once; other loaders have none."""
     found: list[object] = []
-    for sampler in (getattr(loader, "sampler", None), batch_sampler, getattr(batch_sampler, "sampler", None)):
+    waiting = [getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    while waiting:
+        sampler = waiting.pop(0)
         if sampler is not None and not any(sampler is each for each in found):
             found.append(sampler)
+            waiting.append(getattr(sampler, "sampler", None))
     return found
+
+
+def set_epoch(loader: object, epoch: int) -> None:
+    """Pass the number of the epoch to a loader, its samplers and its data set, if they take it."""
+    for each in (loader, *samplers(loader), getattr(loader, "dataset", None)):
+        take: Callable[[int], object] | None = getattr(each, "set_epoch", None)
+        if take is not None:
+            take(epoch)

@@ -1,56 +1,72 @@
 """Random numbers: the generators that a run draws from, and their states."""
 
+import functools
 import random
 import sys
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from types import CellType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
-
-from course_utils.data import Batches
-from course_utils.training.distributed import Shard
-from course_utils.training.loaders import samplers
+from torch import Tensor, nn
 
 State = dict[str, Any]
+# A loader's parts are searched for generators: through containers of at most so many items, and no more objects.
+LARGEST_CONTAINER, MOST_OBJECTS = 64, 1000
+PLAIN = (type(None), bool, int, float, complex, str, bytes)
+EMPTY_CELL = CellType()  # of a name that is not bound yet
 
 
 class RandomStates:
     """The states of all generators that a run draws from, so that a resumed run draws the same numbers.
 
-    A loader fixes its order when a pass begins, so the states at the start of the epoch are kept as well. A resumed
-    run begins the pass from those, skips the batches that were done, and then continues from the states at the break.
-
     Args:
-        loaders: those of training and validation; their own generators are included.
-        enabled: False when nothing is saved; then no states are read.
+        loaders: those of training and validation. Generators that they, their samplers, their data sets and the
+            transforms of these hold as attributes are included: PyTorch's, Python's and NumPy's.
+
+    Attributes:
+        generators: the loaders' own generators, each once, in a fixed order.
     """
 
-    def __init__(self, *loaders: object, enabled: bool = True):
-        self.generators, self.enabled = _generators(loaders), enabled
-        self._epoch: State | None = None
-        self._at_break: State | None = None
+    def __init__(self, *loaders: object):
+        self.generators = generators(*loaders)
 
-    def get_state(self) -> State | None:
-        """Return the state of Python, NumPy if it is imported, PyTorch, CUDA, and the loaders' own generators."""
-        if not self.enabled:
-            return None
-        state: State = {"python": random.getstate(), "torch": torch.get_rng_state()}
-        state["own"] = [generator.get_state() for generator in self.generators]
-        if "numpy" in sys.modules:
+    def get_state(self, names: Collection[str] | None = None) -> State:
+        """Return the states of "python", "numpy" if it is imported, "torch", "cuda" if it is used, and "generators".
+
+        Args:
+            names: read only these.
+        """
+        state: State = {}
+        if names is None or "python" in names:
+            state["python"] = random.getstate()
+        if names is None or "torch" in names:
+            state["torch"] = torch.get_rng_state()
+        if names is None or "generators" in names:
+            state["generators"] = [_get(generator) for generator in self.generators]
+        if "numpy" in sys.modules and (names is None or "numpy" in names):
             name, keys, position, has_gauss, gauss = sys.modules["numpy"].random.get_state()
             state["numpy"] = [name, torch.from_numpy(keys.astype("int64")), position, has_gauss, gauss]
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
+        is_used: Callable[[], bool] = torch.cuda.is_initialized
+        if is_used() and (names is None or "cuda" in names):
             state["cuda"] = torch.cuda.get_rng_state_all()
         return state
 
-    def set_state(self, state: State | None) -> None:
-        """Set each generator to its state from `get_state`; None leaves all of them as they are."""
-        if state is None:
-            return
-        random.setstate(state["python"])
-        torch.set_rng_state(state["torch"])
-        for generator, saved in zip(self.generators, state["own"], strict=True):
-            generator.set_state(saved)
+    def set_state(self, state: State) -> None:
+        """Set each generator to its state from `get_state`; those that are not in it stay as they are.
+
+        Raises:
+            ValueError: the loaders hold other generators than those of the state.
+        """
+        if "own" in state:  # in format 1 of a checkpoint: only those of PyTorch, which come first here
+            self._set_generators(state["own"], self.generators[: len(state["own"])])
+        if "generators" in state:
+            self._set_generators(state["generators"], self.generators)
+        if "python" in state:
+            random.setstate(state["python"])
+        if "torch" in state:
+            torch.set_rng_state(state["torch"])
         if "numpy" in state:
             import numpy
 
@@ -59,41 +75,100 @@ class RandomStates:
         if "cuda" in state and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda"])
 
-    def state_before_pass(self, loader: object) -> State | None:
-        """Return the state before a pass; None for `data.Batches`, whose order depends on seed and epoch alone."""
-        return None if isinstance(loader, Batches | Shard) else self.get_state()
+    def _set_generators(self, states: list[Any], mine: list[Any]) -> None:
+        if len(states) != len(mine):
+            raise ValueError(
+                f"the saved run drew from {len(states)} generators of its loaders, but these loaders hold {len(mine)}: "
+                "continue with loaders that are made as they were then"
+            )
+        for generator, state in zip(mine, states, strict=True):
+            _set(generator, state)
 
-    def begin_epoch(self, train: object) -> None:
-        """Keep the states at the start of an epoch or, after a resume, restore them."""
-        if self._at_break is None:
-            self._epoch = self.state_before_pass(train)
-        else:
-            self.set_state(self._epoch)
-
-    def end_skipping(self) -> None:
-        """Restore the states at the break after a resume has skipped the batches that were done; else do nothing."""
-        self.set_state(self._at_break)
-        self._at_break = None
-
-    def state_dict(self) -> State:
-        """Return the states at the start of the epoch and now, for a checkpoint."""
-        return {"epoch": self._epoch, "now": self.get_state()}
-
-    def load_state_dict(self, state: State, *, in_epoch: bool) -> None:
-        """Restore what `state_dict` returned; `in_epoch` if the run broke off within a pass over the data."""
-        self._epoch = state["epoch"]
-        if in_epoch:
-            self._at_break = state["now"]
-        else:
-            self.set_state(state["now"])
+    def changed_since(self, state: State) -> list[str]:
+        """Return the names of the states that differ from those in an earlier `get_state()`."""
+        return [name for name, now in self.get_state().items() if name not in state or not _same(now, state[name])]
 
 
-def _generators(loaders: Iterable[object]) -> list[torch.Generator]:
-    """Return the generators that loaders and their samplers draw from, each once, in a fixed order."""
-    found: list[torch.Generator] = []
-    for loader in loaders:
-        for holder in (loader, *samplers(loader)):
-            generator = getattr(holder, "generator", None)
-            if isinstance(generator, torch.Generator) and not any(generator is each for each in found):
-                found.append(generator)
-    return found
+def _same(now: Any, before: Any) -> bool:
+    if isinstance(now, Tensor):
+        return torch.equal(now, before)
+    if isinstance(now, list):
+        return all(map(_same, now, before))
+    return bool(now == before)
+
+
+def generators(*loaders: object) -> list[Any]:
+    """Return the generators that loaders and their parts hold, each once and PyTorch's first, in a fixed order.
+
+    A part is what an attribute, a short container, a closure or a bound function holds. Global variables are not
+    searched, nor are tensors, modules and iterators.
+    """
+    found = [part for loader in loaders for part in _parts(loader) if is_generator(part)]
+    once = list({id(generator): generator for generator in found}.values())
+    return sorted(once, key=lambda generator: not isinstance(generator, torch.Generator))
+
+
+def is_generator(part: object) -> bool:
+    """Return whether an object is a random number generator whose state can be kept."""
+    if isinstance(part, torch.Generator):
+        return True
+    if isinstance(part, random.Random):
+        return not isinstance(part, random.SystemRandom)  # it draws from the system and has no state
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(part, (numpy.random.Generator, numpy.random.RandomState))
+
+
+def _get(generator: Any) -> Any:
+    """Return a generator's state in plain values and tensors."""
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    legacy = hasattr(generator, "get_state")  # NumPy's RandomState
+    return _plain(generator.get_state(legacy=False) if legacy else generator.bit_generator.state)
+
+
+def _set(generator: Any, state: Any) -> None:
+    if isinstance(generator, torch.Generator):
+        generator.set_state(state)
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    elif hasattr(generator, "set_state"):
+        generator.set_state(state)
+    else:
+        generator.bit_generator.state = state
+
+
+def _plain(value: Any) -> Any:
+    """Return NumPy's nested state with lists in place of arrays."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _parts(root: object) -> Iterator[object]:
+    """Yield an object and what it holds, from near to far, each once."""
+    waiting, seen = deque([root]), {id(root): root}
+    while waiting:
+        part = waiting.popleft()
+        yield part
+        for each in _held_by(part):
+            if id(each) not in seen and len(seen) < MOST_OBJECTS:
+                seen[id(each)] = each
+                waiting.append(each)
+
+
+def _held_by(part: Any) -> Iterable[object]:
+    """Return the objects that one holds as attributes, items, bound values or in its closure."""
+    if isinstance(part, (type, ModuleType, nn.Module, Tensor)) or hasattr(part, "__next__") or is_generator(part):
+        return
+    held = list(getattr(part, "__dict__", {}).values())
+    if isinstance(part, (dict, list, tuple)) and len(part) <= LARGEST_CONTAINER:
+        held += part.values() if isinstance(part, dict) else part
+    elif isinstance(part, functools.partial):
+        held += (part.func, *part.args, *part.keywords.values())
+    elif isinstance(part, MethodType):
+        held.append(part.__self__)
+    elif isinstance(part, FunctionType):
+        held += [cell.cell_contents for cell in part.__closure__ or () if cell != EMPTY_CELL]
+    yield from (each for each in held if not isinstance(each, PLAIN))
