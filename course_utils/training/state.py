@@ -153,11 +153,20 @@ def _is_point(value: object) -> bool:
 
 
 def _is_place(value: object) -> bool:
+    """Return whether this is what `Passes.state_dict` returns."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("start"), Mapping):
+        return False
+    start = value["start"]
     return (
-        isinstance(value, Mapping)
-        and _is_count(value.get("number"))
-        and _is_count(value.get("position"))
-        and _can_be_set(value.get("now"))
+        value.keys() >= {"number", "position", "ended", "start", "now", "kept"}
+        and _is_count(value["number"])
+        and _is_count(value["position"])
+        and isinstance(value["ended"], bool)
+        and start.keys() == {"random", "order", "workers"}
+        and (start["random"] is None or _can_be_set(start["random"]))
+        and _dict_of(_is_count)(start["order"])
+        and isinstance(start["workers"], bool)
+        and _can_be_set(value["now"])
     )
 
 
@@ -202,7 +211,7 @@ PARTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "history.metrics": ("lists of points (step, value) by name", _dict_of(_list_of(_is_point))),
     "callbacks": ("a list of dicts", _list_of(_is_dict)),
     "passes": (
-        "for each process a dict with number, position and the random states now",
+        "for each process the state of its passes over the data",
         _list_of(_is_place, at_least=1),
     ),
 }

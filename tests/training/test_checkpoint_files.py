@@ -33,6 +33,12 @@ EARLIER = Path(__file__).with_name("checkpoint_of_format_1.pt")
 posix = pytest.mark.skipif(os.name == "nt", reason="a matter of POSIX")
 
 
+def place(random_states):
+    """A place in the data, as `Passes.state_dict` returns it."""
+    start = {"random": None, "order": {}, "workers": False}
+    return {"number": 1, "position": 2, "ended": False, "start": start, "now": random_states, "kept": None}
+
+
 def state(step=1, **parts):
     """A whole state, with the weights `x`, whose bytes a test can find in a file."""
     figures = ("step_loss", "epoch_loss", "valid_loss", "valid_accuracy", "lr", "grad_norm", "samples_per_second")
@@ -51,7 +57,7 @@ def state(step=1, **parts):
         "means": {"window": [3.5, 8.0], "epoch": [0.0, 0.0]},
         "history": {name: [(5, 0.5), (7, 0.25)] for name in figures},
         "callbacks": [],
-        "passes": [{"number": 1, "position": 2, "now": generators}],
+        "passes": [place(generators)],
     } | parts
 
 

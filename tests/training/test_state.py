@@ -27,6 +27,12 @@ def make_scheduler(name, optimizer):
     return kinds[name]()
 
 
+def place(random_states):
+    """A place in the data, as `Passes.state_dict` returns it."""
+    start = {"random": random_states, "order": {"a sampler's list": 3}, "workers": False}
+    return {"number": 1, "position": 2, "ended": False, "start": start, "now": random_states, "kept": None}
+
+
 def whole_state(scheduler="step", steps=7):
     """The state of a small run, as `Trainer.fit` saves it."""
     model = nn.Linear(3, 2)
@@ -60,7 +66,7 @@ def whole_state(scheduler="step", steps=7):
         "means": {"window": [3.5, 8.0], "epoch": [0.0, 0.0]},
         "history": {name: [(5, 0.5), (7, math.nan)] for name in figures},
         "callbacks": [{"best": 0.5}],
-        "passes": [{"number": 1, "position": 2, "now": generators}],
+        "passes": [place(generators)],
     }
 
 
@@ -88,6 +94,7 @@ def test_a_whole_state_passes_and_some_parts_may_be_missing():
     check_state(changed(["optimizer", "param_groups", 0, "lr"], torch.tensor(0.1)))
 
 
+PLACE = "passes must be for each process the state of its passes over the data, is "
 MISSING = [
     (["made_with"], "made_with is missing"),
     (["plan"], "plan is missing"),
@@ -110,10 +117,12 @@ MISSING = [
     (["history"], r"history is missing; history\.step_loss is missing"),
     (["history", "lr"], r"history\.lr is missing"),
     (["callbacks"], "callbacks is missing"),
-    (["passes", 0], r"passes must be for each process a dict with .*, is \[\]"),
-    (["passes", 0, "number"], "passes must be for each process a dict with number, position and the random states"),
-    (["passes", 0, "now"], "passes must be for each process a dict with number, position and the random states"),
-    (["passes", 0, "now", "torch"], "passes must be for each process a dict with number, position and the random"),
+    (["passes", 0], PLACE),
+    (["passes", 0, "number"], PLACE),
+    (["passes", 0, "now"], PLACE),
+    (["passes", 0, "kept"], PLACE),
+    (["passes", 0, "start", "order"], PLACE),
+    (["passes", 0, "now", "torch"], PLACE),
 ]
 
 
@@ -176,15 +185,20 @@ WRONG = [
     ),
     (["history", "metrics"], [None, [], {"f1": 3}, {"f1": [(1, "a")]}], r"history\.metrics must be lists of points"),
     (["callbacks"], [None, {}, [3], "abc"], "callbacks must be a list of dicts"),
-    (["passes"], [None, {}, [3], []], "passes must be for each process a dict"),
-    (["passes", 0, "position"], [None, -1, 1.0], "passes must be for each process a dict"),
+    (["passes"], [None, {}, [3], []], PLACE),
+    (["passes", 0, "position"], [None, -1, 1.0], PLACE),
     (
         ["passes", 0, "now", "torch"],
         [None, torch.ones(3), torch.zeros(3, dtype=torch.uint8)],
-        "passes must be for each",
+        PLACE,
     ),
-    (["passes", 0, "now", "python"], [None, (3, (1, 2), None), [3, [1], None]], "passes must be for each process"),
-    (["passes", 0, "now", "numpy"], [None, [], ["MT19937", torch.ones(3), 1, 0, 0.0]], "passes must be for each proc"),
+    (["passes", 0, "ended"], [None, 0], PLACE),
+    (["passes", 0, "start"], [None, [], {"random": None}], PLACE),
+    (["passes", 0, "start", "random"], [3, {}], PLACE),
+    (["passes", 0, "start", "order"], [None, {"a": "b"}], PLACE),
+    (["passes", 0, "start", "workers"], [None, 1], PLACE),
+    (["passes", 0, "now", "python"], [None, (3, (1, 2), None), [3, [1], None]], PLACE),
+    (["passes", 0, "now", "numpy"], [None, [], ["MT19937", torch.ones(3), 1, 0, 0.0]], PLACE),
 ]
 
 
