@@ -42,7 +42,7 @@ def place(random_states):
 def state(step=1, **parts):
     """A whole state, with the weights `x`, whose bytes a test can find in a file."""
     figures = ("step_loss", "epoch_loss", "valid_loss", "valid_accuracy", "lr", "grad_norm", "samples_per_second")
-    generators = {"python": random.Random(0).getstate(), "torch": torch.Generator().get_state()}
+    generators = {"generators": [], "python": random.Random(0).getstate(), "torch": torch.Generator().get_state()}
     return {
         "made_with": {"model": "Linear", "lr": 0.1, "betas": (0.9, 0.99)},
         "plan": {"num_steps": 20, "num_epochs": 4},
