@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import torch
@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from course_utils.data import Batches
 from course_utils.devices import resolve_device
-from course_utils.training.loaders import Batch, Loader, samplers
+from course_utils.training.loaders import Loader, num_batches
 
 T = TypeVar("T")
 
@@ -82,11 +82,7 @@ class Shard:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next pass uses."""
-        self.batches.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         batches = self.batches
         x, y = batches.dataset.tensors
         rows = batches.order(batches.epoch)
@@ -116,21 +112,13 @@ def shard(train: Loader, valid: Loader | None) -> tuple[Loader, Loader | None]:
             f"{world_size()} processes would each train on all of the data: give the DataLoader "
             "sampler=DistributedSampler(dataset, shuffle=True) in place of shuffle=True"
         )
-    lengths = all_gather(len(train))
+    lengths = all_gather(num_batches(train))
     if len(set(lengths)) > 1:
         raise ValueError(f"the processes have {lengths} batches each: they must have the same number")
     return (
         Shard(train, repeat=True) if isinstance(train, Batches) else train,
         Shard(valid, repeat=False) if isinstance(valid, Batches) else valid,
     )
-
-
-def set_epoch(train: Loader, epoch: int) -> None:
-    """Pass the number of the epoch to the loader and its samplers, such as `DistributedSampler`, if they take it."""
-    for each in (train, *samplers(train)):
-        take: Callable[[int], object] | None = getattr(each, "set_epoch", None)
-        if take is not None:
-            take(epoch)
 
 
 def shares(counts: Sequence[float | Tensor], reduction: str, device: torch.device) -> list[float | Tensor]:

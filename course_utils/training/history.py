@@ -5,7 +5,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import reduce
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class History:
         grad_norm: norm of all gradients, before clipping, in the window's last step; empty unless asked for.
         samples_per_second: training speed over each window, without validation and saving; the comparison of two
             histories leaves it out, because no two runs take the same time.
+        metrics: figures that callbacks add, by name.
+        interrupted: whether the run was ended early, by Ctrl-C or a signal; neither compared nor saved.
     """
 
     step_loss: list[Point] = field(default_factory=list)
@@ -39,15 +41,33 @@ class History:
     lr: list[Point] = field(default_factory=list)
     grad_norm: list[Point] = field(default_factory=list)
     samples_per_second: list[Point] = field(default_factory=list, compare=False)
+    metrics: dict[str, list[Point]] = field(default_factory=dict)
+    interrupted: bool = field(default=False, compare=False)
 
-    def state_dict(self) -> dict[str, list[Point]]:
+    def add(self, step: int, figures: Mapping[str, float]) -> None:
+        """Add figures of a step; those whose names are not attributes above are metrics.
+
+        Raises:
+            ValueError: a metric is called "metrics" or "interrupted", which are no figures.
+        """
+        for name, value in figures.items():
+            if name in ("metrics", "interrupted"):
+                raise ValueError(f"a figure cannot be called {name!r}, which is another attribute of History")
+            points = getattr(self, name) if name in FIGURES else self.metrics.setdefault(name, [])
+            points.append((step, value))
+
+    def state_dict(self) -> dict[str, Any]:
         """Return copies of the lists as a dict that a checkpoint can hold."""
-        return {each.name: list(getattr(self, each.name)) for each in fields(self)}
+        figures = {name: list(getattr(self, name)) for name in FIGURES}
+        return figures | {"metrics": {name: list(points) for name, points in self.metrics.items()}}
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Sequence[Point]]) -> "History":
-        """Return the history that `state_dict` copied."""
-        return cls(**{name: [(step, value) for step, value in points] for name, points in state.items()})
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "History":
+        """Return the history that `state_dict` copied; metrics may be missing."""
+        history = cls(metrics={name: _points(points) for name, points in state.get("metrics", {}).items()})
+        for name in FIGURES:
+            setattr(history, name, _points(state[name]))
+        return history
 
     def to_frame(self) -> "pandas.DataFrame":
         """Return a pandas DataFrame with a row for each step and a column for each figure; a missing value is NaN.
@@ -59,20 +79,29 @@ class History:
             import pandas
         except ImportError as error:
             raise ImportError("History.to_frame needs pandas: pip install pandas") from error
-        columns = {name: pandas.Series(dict(points), dtype="float64") for name, points in self.state_dict().items()}
+        lists = {name: getattr(self, name) for name in FIGURES} | self.metrics
+        columns = {name: pandas.Series(dict(points), dtype="float64") for name, points in lists.items()}
         return pandas.DataFrame(columns).rename_axis("step").sort_index()
+
+
+# The attributes of a history that are lists of points.
+FIGURES = tuple(each.name for each in fields(History) if each.name not in ("metrics", "interrupted"))
+
+
+def _points(points: Sequence[Point]) -> list[Point]:
+    return [(step, value) for step, value in points]
 
 
 @dataclass
 class Mean:
-    """A mean weighted by samples: the sum of their losses, and their number."""
+    """A mean weighted by what the means of its parts divide by: the sum of the losses, and of what they divide by."""
 
     total: float = 0.0
     count: float = 0.0
 
     @property
     def value(self) -> float:
-        """The mean per sample; NaN before anything is added."""
+        """The mean; NaN before anything is added."""
         return self.total / self.count if self.count else math.nan
 
 
@@ -80,36 +109,35 @@ class LossMeter:
     """Keeps each step's loss on its device and reads many at once, so that the program rarely waits for a GPU.
 
     Reading a loss (`.item()`) makes the program wait until the device has computed it. `add` never reads;
-    `read` waits once for everything since the last read.
+    `read` waits for everything since the last read.
 
     Args:
-        reduction: how the loss function joins a batch, "mean" or "sum". The means here are per sample with both.
+        reduction: how the loss function joins a batch, "mean" or "sum". The means here are per sample with both, or
+            per whatever the loss function's own mean divides by.
 
     Attributes:
         window, epoch: the means since `reset_window` and since `reset_epoch`, as of the last `read`.
+        rows: number of rows since `reset_window`, as of the last `read`; it is not saved.
     """
 
     def __init__(self, reduction: str = "mean"):
         self.reduction = reduction
-        self.window, self.epoch = Mean(), Mean()
+        self.window, self.epoch, self.rows = Mean(), Mean(), 0
         self._losses: list[Tensor] = []
-        self._counts: list[float] = []
+        self._counts: list[float | Tensor] = []
+        self._rows: list[float] = []
 
-    def add(self, losses: Sequence[Tensor], counts: Sequence[int]) -> None:
-        """Add a step: the loss of each of its micro-batches, one number without a graph, and their sample counts.
+    def add(self, losses: Sequence[Tensor], counts: Sequence[float | Tensor], rows: int) -> None:
+        """Add a step; its micro-batches are joined into one batch.
 
-        The losses are joined into the loss of one batch of all the samples.
+        Args:
+            losses: of each micro-batch, one number without a graph.
+            counts: what the mean of each divides by (`BatchLoss.count`), numbers or tensors of shape ().
+            rows: of all of them.
         """
-        num_samples = sum(counts)
-        if len(losses) == 1:
-            loss = losses[0]
-        elif self.reduction == "mean":
-            parts = [each * (count / num_samples) for each, count in zip(losses, counts, strict=True)]
-            loss = reduce(operator.add, parts)
-        else:
-            loss = reduce(operator.add, losses)
-        self._losses.append(loss)
-        self._counts.append(num_samples)
+        self._losses.append(_joined(losses, counts, self.reduction))
+        self._counts.append(sum(counts))
+        self._rows.append(rows)
 
     def read(self, all_reduce_sum: Reduce | None = None) -> list[float]:
         """Read what was added since the last read and move it into `window` and `epoch`.
@@ -122,14 +150,14 @@ class LossMeter:
         """
         if not self._losses:
             return []
-        losses = torch.stack(self._losses).tolist()
-        counts = self._counts
-        self._losses, self._counts = [], []
+        losses, counts, rows = numbers(self._losses), numbers(self._counts), self._rows
+        self._losses, self._counts, self._rows = [], [], []
         per_sample = self.reduction == "mean"
-        totals = [loss * count for loss, count in zip(losses, counts, strict=True)] if per_sample else losses
+        totals = [total_of(loss, count) for loss, count in zip(losses, counts, strict=True)] if per_sample else losses
         if all_reduce_sum is not None:
-            totals, counts = all_reduce_sum([totals, counts])
-            losses = [t / count for t, count in zip(totals, counts, strict=True)] if per_sample else totals
+            totals, counts, rows = all_reduce_sum([totals, counts, rows])
+            losses = [Mean(*each).value for each in zip(totals, counts, strict=True)] if per_sample else totals
+        self.rows += int(sum(rows))
         if all(map(math.isfinite, losses)):
             # One after the other, in double precision: the sums do not depend on how often they are read.
             window, epoch = self.window, self.epoch
@@ -142,7 +170,7 @@ class LossMeter:
 
     def reset_window(self) -> None:
         """Start a new window."""
-        self.window = Mean()
+        self.window, self.rows = Mean(), 0
 
     def reset_epoch(self) -> None:
         """Start a new epoch."""
@@ -152,6 +180,34 @@ class LossMeter:
         """Return both means as of the last read, for a checkpoint."""
         return {name: [mean.total, mean.count] for name, mean in (("window", self.window), ("epoch", self.epoch))}
 
-    def load_state_dict(self, state: dict[str, list[float]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
         """Restore the means that `state_dict` returned."""
         self.window, self.epoch = Mean(*state["window"]), Mean(*state["epoch"])
+
+
+def numbers(values: Sequence[float | Tensor]) -> list[float]:
+    """Return numbers as they are and tensors of shape () as numbers, waiting for their device once."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    read = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [next(read) if isinstance(value, Tensor) else value for value in values]
+
+
+def total_of(mean: float, count: float) -> float:
+    """Return the sum that a mean comes from; 0 if it is over nothing, such as a batch of ignored labels, and so NaN."""
+    return mean * count if count else 0.0
+
+
+def _joined(losses: Sequence[Tensor], counts: Sequence[float | Tensor], reduction: str) -> Tensor:
+    """Return the loss of the batch that micro-batches make together; those with count 0 add nothing to a mean."""
+    if len(losses) == 1:
+        return losses[0]
+    if reduction == "sum":
+        return reduce(operator.add, losses)
+    total = sum(counts)
+    if isinstance(total, Tensor):
+        on_device = [torch.as_tensor(count, device=total.device) for count in counts]
+        counted = [torch.where(count > 0, loss, 0) for loss, count in zip(losses, on_device, strict=True)]
+        parts = [loss * (count / total) for loss, count in zip(counted, on_device, strict=True)]
+    else:
+        parts = [loss * (count / total) for loss, count in zip(losses, counts, strict=True) if count]
+    return reduce(operator.add, parts) if parts else losses[0]

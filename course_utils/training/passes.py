@@ -138,18 +138,6 @@ class Passes:
                 f"{STATE_DICT} can keep what it changes"
             )
 
-    def load_format_1(self, random: State, *, number: int, position: int) -> None:
-        """Restore what checkpoint format 1 kept: the random states at the start of the epoch, if any, and now.
-
-        Args:
-            random: these states, of one rank.
-            number: whole passes done, including one that was trained on and not closed.
-            position: batches taken in this pass.
-        """
-        start = _Start(random["epoch"] if position else None, {}, number > 0 and self._keeps_workers())
-        place = {"number": number, "position": position, "ended": False, "start": start._asdict()}
-        self.load_state_dict(place | {"now": random["now"], "kept": None})
-
     def _begin_pass(self, now: State) -> Iterator[object]:
         """Begin a pass or, in the middle of one, begin it again and skip the batches that were taken."""
         set_epoch(self.loader, self.number)

@@ -30,7 +30,7 @@ class Recorder:
     def __init__(self, reduction: str, log_every: int):
         self.log_every = log_every
         self.history, self.meter = History(), LossMeter(reduction)
-        self._lrs: list[float | Tensor] = []
+        self._lrs: list[float] = []
         self._lr = 0.0
 
     def start(self, tracking: Tracking, report: ReportFunction, device: torch.device) -> None:
@@ -38,13 +38,12 @@ class Recorder:
         self._tracking, self._report = tracking, report
         alone = distributed.world_size() == 1
         self.all_reduce_sum = None if alone else partial(distributed.all_reduce_sum, device=device)
-        self._began, self._rows = time.perf_counter(), 0
+        self._began = time.perf_counter()
 
     def add_step(self, losses: Sequence[Tensor], counts: Sequence[float | Tensor], rows: int, lr: float) -> None:
         """Add a step: the loss of each micro-batch, what its mean divides by, the rows of the step, and its lr."""
         self.meter.add(losses, counts, rows)
-        self._lrs.append(lr)
-        self._rows += rows
+        self._lrs.append(float(lr))
 
     def read(self, step: int) -> None:
         """Read the losses of the steps up to this one: the only place where training waits for the device.
@@ -56,18 +55,18 @@ class Recorder:
         losses = self.meter.read(self.all_reduce_sum)
         validation.check_finite(losses, lrs, step)
         if losses:
-            self._lr = float(lrs[-1])
+            self._lr = lrs[-1]
 
     def close_window(self, step: int, grad_norm: float | None) -> None:
         """Record the figures of the window that this step ended; its losses were read."""
-        speed = self._rows * distributed.world_size() / (time.perf_counter() - self._began)
+        speed = self.meter.rows / (time.perf_counter() - self._began)
         figures = {"step_loss": self.meter.window.value, "lr": self._lr, "samples_per_second": speed}
         if grad_norm is not None:
             figures["grad_norm"] = grad_norm
         self._record(step, figures)
         self.meter.reset_window()
         self.report(step)
-        self._began, self._rows = time.perf_counter(), 0
+        self._began = time.perf_counter()
 
     def epoch_loss(self, epoch: int, skipped_steps: int) -> float:
         """Return the mean loss of the epoch, whose losses were read.

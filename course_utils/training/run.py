@@ -4,14 +4,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from course_utils.training import checkpoint, distributed, evaluation, gradients, loaders, validation
-from course_utils.training.callbacks import Callback
+from course_utils.training import checkpoint, distributed, evaluation, loaders, validation
+from course_utils.training.callbacks import Callback, check_monitors
 from course_utils.training.checkpoint import Checkpoints
 from course_utils.training.evaluation import Evaluation
 from course_utils.training.history import History
@@ -20,6 +21,7 @@ from course_utils.training.losses import BatchLoss
 from course_utils.training.passes import Passes
 from course_utils.training.recorder import Recorder
 from course_utils.training.scheduling import Scheduling
+from course_utils.training.state import check_fits, check_state
 
 
 class Run:
@@ -45,18 +47,26 @@ class Run:
     device: torch.device
     autocast: AbstractContextManager[object]
     prepare_batch: Callable[[Any], tuple[Any, Any]] | None
+    on_nonfinite: str
+    _passes: Passes
 
     def __init__(self) -> None:
         self.step = self.epoch = self.position = self.skipped_steps = 0
         self.epoch_trained = self._stopping = self._halted = False
         self.plan: dict[str, int] | None = None
-        self._passes: Passes | None = None
-        self._data: dict[str, int | None] = {}
+        self._has_begun = False
+        self._place: dict[str, Any] | None = None  # of a loaded state, until the next `fit`
+        self._data: dict[str, object] = {}
 
     @property
     def history(self) -> History:
         """The figures so far."""
         return self.recorder.history
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The folder of the run, or None."""
+        return self.checkpoints.folder
 
     @property
     def save_error(self) -> OSError | None:
@@ -94,21 +104,22 @@ class Run:
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what `state_dict` returned, on this run's device; the next `fit` continues from there.
+        """Restore what `state_dict` returned, or a checkpoint, on this run's device; the next `fit` continues there.
 
         Raises:
             ValueError: the state is of another model, or of a run with other settings or data, or a part of it is
                 missing or damaged; nothing was changed.
         """
-        checkpoint.check_state(state)
+        check_state(state)
         checkpoint.check_same_model(state["model"], checkpoint.model_state(self.model))
         seen = {name: value for name, value in state["made_with"].items() if self._data or name not in checkpoint.DATA}
         checkpoint.check_same(seen, self.made_with)
+        check_fits(state, self.state_dict())
+        validation.check_same_callbacks(state["callbacks"], self.callbacks)
         # The optimizer compares its groups with the state's before it changes anything, so it comes first.
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.load_model_state(self.model, state["model"])
-        if self.schedule.scheduler is not None:
-            self.schedule.load_state_dict(state["scheduler"])
+        self.schedule.load_state_dict(state.get("scheduler", {}))
         if self.loss_fn.module is not None:
             self.loss_fn.module.load_state_dict(state.get("loss_fn", {}))
         self.scaler.load_state_dict(state["scaler"])
@@ -121,32 +132,51 @@ class Run:
             state["plan"],
         )
         self.recorder.load_state_dict(state)
+        self._place = distributed.of_this_rank(state["passes"]) if "passes" in state else None
 
     def _open(self, train: Loader, valid: Loader | None, plan: dict[str, int], *, resume: bool) -> Loader | None:
         """Continue from a checkpoint, or where the last `fit` ended; return this process's part of `valid`."""
+        check_monitors(self.schedule, self.callbacks, validates=valid is not None)
         if self.checkpoints.folder is not None:
             self._data = checkpoint.fingerprint(train)
         train, valid = distributed.shard(train, valid)
         passes = Passes(train, partial(loaders.prepare, "train", prepare_batch=self.prepare_batch), others=(valid,))
-        state = self.checkpoints.open(resume=resume, own=self._passes is not None)
+        state = self.checkpoints.open(resume=resume, own=self._has_begun)
         if state is not None:
             self.load_state_dict(state)
-            passes.load_state_dict(distributed.of_this_rank(state["passes"]))
-        elif self._passes is not None:
-            passes.load_state_dict(self._passes.state_dict())
+        elif self._has_begun:
+            self._place = self._passes.state_dict()
+        if self._place is not None:
+            passes.load_state_dict(self._place)
+        else:
+            passes.number, passes.position = self.epoch, self.position
+        self._passes, self._place, self._has_begun = passes, None, True
         validation.check_epochs_left(self.checkpoints.folder, self.epoch, plan["num_epochs"])
         self.schedule.check_plan(**plan, planned=self.plan)
-        self.plan, self._passes = plan, passes
+        self.plan = plan
         checkpoint.check_storable(self.state_dict())
+        if self.checkpoints.folder is not None and passes.inexact is not None:
+            validation.warn_inexact(passes.inexact, resumed=state is not None)
         return valid
 
     def _modules(self) -> list[nn.Module]:
         return [self.model] if self.loss_fn.module is None else [self.model, self.loss_fn.module]
 
+    def _copied_buffers(self) -> list[Tensor]:
+        """Copy what a batch that is skipped may have changed, such as the running means of BatchNorm."""
+        if self.on_nonfinite == "raise":
+            return []
+        return [buffer.clone() for module in self._modules() for buffer in module.buffers()]
+
+    def _restore_buffers(self, copies: list[Tensor]) -> None:
+        buffers = [buffer for module in self._modules() for buffer in module.buffers()] if copies else []
+        for buffer, copied in zip(buffers, copies, strict=True):
+            buffer.copy_(copied)
+
     def _save(self) -> None:
         """Check that the weights are finite and, with a run folder, save all that an exact resume needs."""
         validation.check_weights(self._modules(), self.step, self.optimizer.param_groups[0]["lr"])
-        if self.checkpoints.folder is not None and self._passes is not None:
+        if self.checkpoints.folder is not None:
             passes = distributed.all_gather(self._passes.state_dict())
             self.recorder.flush()
             self.checkpoints.save(self.state_dict() | {"passes": passes})
@@ -173,7 +203,7 @@ class Run:
 
     def _try_validation(self, valid: Loader | None) -> None:
         """Evaluate one batch, so that what does not fit is found before the first epoch, and not after it."""
-        if valid is not None and self._passes is not None:
+        if valid is not None:
             states = self._passes.random_states.get_state()
             self._evaluate(islice(self._prepared("valid", valid), 1))
             self._passes.random_states.set_state(states)
@@ -203,12 +233,12 @@ class Run:
 
     def _validate(self, valid: Loader, figures: dict[str, float]) -> None:
         """Evaluate and add the figures; if the run is stopped meanwhile, add none, so that it evaluates again later."""
-        distributed.set_epoch(valid, self.epoch)
+        loaders.set_epoch(valid, self.epoch)
         random_states = self._passes.random_states
         before = random_states.get_state()
-        self._call("on_validation_start")
         found: dict[str, float] = {}
         try:
+            self._call("on_validation_start")
             result = self._evaluate(
                 self._prepared("valid", valid),
                 all_reduce_sum=self.recorder.all_reduce_sum,

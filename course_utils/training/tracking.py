@@ -37,16 +37,15 @@ class Tracking:
 
     Args:
         folder: the run's folder; None writes nothing.
-        resume: whether the folder may hold an earlier part of the run. TensorBoard then drops what the files hold of
-            `first_step` and later.
-        first_step: the first step of this part of the run.
+        first_step: the first step of this part of the run. If there was an earlier part, TensorBoard drops what its
+            files hold of this step and later.
         made_with: hyperparameters, which are written for TensorBoard's HParams page when a run starts.
 
     Raises:
         ImportError: tensorboard is not installed.
     """
 
-    def __init__(self, folder: str | Path | None, *, resume: bool, first_step: int, made_with: Mapping[str, object]):
+    def __init__(self, folder: str | Path | None, *, first_step: int, made_with: Mapping[str, object]):
         self._writer: Any = None  # a SummaryWriter while files are written
         self._folder = folder
         self._waiting: list[tuple[int, object]] = []
@@ -62,9 +61,9 @@ class Tracking:
                 "run_dir keeps TensorBoard files, which need tensorboard: pip install tensorboard, or leave run_dir out"
             ) from error
         self._summary = Summary
-        purge_step = first_step if resume else None
+        before = _event_files(folder)
+        purge_step = first_step if before else None
         try:
-            before = _event_files(folder)
             self._writer = SummaryWriter(str(folder), purge_step=purge_step)
             late = _event_files(folder) - before
             if before and late and max(late) < max(before):
@@ -74,7 +73,7 @@ class Tracking:
                     path.unlink()
                 time.sleep(1)
                 self._writer = SummaryWriter(str(folder), purge_step=purge_step)
-            if first_step == 1:
+            if not before:
                 known = {name: _shown(value) for name, value in made_with.items()}
                 for part in hparams(known, dict.fromkeys(TAGS.values(), 0.0)):
                     self._writer.file_writer.add_summary(part)

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from course_utils import devices
-from course_utils.errors import positive_integer
+from course_utils.errors import positive_integer, positive_number
 from course_utils.training import checkpoint, distributed, evaluation, gradients, loaders, validation
-from course_utils.training.callbacks import Callback
+from course_utils.training.callbacks import Callback, check_callbacks
 from course_utils.training.history import History
 from course_utils.training.loaders import Batch, Loader, forward, to_device
 from course_utils.training.losses import BatchLoss
@@ -86,15 +86,17 @@ class Trainer(Run):
     ):
         super().__init__()
         validation.check_model(model)
-        self.loss_fn = BatchLoss(loss_fn, count=loss_count)
+        self.accumulation_steps = positive_integer("accumulation_steps", accumulation_steps)
+        self.loss_fn = BatchLoss(
+            loss_fn, count=loss_count, joins=self.accumulation_steps > 1 or distributed.world_size() > 1
+        )
         validation.check_optimizer(optimizer, model, self.loss_fn.module)
         validation.check_options(progress, prepare_batch, on_nonfinite)
         self.device = distributed.local_device(device)
         devices.check_precision(precision, self.device)
-        self.accumulation_steps = positive_integer("accumulation_steps", accumulation_steps)
-        self.max_grad_norm = validation.positive_or_none("max_grad_norm", max_grad_norm)
+        self.max_grad_norm = None if max_grad_norm is None else positive_number("max_grad_norm", max_grad_norm)
         self.schedule = Scheduling(scheduler, optimizer, every=scheduler_every, metric=scheduler_metric)
-        self.callbacks = validation.checked_callbacks(callbacks)
+        self.callbacks = check_callbacks(callbacks)
         self.recorder = Recorder(self.loss_fn.reduction, positive_integer("log_every", log_every))
         self.checkpoints = checkpoint.Checkpoints(
             run_dir, every=checkpoint_every, every_steps=checkpoint_every_steps, every_seconds=checkpoint_every_seconds
@@ -108,12 +110,16 @@ class Trainer(Run):
         self.measures_gradients = max_grad_norm is not None or track_grad_norm or on_nonfinite == "skip"
         self.autocast = devices.autocast(precision, self.device)
         self.scaler = devices.make_scaler(precision, self.device)
-        self.hyperparameters = checkpoint.describe(model, optimizer, scheduler, loss_fn) | {
-            "precision": precision,
-            "accumulation_steps": self.accumulation_steps,
-            "max_grad_norm": self.max_grad_norm,
-            "on_nonfinite": on_nonfinite,
-        }
+        self.hyperparameters = (
+            checkpoint.describe(model, optimizer, scheduler, loss_fn)
+            | {
+                "precision": precision,
+                "accumulation_steps": self.accumulation_steps,
+                "max_grad_norm": self.max_grad_norm,
+                "on_nonfinite": on_nonfinite,
+            }
+            | ({"scheduler_every": "epoch"} if self.schedule.every == "epoch" else {})
+        )
         self.network: nn.Module = self.model
 
     def train_step(self, batches: Sequence[Batch], shares: Sequence[float | Tensor]) -> list[Tensor]:
@@ -167,14 +173,16 @@ class Trainer(Run):
             SystemExit: after SIGTERM or SIGUSR1, when the run is saved; its code is 128 + the signal.
             ValueError, TypeError, OSError: data that cannot be trained on, a checkpoint of another run, a bad folder.
         """
-        plan = loaders.make_plan(train, valid, num_epochs, steps_per_epoch, self.accumulation_steps)
+        plan = validation.make_plan(train, valid, num_epochs, steps_per_epoch, self.accumulation_steps)
         self._steps_per_epoch, self._stopping, self._halted = steps_per_epoch, False, False
         self.history.interrupted = False
         with closing(self.checkpoints), finish_step_on_signal(self.stop) as received:
             valid = self._open(train, valid, plan, resume=resume)
             self.network = distributed.wrap(self.model, self.device)
             with (
-                Tracking(self.checkpoints.folder_to_write, resume, self.step + 1, self.made_with) as tracking,
+                Tracking(
+                    self.checkpoints.folder_to_write, first_step=self.step + 1, made_with=self.made_with
+                ) as tracking,
                 reporting(self.progress, self.step, plan["num_steps"]) as report,
                 evaluation.modes_kept(self.model, self.loss_fn.module, training=True),
                 self._interruptible(),
@@ -236,7 +244,7 @@ class Trainer(Run):
         self.position += len(batches)
         if self.scaler.get_scale() < scale or (self.on_nonfinite == "skip" and not self.grad_norm.isfinite()):
             self.skipped_steps += 1
-            gradients.restore(buffers)
+            self._restore_buffers(buffers)
             return
         self.step += 1
         self.recorder.add_step(

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
+
+from course_utils.errors import positive_integer, unknown_name
+from course_utils.training.loaders import Loader, check_loader, num_batches
 
 
 def check_model(model: nn.Module) -> None:
@@ -77,14 +81,62 @@ def check_progress(progress: object) -> None:
         raise TypeError(f"progress must be True, False or a function (step, num_steps, history), got {progress!r}")
 
 
-def check_function_or_none(name: str, value: object, arguments: str) -> None:
-    """Check an argument that is a function or None.
+def check_options(progress: object, prepare_batch: object, on_nonfinite: str) -> None:
+    """Check options of the trainer that are functions or names.
 
     Raises:
-        TypeError: it cannot be called.
+        TypeError: `progress` or `prepare_batch` is neither a function nor one of its other values.
+        ValueError: `on_nonfinite` is neither "raise" nor "skip".
     """
-    if value is not None and not callable(value):
-        raise TypeError(f"{name} must be a function of {arguments}, or None, got {value!r}")
+    check_progress(progress)
+    if prepare_batch is not None and not callable(prepare_batch):
+        raise TypeError(f"prepare_batch must be a function from a batch to (inputs, y), or None, got {prepare_batch!r}")
+    if on_nonfinite not in ("raise", "skip"):
+        raise unknown_name("on_nonfinite", on_nonfinite, ["raise", "skip"])
+
+
+def make_plan(
+    train: Loader, valid: Loader | None, num_epochs: int, steps_per_epoch: int | None, accumulation_steps: int
+) -> dict[str, int]:
+    """Return how many steps and epochs a run is to have in all.
+
+    Raises:
+        TypeError, ValueError: a number is not positive, or a loader cannot be trained or evaluated on.
+    """
+    num_epochs = positive_integer("num_epochs", num_epochs)
+    if steps_per_epoch is not None:
+        steps_per_epoch = positive_integer("steps_per_epoch", steps_per_epoch)
+    check_loader("train", train, steps_per_epoch=steps_per_epoch)
+    if valid is not None:
+        check_loader("valid", valid, steps_per_epoch=1)  # a pass over it may be of any length
+    steps = steps_per_epoch or -(-(num_batches(train) or 0) // accumulation_steps)
+    return {"num_steps": num_epochs * steps, "num_epochs": num_epochs}
+
+
+def check_same_callbacks(saved: Sequence[object], callbacks: Sequence[object]) -> None:
+    """Check that a run continues with as many callbacks as it was saved with, or that one of the two has none.
+
+    Raises:
+        ValueError: their numbers differ.
+    """
+    if saved and callbacks and len(saved) != len(callbacks):
+        raise ValueError(
+            f"the run was saved with {len(saved)} callbacks and has {len(callbacks)} here: "
+            "give the Trainer the callbacks of the run, in the same order, or none"
+        )
+
+
+def warn_inexact(reason: str, *, resumed: bool) -> None:
+    """Warn that a run cannot be resumed exactly, when it starts and when it is resumed.
+
+    Warns:
+        RuntimeWarning: always.
+    """
+    if resumed:
+        message = f"some rows may be repeated or left out in this epoch: {reason}"
+    else:
+        message = f"a resumed run cannot repeat the order of the data exactly: {reason}"
+    warnings.warn(message, RuntimeWarning, stacklevel=4)
 
 
 class RunCompleteError(ValueError):

@@ -1,0 +1,266 @@
+"""The loss of a batch, and what its mean divides by, so that batches can be joined as if they were one."""
+
+import inspect
+import math
+from collections.abc import Callable
+from functools import partial
+from numbers import Real
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from course_utils.training import loss_checks
+
+# What the mean of each of PyTorch's losses of (output, y) divides by, as its documentation says. "labels" are those
+# that are not ignored, each as often as its class weighs; class probabilities count once, whatever the weights.
+DIVIDES_BY: dict[Callable[..., Tensor], str] = {
+    F.cross_entropy: "labels",
+    F.nll_loss: "labels",
+    F.multi_margin_loss: "rows",
+    F.multilabel_margin_loss: "rows",
+    F.multilabel_soft_margin_loss: "elements",
+    F.mse_loss: "elements",
+    F.l1_loss: "elements",
+    F.smooth_l1_loss: "elements",
+    F.huber_loss: "elements",
+    F.binary_cross_entropy: "elements",
+    F.binary_cross_entropy_with_logits: "elements",
+    F.kl_div: "elements",
+    F.poisson_nll_loss: "elements",
+    F.hinge_embedding_loss: "elements",
+    F.soft_margin_loss: "elements",
+}
+MODULES: dict[type[nn.Module], Callable[..., Tensor]] = {
+    nn.CrossEntropyLoss: F.cross_entropy,
+    nn.NLLLoss: F.nll_loss,
+    nn.MultiMarginLoss: F.multi_margin_loss,
+    nn.MultiLabelMarginLoss: F.multilabel_margin_loss,
+    nn.MultiLabelSoftMarginLoss: F.multilabel_soft_margin_loss,
+    nn.MSELoss: F.mse_loss,
+    nn.L1Loss: F.l1_loss,
+    nn.SmoothL1Loss: F.smooth_l1_loss,
+    nn.HuberLoss: F.huber_loss,
+    nn.BCELoss: F.binary_cross_entropy,
+    nn.BCEWithLogitsLoss: F.binary_cross_entropy_with_logits,
+    nn.KLDivLoss: F.kl_div,
+    nn.PoissonNLLLoss: F.poisson_nll_loss,
+    nn.HingeEmbeddingLoss: F.hinge_embedding_loss,
+    nn.SoftMarginLoss: F.soft_margin_loss,
+}
+# These take more than (output, y).
+NEEDS_MORE: tuple[type[nn.Module], ...] = (
+    nn.GaussianNLLLoss,
+    nn.CosineEmbeddingLoss,
+    nn.MarginRankingLoss,
+    nn.TripletMarginLoss,
+    nn.TripletMarginWithDistanceLoss,
+    nn.CTCLoss,
+)
+
+
+class BatchLoss:
+    """A loss function of `(output, y)`, checked, with what its mean divides by.
+
+    PyTorch's own losses are known: modules, functions, and `functools.partial` of them. The mean of any other loss is
+    taken to divide by the rows of the batch. The first batch of at least 3 rows tests that: the loss is computed again
+    on a copy without a graph, on the whole batch and on two parts of it, with all random numbers put back. A loss that
+    is not the same twice, or a batch that cannot be split by rows, is not judged.
+
+    Args:
+        loss_fn: returns one number: a mean over the batch or, if its `reduction` is "sum", a sum.
+        count: maps y to what the mean divides by; None: known for PyTorch's losses, and otherwise the rows.
+        joins: whether the losses of several batches become one step, as with accumulation and several processes. A
+            loss whose parts do not add up to the whole is then refused, and otherwise leads to a warning.
+
+    Attributes:
+        reduction: "mean" or "sum".
+        module: the `nn.Module` in `loss_fn`, whose state and mode belong to a run; None for a function.
+        ignore_index: the label that does not count.
+        takes_classes: True if y holds class indices (or probabilities), as for CrossEntropyLoss; False if it does not;
+            None for a loss of which that is not known.
+
+    Raises:
+        TypeError: `loss_fn` cannot be called, is a class, or takes more than `(output, y)`.
+        ValueError: it has a reduction that is neither a mean nor a sum.
+    """
+
+    def __init__(
+        self,
+        loss_fn: Callable[..., Any],
+        *,
+        count: Callable[[Any], float | Tensor] | None = None,
+        joins: bool = False,
+    ):
+        function, keywords = _unwrapped(loss_fn)
+        _check_function(function, keywords)
+        if count is not None and not callable(count):
+            raise TypeError(f"loss_count must be a function of y that returns a number, got {count!r}")
+        self.loss_fn, self.joins = loss_fn, joins
+        self.module = function if isinstance(function, nn.Module) else None
+        self._name = getattr(function, "__name__", type(function).__name__)
+        self._function, self._settings, changed = _known(function, keywords)
+        self._own_count, self._divides_by = count, DIVIDES_BY[self._function] if self._function else "rows"
+        self.reduction = self._checked_reduction(changed)
+        self.ignore_index: int = getattr(self._settings, "ignore_index", -100)
+        self.takes_classes = self._function in loss_checks.TAKES_CLASSES if self._function else None
+        if self._function is None and self.module is not None and next(self.module.parameters(), None) is not None:
+            self.takes_classes = False  # then the output may be features, which these parameters turn into logits
+        if changed:
+            self._function = None  # it computes something of its own, so what is true of PyTorch's may not be of it
+        self._checked, self._judged = False, self._function is not None and count is None
+        self._copied_weight: tuple[Tensor, int, Tensor] | None = None
+
+    def __call__(self, output: Any, y: Any) -> Tensor:
+        """Return the loss of a batch: a tensor of shape () with a graph, if gradients are on.
+
+        Raises:
+            TypeError: what PyTorch's loss takes is not a tensor, or what `loss_fn` returned is not.
+            ValueError: shapes that would be broadcast, labels of the wrong kind, no class indices (first batch only, on
+                a GPU), more than one number, no graph, or a mean that divides by something else than `count`.
+        """
+        if not self._checked:
+            self._check(output, y, values=True)
+        elif self._divides_by == "elements" and self._function is not None and output.shape != y.shape:
+            self._check(output, y, values=False)
+        try:
+            loss = self.loss_fn(output, y)
+        except Exception:
+            # Outside the first batch, PyTorch's error comes first. Values are read from a CPU only, since a GPU that
+            # failed answers nothing.
+            self._check(output, y, values=isinstance(y, Tensor) and y.is_cpu)
+            raise
+        if not isinstance(loss, Tensor) or loss.ndim or not (loss.requires_grad or not torch.is_grad_enabled()):
+            raise loss_checks.not_a_loss(loss)
+        self._checked = True
+        if not self._judged:
+            self._judge(output, y)
+        return loss
+
+    def count(self, y: Any, rows: int) -> float | Tensor:
+        """Return what the mean of the loss divides by on this batch, and the rows for a sum.
+
+        Args:
+            y: the targets, on any device; a GPU is not waited for.
+            rows: of the batch.
+
+        Returns a number, or a tensor of shape () on a GPU that y is on.
+
+        Raises:
+            TypeError: `count` returned something else.
+        """
+        if self._own_count is not None:
+            return self._counted(self._own_count(y))
+        if self.reduction == "sum" or self._divides_by == "rows" or not isinstance(y, Tensor):
+            return rows
+        return self._num_labels(y) if self._divides_by == "labels" else y.numel()
+
+    def to(self, device: torch.device) -> None:
+        """Move the module's parameters and buffers, such as class weights, to the device of the outputs."""
+        if self.module is not None:
+            self.module.to(device)
+
+    def _checked_reduction(self, changed: bool) -> str:
+        reduction = getattr(self._settings, "reduction", None)
+        if reduction == "sum":
+            return "sum"
+        if self._function is F.kl_div and reduction == "batchmean":
+            self._divides_by = "rows"
+        elif self._function is not None and reduction != "mean":
+            if not changed:
+                raise ValueError(
+                    f"loss_fn has reduction={reduction!r}, but backward() needs one number: use 'mean' or 'sum'"
+                )
+            self._divides_by = "rows"  # its forward joins the losses of single rows
+        return "mean"
+
+    def _check(self, output: Any, y: Any, *, values: bool) -> None:
+        if self._function is not None:
+            loss_checks.check_batch(self._function, self._name, output, y, self.ignore_index, values=values)
+
+    def _judge(self, output: Any, y: Any) -> None:
+        """Find out on the first batch of at least 3 rows whether its parts join as `reduction` and `count` say."""
+        first = loss_checks.first_tensor(y)
+        if first is not None and first.ndim and len(first) < 3:
+            return
+        self._judged = True
+        joins = first is None or loss_checks.joins_by_rows(
+            self.loss_fn, output, y, self.reduction, self.count, strict=self.joins
+        )
+        if not joins and self.takes_classes is None:
+            self.takes_classes = False  # it compares rows with each other, as contrastive losses of features do
+
+    def _counted(self, number: object) -> float | Tensor:
+        """Return what the user's `count` returned, as a number unless that would wait for a GPU."""
+        if isinstance(number, Tensor) and number.numel() == 1:
+            return number.item() if number.is_cpu else number.reshape(())
+        if isinstance(number, Real):
+            return float(number)
+        raise TypeError(f"loss_count must return one number, what the mean of loss_fn divides by, got {number!r}")
+
+    def _num_labels(self, y: Tensor) -> float | Tensor:
+        if y.is_floating_point():
+            return y.shape[0] * math.prod(y.shape[2:])
+        weight = self._settings.weight
+        if weight is None:
+            if y.is_cpu:
+                return int(np.count_nonzero(y.numpy() != self.ignore_index))  # half of PyTorch's time for a small batch
+            return (y != self.ignore_index).sum()
+        weight = self._weight_on(weight, y.device)
+        # What is not a class is an error of the call, which comes later.
+        weights = weight[y.long().clamp(0, len(weight) - 1)] * (y != self.ignore_index)
+        total = weights.sum(dtype=torch.promote_types(weight.dtype, torch.float32))
+        return total.item() if total.is_cpu else total
+
+    def _weight_on(self, weight: Tensor, device: torch.device) -> Tensor:
+        """Return the class weights on a device; they are copied once, and again when they were changed."""
+        if weight.device == device:
+            return weight
+        copied = self._copied_weight
+        if copied is None or copied[0] is not weight or copied[1] != weight._version or copied[2].device != device:
+            copied = self._copied_weight = weight, weight._version, weight.to(device)
+        return copied[2]
+
+
+def _unwrapped(loss_fn: object) -> tuple[Any, dict[str, Any]]:
+    """Return the function or module inside `functools.partial` and `torch.compile`, and the keywords it is given."""
+    keywords: dict[str, Any] = {}
+    while isinstance(loss_fn, partial) and not loss_fn.args:
+        keywords, loss_fn = loss_fn.keywords | keywords, loss_fn.func
+    return getattr(loss_fn, "_orig_mod", loss_fn), keywords
+
+
+def _known(function: Any, keywords: dict[str, Any]) -> tuple[Callable[..., Tensor] | None, Any, bool]:
+    """Return PyTorch's function behind a loss, or None; the holder of its settings; and whether its forward is changed.
+
+    The holder has the attributes reduction, weight and ignore_index, as far as the loss knows them.
+    """
+    for base, known in MODULES.items():
+        if isinstance(function, base):
+            return known, function, type(function).forward is not base.forward
+    if any(function is known for known in DIVIDES_BY):
+        arguments = inspect.signature(function).bind_partial(**keywords)
+        arguments.apply_defaults()
+        return function, SimpleNamespace(**arguments.arguments), False
+    return None, SimpleNamespace(reduction=keywords.get("reduction", getattr(function, "reduction", None))), False
+
+
+def _check_function(function: Any, keywords: dict[str, Any]) -> None:
+    if isinstance(function, type):
+        name = function.__name__
+        raise TypeError(f"loss_fn is the class {name}, not an instance of it: add (), as in {name}()")
+    if not callable(function):
+        raise TypeError(f"loss_fn must be a function of (logits, y), got {type(function).__name__}")
+    for needs_more in NEEDS_MORE:
+        if isinstance(function, needs_more) and type(function).forward is needs_more.forward:
+            names = ", ".join(list(inspect.signature(needs_more.forward).parameters)[1:])
+            raise TypeError(
+                f"{type(function).__name__} takes ({names}), but a loss_fn is called with (output, y): "
+                "give a function of (output, y) that calls it"
+            )
+    legacy = sorted({"size_average", "reduce"} & keywords.keys())
+    if legacy:
+        raise ValueError(f"loss_fn is given {legacy[0]}, which PyTorch has deprecated: use reduction='mean' or 'sum'")
