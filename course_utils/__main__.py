@@ -36,9 +36,10 @@ examples:
   look at the curves
     tensorboard --logdir runs
 
-After Ctrl-C, SIGTERM or SIGUSR1 the run finishes its step (with several processes, its --log-every window), saves and
-exits. The exit status is 0 for a complete run, 130, 143 or 138 after these signals, 2 for bad input, and 1 if the
-training failed or the last checkpoint could not be written.
+After Ctrl-C, SIGTERM or SIGUSR1 the run finishes its step, saves, and exits. With several
+processes it finishes its window of --log-every steps. The exit status is 0 for a complete run,
+130, 143 or 138 after these signals, 2 for bad input, and 1 if the training failed or the last
+checkpoint could not be written.
 """
 FIND_EXAMPLES = """\
 examples:
@@ -122,7 +123,8 @@ def parser() -> argparse.ArgumentParser:
         choices=SCHEDULES,
         default="constant",
         metavar="NAME",
-        help=f"lr over the steps: {', '.join(SCHEDULES)}, which waits {PLATEAU} epochs (default: constant)",
+        help=f"lr over the steps: {', '.join(SHAPES)}; a tenth after {PLATEAU} epochs without a lower validation "
+        "loss: plateau (default: constant)",
     )
 
     loop = train.add_argument_group("loop")

@@ -1,5 +1,6 @@
 """The loop as a command, in this process and for real in others."""
 
+import errno
 import math
 import os
 import re
@@ -13,7 +14,7 @@ from course_utils.__main__ import main
 from course_utils.data import load
 from course_utils.devices import seed_everything
 from course_utils.lr import find_lr
-from course_utils.lr.finder import suggest
+from course_utils.lr.finder import rising_rates, suggest
 from course_utils.lr.schedules import one_cycle
 from course_utils.models import make_model
 from course_utils.training import Trainer, checkpoint
@@ -26,7 +27,8 @@ def test_help_names_every_option_with_words_and_examples(capsys):
         main(["train", "--help"])
     assert left.value.code == 0
     shown = capsys.readouterr().out
-    for option in ("--data", "--model", "--optimizer", "--lr", "--momentum", "--epochs", "--seed", "--run-dir"):
+    options = "--data --model --optimizer --lr --momentum --schedule --epochs --patience --seed --run-dir --keep-best"
+    for option in options.split():
         # An option and its explanation, on one line or with the line broken between them.
         assert re.search(rf"^  {option}\b.*\n?\s+\S", shown, re.MULTILINE), option
     for word in (
@@ -62,7 +64,15 @@ def test_the_command_trains_as_the_trainer_does(tmp_path, capsys):
     assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 1
 
 
-def test_every_option_reaches_the_run(tmp_path):
+def test_every_option_reaches_the_run(tmp_path, monkeypatch):
+    asked = {}
+
+    class Recorded(Trainer):
+        def __init__(self, *parts, **options):
+            asked.update(options)
+            super().__init__(*parts, **options)
+
+    monkeypatch.setattr(command, "Trainer", Recorded)
     options = [
         "--model",
         "cnn",
@@ -77,6 +87,7 @@ def test_every_option_reaches_the_run(tmp_path):
     ]
     options += ["--batch-size", "128", "--accumulate", "2", "--max-grad-norm", "1.5", "--precision", "bf16"]
     options += ["--on-nonfinite", "skip", "--grad-norm", "--checkpoint-every", "2", "--quiet", "--log-every", "3"]
+    options += ["--checkpoint-every-steps", "5", "--checkpoint-every-seconds", "0.5", "--patience", "4", "--keep-best"]
     assert main([*QUICK, *options, "--run-dir", str(tmp_path)]) == 0
     state = checkpoint.load(tmp_path)
     kept = state["made_with"]
@@ -87,7 +98,11 @@ def test_every_option_reaches_the_run(tmp_path):
     assert state["step"] == 12
     assert [step for step, _ in state["history"]["grad_norm"]] == [3, 6, 9, 12]
     assert 0 < state["history"]["lr"][-1][1] < 0.0002
-    assert not (tmp_path / "checkpoint.previous.pt").exists()
+    saves = [asked[name] for name in ("checkpoint_every", "checkpoint_every_steps", "checkpoint_every_seconds")]
+    assert saves == [2, 5, 0.5]
+    early, best = asked["callbacks"]
+    assert (early.monitor, early.patience, best.monitor) == ("valid_loss", 4, "valid_accuracy")
+    assert asked["progress"] is False
 
 
 def test_resume_goes_on_and_a_complete_run_says_so(tmp_path, capsys):
@@ -130,6 +145,10 @@ def test_a_run_that_torchrun_starts_again_goes_on_by_itself(tmp_path, monkeypatc
         (["--device", "tpu"], 2, r"unknown device 'tpu'"),
         (["--precision", "fp16"], 2, r"'fp16' needs a CUDA device"),
         (["--resume"], 2, r"resume=True needs run_dir"),
+        (["--keep-best"], 2, r"--keep-best writes best\.pt into the run folder: add --run-dir DIR"),
+        (["--patience", "0"], 2, r"patience must be a whole number of at least 1, got 0"),
+        (["--checkpoint-every-steps", "0"], 2, r"checkpoint_every_steps must be .* got 0"),
+        (["--checkpoint-every-seconds", "0"], 2, r"checkpoint_every_seconds must be .* got 0\.0"),
         (["--run-dir", __file__], 2, r"test_cli\.py' is a file"),
         (["--lr", "1e30"], 1, r"loss of step \d+ is (nan|inf) at lr 1e\+30"),
     ],
@@ -157,6 +176,81 @@ def test_every_schedule_sets_the_rate_of_every_step(name, shares, tmp_path):
     assert [lr for _, lr in checkpoint.load(tmp_path)["history"]["lr"]] == pytest.approx(
         [0.2 * share for share in shares]
     )
+
+
+# Steps of this size change no weight, so the validation loss never improves after the first epoch.
+STUCK = ["train", "--device", "cpu", "--lr", "1e-30", "--batch-size", "1437", "--log-every", "1"]
+
+
+def test_a_plateau_divides_the_rate_by_ten(tmp_path):
+    options = ["--schedule", "plateau", "--epochs", "8", "--quiet", "--run-dir", str(tmp_path)]
+    assert main([*STUCK, *options]) == 0
+    rates = [lr for _, lr in checkpoint.load(tmp_path)["history"]["lr"]]
+    assert rates == pytest.approx([1e-30] * 4 + [1e-31] * 3 + [1e-32])
+
+
+def test_patience_ends_a_run_early_and_again_when_it_is_resumed(tmp_path, capsys):
+    options = ["--patience", "2", "--epochs", "100", "--run-dir", str(tmp_path)]
+    stopped = r"stopped early, after step 3: valid_loss has not improved on 2\.\d+ for 2 epochs\ndone: 3 steps, best "
+    for resume in ([], ["--resume"]):
+        assert main([*STUCK, *options, *resume]) == 0
+        assert re.search(stopped, capsys.readouterr().out)
+    assert main([*STUCK, *options, "--patience", "4", "--resume"]) == 0
+    assert "stopped early, after step 5: " in capsys.readouterr().out
+
+
+def test_the_best_weights_are_kept_in_a_file(tmp_path, capsys):
+    options = ["--keep-best", "--lr", "0.5", "--momentum", "0.9", "--epochs", "8", "--run-dir", str(tmp_path)]
+    assert main([*QUICK, *options]) == 0
+    best = re.search(r"best accuracy (0\.\d+) after step (\d+)", capsys.readouterr().out)
+    model, data = make_model("mlp"), load()
+    model.load_state_dict(torch.load(tmp_path / "best.pt", weights_only=True))
+    x, y = data.valid.dataset.tensors
+    assert f"{(model(x).argmax(1) == y).float().mean():.4f}" == best[1]
+    assert int(best[2]) <= 8 * 23
+
+
+@pytest.mark.filterwarnings("ignore:the checkpoint of step:RuntimeWarning")
+def test_a_failed_last_save_is_an_error(tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full)
+    assert main([*QUICK, "--run-dir", str(tmp_path), "--quiet"]) == 1
+    assert re.fullmatch(
+        rf"error: the last checkpoint could not be written to {re.escape(str(tmp_path))} "
+        r"\(.*No space left on device\): free some space .* with --resume\n",
+        capsys.readouterr().err,
+    )
+
+
+def test_a_save_that_failed_before_the_last_one_is_not(tmp_path, monkeypatch):
+    real, failed = checkpoint.write_atomically, []
+
+    def full_once(*arguments, **options):
+        if not failed:
+            failed.append(True)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*arguments, **options)
+
+    monkeypatch.setattr(checkpoint, "write_atomically", full_once)
+    with pytest.warns(RuntimeWarning, match="could not be written"):
+        assert main([*QUICK, "--run-dir", str(tmp_path), "--quiet", "--checkpoint-every-steps", "10"]) == 0
+    assert checkpoint.load(tmp_path)["step"] == 46
+
+
+def test_more_epochs_need_a_constant_rate_or_a_plateau(tmp_path, capsys):
+    for name in ("cosine", "step", "plateau"):
+        options = ["--run-dir", str(tmp_path / name), "--quiet", "--schedule", name]
+        assert main([*QUICK, *options]) == 0
+        code = main([*QUICK, *options, "--epochs", "3", "--resume"])
+        error = capsys.readouterr().err
+        if name == "plateau":
+            assert (code, error) == (0, "")
+        else:
+            assert code == 2
+            assert "planned with 2 epochs (46 steps) and would now have 3 epochs (69 steps)" in error
+            assert checkpoint.load(tmp_path / name)["step"] == 46
 
 
 def test_a_run_goes_on_under_its_own_schedule_alone(tmp_path, capsys):
@@ -236,13 +330,17 @@ def test_a_search_under_torchrun_is_refused(monkeypatch, capsys):
     assert "find-lr runs in one process: start it without torchrun" in capsys.readouterr().err
 
 
-def test_ctrl_c_ends_a_search_quietly(monkeypatch, capsys):
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command, "find_lr", interrupted)
-    assert main(["find-lr", "--device", "cpu"]) == 130
-    assert capsys.readouterr().err == ""
+def test_an_interrupted_search_shows_what_it_has_and_ends_with_the_code_of_ctrl_c(monkeypatch, capsys):
+    losses = [2.3, *(2.3 - 0.03 * step for step in range(60)), *(0.5 + 0.1 * step for step in range(10))]
+    rates = rising_rates(1e-6, 10.0, 100)
+    for count in (15, 71):
+        monkeypatch.setattr(command, "find_lr", lambda *_, **__: suggest(rates, losses[:count], interrupted=True))  # noqa: B023
+        assert main(["find-lr", "--device", "cpu"]) == 130
+        shown, error = capsys.readouterr()
+        if count == 15:
+            assert "error: no suggestion: the search was interrupted" in error
+        else:
+            assert (error, "--lr 0." in shown) == ("", True)
 
 
 def test_a_command_is_needed(capsys):

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from course_utils import devices
@@ -138,16 +137,15 @@ def find_lr(
     (0.0001, True, 0.1)
     """
     validation.check_model(model)
-    batch_loss = BatchLoss(loss_fn, count=loss_count)
+    accumulation_steps = positive_integer("accumulation_steps", accumulation_steps)
+    batch_loss = BatchLoss(loss_fn, count=loss_count, joins=accumulation_steps > 1)
     validation.check_optimizer(optimizer, model, batch_loss.module)
     validation.check_progress(progress)
     device = next(model.parameters()).device
     devices.check_precision(precision, device)
     lrs = rising_rates(start, end, num_steps)
-    positive_integer("accumulation_steps", accumulation_steps)
     if max_grad_norm is not None:
-        positive_number("max_grad_norm", max_grad_norm)
-    _check_lazy(model)
+        max_grad_norm = positive_number("max_grad_norm", max_grad_norm)
     loaders.check_repeatable("loader", loader)
     ratios = _ratios(optimizer)
     if scaler is None:
@@ -347,13 +345,6 @@ def _read(lrs: list[float], losses: list[float], smoothed: list[float], end: End
     if best * POINT < lrs[0]:
         return None, TOO_EARLY.format(**fields)
     return Suggestion(max(best * LOW, lrs[0]), best * POINT, best * HIGH), FELL[end].format(**fields)
-
-
-def _check_lazy(model: nn.Module) -> None:
-    if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
-        raise ValueError(
-            f"{type(model).__name__} has lazy layers whose shapes are not known yet: run a batch through it first"
-        )
 
 
 def _repeated(

@@ -191,7 +191,7 @@ def test_everything_is_given_back_after_an_error_anywhere(digits, where, error):
     if error is KeyboardInterrupt:
         found = find_lr(model, optimizer, loss, loader, progress=progress)
         assert found.interrupted
-        assert len(found.losses) in (11, 12)
+        assert 0 < len(found.losses) <= 12
     else:
         with pytest.raises(error, match="in the middle"):
             find_lr(model, optimizer, loss, loader, progress=progress)
@@ -243,13 +243,13 @@ def test_a_preemption_ends_the_process_after_everything_is_given_back(digits, na
 def test_ctrl_c_that_ends_the_loaders_processes_is_not_another_error(digits):
     model, optimizer = warm()
 
-    class Dying(list):
+    class Dying:
         def __iter__(self):
-            yield self[0]
+            yield tuple(each[:64] for each in digits)
             os.kill(os.getpid(), signal.SIGINT)
             raise RuntimeError("DataLoader worker (pid 1) exited unexpectedly")
 
-    found = find_lr(model, optimizer, loss_fn, Dying([tuple(each[:64] for each in digits)]))
+    found = find_lr(model, optimizer, loss_fn, Dying())
     assert (found.interrupted, len(found.losses)) == (True, 1)
 
 
@@ -866,8 +866,8 @@ REFUSED = {
     ),
     "an optimizer that calls the loss itself": (
         {"model": (linear := nn.Linear(64, 10)), "optimizer": torch.optim.LBFGS(linear.parameters())},
-        (TypeError, ValueError),
-        r"LBFGS",
+        TypeError,
+        r"LBFGS\.step\(\) needs a closure",
     ),
     "three parts without prepare_batch": (
         {"loader": [(torch.zeros(2, 64), torch.zeros(2).long(), 1)]},
@@ -877,7 +877,7 @@ REFUSED = {
     "lazy layers": (
         {"model": (lazy := nn.LazyLinear(10)), "optimizer": torch.optim.SGD(lazy.parameters())},
         ValueError,
-        r"LazyLinear has lazy layers whose shapes are not known yet",
+        r"LazyLinear has layers that take their size from the first batch",
     ),
 }
 
