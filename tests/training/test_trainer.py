@@ -98,9 +98,7 @@ def test_a_new_run_takes_the_epochs_orders_from_the_first():
 
 
 @pytest.mark.parametrize("stop_after", [None, 9])
-@pytest.mark.parametrize(
-    "make_data", [batches, lambda: DataLoader(TensorDataset(*rows()), batch_size=8, shuffle=True)]
-)
+@pytest.mark.parametrize("make_data", [batches, lambda: DataLoader(TensorDataset(*rows()), batch_size=8, shuffle=True)])
 def test_another_fit_continues_where_the_last_one_ended(make_data, stop_after):
     torch.manual_seed(1)
     whole = trainer(momentum=0.9, log_every=3)
@@ -158,7 +156,9 @@ def test_the_norm_is_kept_only_on_request():
 
 
 def test_the_scheduler_is_stepped_once_a_step():
-    each = trainer(lr=0.1, log_every=1, accumulation_steps=2, schedule=lambda optimizer: StepLR(optimizer, 2, gamma=0.5))
+    each = trainer(
+        lr=0.1, log_every=1, accumulation_steps=2, schedule=lambda optimizer: StepLR(optimizer, 2, gamma=0.5)
+    )
     history = each.fit(batches(count=48), num_epochs=2)
     # 6 micro-batches an epoch make 3 steps; the lr is the one that the step was taken with.
     assert [value for _, value in history.lr] == [0.1, 0.1, 0.05, 0.05, 0.025, 0.025]
@@ -288,9 +288,7 @@ def test_evaluation_records_no_graph_and_gives_every_mode_back():
     model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 3))
     model[1].eval()
     seen = []
-    model[2].register_forward_hook(
-        lambda module, args, output: seen.append((module.training, torch.is_grad_enabled()))
-    )
+    model[2].register_forward_hook(lambda module, args, output: seen.append((module.training, torch.is_grad_enabled())))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     each = trainer(model)
     first, second = each.evaluate(batches()), each.evaluate(batches())
