@@ -8,6 +8,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -25,6 +26,7 @@ from course_utils.data import Batches
 from course_utils.training.distributed import Shard
 from course_utils.training.loaders import prepare
 from course_utils.training.passes import Passes
+from course_utils.training.rng import generators
 
 ROWS, SIZE = 10, 3  # three batches of 3 rows and one of 1
 BY_ROW = TensorDataset(torch.arange(float(ROWS))[:, None], torch.arange(ROWS))
@@ -368,7 +370,7 @@ class Reordering(Order):
 )
 def test_an_order_that_its_owner_changed_is_reported_when_the_run_resumes(what, make, between):
     one = passes(data := make())
-    for _ in range(4):
+    for _ in range(5):
         one.take(2)
         between(data)
     resumed = passes(make())
@@ -531,6 +533,46 @@ def test_what_is_shared_with_validation_is_restored_too():
     first = [y.tolist() for _, y in valid]
     one.random_states.set_state(state)
     assert [y.tolist() for _, y in valid] == first
+
+
+class Holder:
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+    def augment(self, rows):
+        return rows
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda rng: Holder(rng=rng),
+        lambda rng: Holder(rng=rng).augment,
+        lambda rng: partial(max, rng),
+        lambda rng: partial(max, key=rng),
+        lambda rng: lambda rows: (rows, rng),
+        lambda rng: [{"noise": (rng, rng)}],
+    ],
+)
+def test_generators_are_found_where_a_loader_holds_them(wrap):
+    rng, other = random.Random(0), seeded()
+    data = DataLoader(Subset(Holder(transform=Holder(transforms=wrap(rng))), range(2)), generator=other)
+    assert [id(each) for each in generators([data], data)] == [id(other), id(rng)]
+
+
+def test_only_what_a_loader_holds_is_searched():
+    class Running(list):
+        def __iter__(self):
+            raise AssertionError("the code of a loader was run")
+
+    def never_bound():
+        return later
+
+    endless = Holder(own=Running([random.Random(0)]), many=[random.Random(i) for i in range(65)], late=never_bound)
+    endless.itself = endless
+    assert generators(endless, (random.Random(0) for _ in range(2)), nn.Linear(1, 1), random.SystemRandom()) == []
+    if not endless:
+        later = 0
 
 
 # Random states of older checkpoints.
