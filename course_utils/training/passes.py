@@ -58,9 +58,7 @@ class Passes:
         self._ended = False  # by a short take; the next one returns no batches
         self._start = _Start(None, {}, self._has_workers())
         self._draws_order = type(loader) not in FIXED_ORDER
-        # The random states that change when batches are taken, and whether they were seen without a pass's beginning.
-        self._drawn_from: list[str] | None = None
-        self._drawn_within = False
+        self._drawn_from: list[str] | None = None  # the random states that change when batches are taken
 
     def take(self, n: int) -> list[Batch]:
         """Return the next n batches: fewer at the end of a pass, then once none, and then those of the next pass.
@@ -72,7 +70,8 @@ class Passes:
         """
         if self._ended:
             return self._end_pass()
-        # Reading all random states takes a third of a small step, so only those that the loader draws from are read.
+        # Reading all random states takes a third of a small step: within a pass, only those are read that were seen to
+        # change when its first batches were taken.
         needs_all = self._batches is None and (self.position > 0 or self._draws_order)
         before = self.random_states.get_state(None if needs_all else self._drawn_from)
         kept = self._state_of_keeper() if n > 1 else None
@@ -85,7 +84,6 @@ class Passes:
             raise
         if self._drawn_from is None:
             self._drawn_from = self.random_states.changed_since(before)
-            self._drawn_within = self.position > 0
         if not batches and not self.position:
             if self._kept is None:
                 raise no_batches("train", self.number + 1)
@@ -187,8 +185,6 @@ class Passes:
         self.number, self.position, self._ended = self.number + 1, 0, False
         self._batches = None
         self._start = _Start(None, {}, self._keeps_workers())
-        if self._drawn_within:
-            self._drawn_from = None
         return []
 
     def _go_back(self, before: State, kept: object) -> None:

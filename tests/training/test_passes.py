@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -207,7 +208,11 @@ WORKERS = {
     "persistent workers": loader(shuffle=True, num_workers=1, persistent_workers=True),
     "persistent workers, own generator": loader(shuffle=True, num_workers=1, persistent_workers=True, generator=seeded),
     "persistent workers, a subset": lambda: DataLoader(
-        Subset(BY_ROW, range(9)), SIZE, shuffle=True, num_workers=1, persistent_workers=True
+        ConcatDataset([Subset(BY_ROW, range(7)), list(BY_ROW)[7:9]]),
+        SIZE,
+        shuffle=True,
+        num_workers=1,
+        persistent_workers=True,
     ),
     "persistent workers, an order that draws": loader(
         num_workers=1, persistent_workers=True, sampler=lambda: Order(random.Random(0), lambda g: g.sample(range(9), 9))
@@ -230,6 +235,30 @@ def test_the_passes_take_what_a_plain_loop_takes_with_persistent_workers():
     seed_all(1)
     one = passes(make())
     assert [batch.y.tolist() for _ in range(9) for batch in one.take(2)] == expected
+
+
+def test_workers_that_run_before_a_run_resumes_change_nothing():
+    make = WORKERS["persistent workers"]
+    whole = run(make, (), takes=4)
+    seed_all(1)
+    one = passes(make())
+    one.take(2)
+    model_draws()
+    state = one.state_dict()
+    looked_at = make()
+    next(iter(looked_at))
+    resumed = passes(looked_at)
+    resumed.load_state_dict(state)
+    assert [seen(resumed.take(2)), model_draws()] == list(whole[1][:2])
+
+
+def test_a_run_that_loses_its_persistent_workers_is_reported():
+    one = passes(WORKERS["persistent workers"]())
+    for _ in range(4):
+        one.take(2)
+    resumed = passes(EXACT["shuffled"]())
+    resumed.load_state_dict(one.state_dict())
+    assert resumed.inexact.startswith("persistent_workers was not the same when the pass began")
 
 
 def test_random_rows_in_persistent_workers_are_reported_and_their_order_is_still_exact():
