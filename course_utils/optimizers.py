@@ -47,13 +47,16 @@ def _checked(options: dict[str, Any]) -> dict[str, Any]:
     return {name: _CHECKS[name](name, value) if name in _CHECKS else value for name, value in options.items()}
 
 
-def _groups(params: object) -> list[Any]:
+def _groups(params: Any) -> list[Any]:
     """Return the parameters or groups as a list."""
     if isinstance(params, nn.Module):
         raise TypeError(f"params must be parameters, got the model itself: use {type(params).__name__}.parameters()")
-    if isinstance(params, Tensor | str | bytes | dict) or not isinstance(params, Iterable):
-        raise TypeError(f"params must be a list of parameters or of groups of them, got {quoted(params)}")
-    groups = [_checked(group) if isinstance(group, dict) else group for group in params]
+    try:
+        if isinstance(params, Tensor | str | bytes | dict):
+            raise TypeError("its rows, letters or keys are no parameters")
+        groups = [_checked(group) if isinstance(group, dict) else group for group in params]
+    except TypeError as error:
+        raise TypeError(f"params must be a list of parameters or of groups of them, got {quoted(params)}") from error
     if not groups:
         raise ValueError(
             "params holds no parameters: the model has none, or they are from a generator, such as model.parameters(), "

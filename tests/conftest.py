@@ -12,9 +12,10 @@ import torch
 
 
 def pytest_configure(config):
-    """Keep the tests out of the learner's own folder, and each worker on one core."""
+    """Keep the tests out of the learner's own folder and the checkout, and each worker on one core."""
     config.learner = tempfile.mkdtemp(prefix="learner-")
     os.environ["COURSE_LEARNER_DIR"] = config.learner
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = os.path.join(config.learner, ".hypothesis")
     # What `make test` was called with, such as PYTHON=python3.13, would reach each make that a test calls.
     for name in ("MAKEFLAGS", "MFLAGS", "MAKEOVERRIDES", "PYTHON", "PORT", "LOCALE", "LEARNERS"):
         os.environ.pop(name, None)

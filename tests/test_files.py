@@ -2,13 +2,14 @@
 
 import errno
 import os
+import secrets
 import threading
 import time
 
 import pytest
 
 from course_utils import files
-from course_utils.files import exclusive_lock, remove_unfinished, write_atomically
+from course_utils.files import exclusive_lock, remove_unfinished, take_lock, write_atomically
 
 
 def test_a_file_is_written_in_a_new_folder_and_the_old_one_may_be_kept(tmp_path):
@@ -35,6 +36,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
         write_atomically(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_leaves_the_temporary_file_of_another_writer_alone(tmp_path, monkeypatch):
+    path, theirs = tmp_path / "record.json", tmp_path / ".record.json.0a1b2c3d4e5f6071.tmp"
+    theirs.write_text("theirs")
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "0a1b2c3d4e5f6071"[: 2 * count])
+    with pytest.raises(FileExistsError, match=r"0a1b2c3d4e5f6071\.tmp"):
+        write_atomically(path, "mine")
+    assert theirs.read_text() == "theirs"
+    assert list(tmp_path.iterdir()) == [theirs]
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
@@ -73,6 +84,30 @@ def test_a_lock_that_stays_held_is_given_up(tmp_path, monkeypatch):
         exclusive_lock(tmp_path / "lock"),
     ):
         pytest.fail("two hold the lock")
+
+
+def test_a_lock_is_tried_once_without_patience_and_comes_back_after_its_release(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("it waited"))
+    path = tmp_path / "folder" / "lock"
+    lock = take_lock(path, patience=0)
+    with pytest.raises(TimeoutError, match="another process has held the lock for 0 s"):
+        take_lock(path, patience=0)
+    lock.release()
+    again = take_lock(path, patience=0)
+    thread = threading.Thread(target=again.release)  # another thread than the one that took it
+    thread.start()
+    thread.join(60)
+    take_lock(path, patience=0).release()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="flock is a call of POSIX")
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP])
+def test_where_the_file_system_has_no_locks_there_is_none(tmp_path, monkeypatch, code):
+    def flock(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    assert take_lock(tmp_path / "lock", patience=0) is None
 
 
 @pytest.mark.skipif(os.name == "nt", reason="flock is a call of POSIX")

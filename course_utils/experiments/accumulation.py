@@ -100,7 +100,7 @@ def iter_runs(
     """
     if not configs:
         raise ValueError(f"configs must describe at least one run, got {configs!r}")
-    positive_integer("num_epochs", num_epochs)
+    num_epochs = positive_integer("num_epochs", num_epochs)
     x, _ = batches.dataset.tensors
     _, forward = choose_forward(model, x[: batches.batch_size])
     stack = Stack.copies(model, len(configs))

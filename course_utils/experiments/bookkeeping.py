@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from course_utils import data, models
-from course_utils.errors import positive_integer, unknown_name
+from course_utils.errors import check_name, positive_integer
 from course_utils.experiments.digits import seeded_model
 from course_utils.training.history import Mean, Point
 
@@ -88,7 +88,7 @@ class Recording:
 
 def record(num_epochs: int = 10, *, lr: float = 0.1, seed: int = 0) -> Recording:
     """Train the small MLP on the digits with plain SGD and batches of 64, and return the loss of each batch."""
-    positive_integer("num_epochs", num_epochs)
+    num_epochs = positive_integer("num_epochs", num_epochs)
     digits = data.load("digits", batch_size=64, seed=seed)
     model = seeded_model(models.MLP, seed)
     optimizer, loss_fn = torch.optim.SGD(model.parameters(), lr=lr), nn.CrossEntropyLoss()
@@ -121,9 +121,8 @@ def plotted(recording: Recording, *, reset: str, divisor: str, log: str, window:
         ValueError: an unknown name, or a window that is not a whole number of at least 1.
     """
     for kind, word, known in (("reset", reset, RESETS), ("divisor", divisor, DIVISORS), ("log", log, LOGS)):
-        if word not in known:
-            raise unknown_name(kind, word, known)
-    positive_integer("window", window)
+        check_name(kind, word, known)
+    window = positive_integer("window", window)
     fixed = {
         "nothing": 1,
         "window length": window,

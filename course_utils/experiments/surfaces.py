@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.errors import positive_integer, positive_number, unknown_name
+from course_utils.errors import check_name, decay_rate, positive_integer, positive_number
 
 # The length of a path, and the distance from a minimum within which a path counts as having arrived.
 NUM_STEPS = 40
@@ -120,12 +120,9 @@ def walk(
     >>> walk(SURFACES["round bowl"], "SGD", lr=1.0, num_steps=2)
     [(-2.4, 1.2), (-1.2, 0.6), (-0.6, 0.3)]
     """
-    if optimizer not in OPTIMIZERS:
-        raise unknown_name("optimizer", optimizer, OPTIMIZERS)
-    positive_number("lr", lr)
-    positive_integer("num_steps", num_steps)
-    if not 0 <= momentum < 1:
-        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum!r}")
+    check_name("optimizer", optimizer, OPTIMIZERS)
+    lr, num_steps = positive_number("lr", lr), positive_integer("num_steps", num_steps)
+    momentum = decay_rate("momentum", momentum)
     weights = torch.tensor(surface.start, dtype=torch.float64)
     weights.grad = torch.zeros_like(weights)
     # Views of the same memory: reading and writing a tensor's numbers this way takes a tenth of the time.

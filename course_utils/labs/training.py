@@ -13,7 +13,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from course_utils import data, models, plots
-from course_utils.errors import positive_integer
+from course_utils.errors import positive_integer, valid_seed
 from course_utils.experiments.digits import Follow, fit_digits, seeded_model
 from course_utils.labs import svg
 from course_utils.labs.base import (
@@ -70,11 +70,11 @@ class TrainingLab(Lab):
         run_dir: the folder of that run, or None before the first.
 
     Raises:
-        ValueError: num_epochs is not a whole number of at least 1.
+        ValueError: num_epochs is not a whole number of at least 1, or the seed not one of at least 0.
     """
 
     def __init__(self, *, num_epochs: int = 20, seed: int = 0):
-        self.num_epochs, self.seed = positive_integer("num_epochs", num_epochs), seed
+        self.num_epochs, self.seed = positive_integer("num_epochs", num_epochs), valid_seed("seed", seed)
         for other in list(Lab.alive):
             if isinstance(other, TrainingLab):
                 other.stop()

@@ -26,7 +26,7 @@ from course_utils.training.rng import RandomStates
 from course_utils.training.signals import finish_step_on_signal
 from course_utils.training.tracking import Progress, reporting
 
-LEAST_STEPS = 20
+LEAST_STEPS, MOST_STEPS = 20, 10**5
 # The search ends when the loss is more than this many times its first value above its lowest one.
 TOO_HIGH = 3.0
 # The suggestion, as fractions of the rate at which the smoothed loss was lowest.
@@ -238,11 +238,15 @@ def rising_rates(start: float, end: float, num_steps: int) -> list[float]:
     start, end = positive_number("start", start), positive_number("end", end)
     if end <= start:
         raise ValueError(f"end must be above start, got start={start!r} and end={end!r}: the rates rise")
-    positive_integer("num_steps", num_steps)
+    if math.isinf(end / start):
+        raise ValueError(f"end / start must be a finite number, got start={start!r} and end={end!r}")
+    num_steps = positive_integer("num_steps", num_steps)
     if num_steps < LEAST_STEPS:
         raise ValueError(
             f"num_steps must be at least {LEAST_STEPS}, got {num_steps}: fewer losses show nothing but noise"
         )
+    if num_steps > MOST_STEPS:
+        raise ValueError(f"num_steps must be at most {MOST_STEPS:,}, got {num_steps}: a few hundred show the same")
     return [*(start * (end / start) ** (step / (num_steps - 1)) for step in range(num_steps - 1)), end]
 
 

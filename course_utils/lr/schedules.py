@@ -61,7 +61,7 @@ def multistep(step: int, *, milestones: Sequence[int], factor: float = 0.1) -> f
     """
     if not isinstance(milestones, list | tuple):
         raise ValueError(f"milestones must be a list of steps, got {quoted(milestones)}")
-    milestones = [positive_integer("each milestone", milestone) for milestone in milestones]
+    milestones = [positive_integer(f"milestones[{index}]", each) for index, each in enumerate(milestones)]
     if any(later <= earlier for earlier, later in pairwise(milestones)):
         raise ValueError(f"milestones must rise, got {quoted(milestones)}: sort them, each once")
     return _power(factor, bisect_right(milestones, non_negative_integer("step", step)))

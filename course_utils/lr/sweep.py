@@ -6,21 +6,22 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from course_utils.data import Batches
+from course_utils.data import Batches, check_dense
 from course_utils.errors import non_negative_integer, positive_integer, positive_number, quoted, valid_seed
 from course_utils.files import open_regular, write_atomically
 from course_utils.lr.stack import Stack, choose_forward
 from course_utils.optimizers import make_optimizer
 
-# They are kept in memory, all of them: 400 MB.
-MOST_LOSSES = 10**8
+# All of them are kept in memory: 40 MB.
+MOST_LOSSES = 10**7
+MOST_RATES = 10**4
 
 
 @dataclass
@@ -142,11 +143,17 @@ class Sweep:
         return sweep
 
 
-def _checked_rates(lrs: Iterable[float]) -> list[float]:
-    numbers = lrs.tolist() if hasattr(lrs, "tolist") else lrs  # an array's numbers become Python's own
-    if isinstance(numbers, str | bytes | dict) or not isinstance(numbers, Iterable):
-        raise ValueError(f"lrs must be a list of learning rates, got {quoted(lrs)}")
-    numbers = list(numbers)
+def _checked_rates(lrs: Any) -> list[float]:
+    if isinstance(lrs, Tensor):
+        check_dense("lrs", lrs)
+    try:
+        if isinstance(lrs, str | bytes | dict):
+            raise TypeError("its letters or keys are no rates")
+        numbers = list(islice(lrs.tolist() if isinstance(lrs, Tensor) else lrs, MOST_RATES + 1))
+    except TypeError as error:
+        raise ValueError(f"lrs must be a list of learning rates, got {quoted(lrs)}") from error
+    if len(numbers) > MOST_RATES:
+        raise ValueError(f"lrs must hold at most {MOST_RATES:,} learning rates, got {quoted(lrs)}")
     if not numbers:
         raise ValueError(f"lrs must hold at least one learning rate, got {quoted(lrs)}: give rising rates")
     rates = [positive_number(f"lrs[{index}]", number) for index, number in enumerate(numbers)]

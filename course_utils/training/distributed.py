@@ -82,6 +82,10 @@ class Shard:
     def __len__(self) -> int:
         return len(self.batches)
 
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order the next pass uses."""
+        self.batches.set_epoch(epoch)
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         batches = self.batches
         x, y = batches.dataset.tensors

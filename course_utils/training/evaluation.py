@@ -74,8 +74,9 @@ def evaluate(
     """
     losses: list[Tensor] = []
     counts: list[float | Tensor] = []
-    hits: list[Tensor] = []
-    num_strange = 0
+    right: list[float | Tensor] = []
+    labels: list[float | Tensor] = []
+    strange: list[float | Tensor] = []  # labels that are not class indices
     with modes_kept(model, loss_fn.module, training=False):
         for batch in batches:
             counts.append(loss_fn.count(batch.y, batch.rows))
@@ -84,19 +85,24 @@ def evaluate(
                 output = forward(model, inputs)
                 losses.append(loss_fn(output, y))
                 if _are_classes(loss_fn, output, y):
-                    hits.append(_hits(output, y, loss_fn.ignore_index))
+                    counted = y != loss_fn.ignore_index
+                    right.append(((output.argmax(1) == y) & counted).sum())
+                    labels.append(counted.sum())
+                    if loss_fn.takes_classes is None:  # and so has not refused them
+                        strange.append((((y < 0) | (y >= output.shape[1])) & counted).sum())
                 else:
-                    num_strange += 1
+                    strange.append(1)
             if on_batch is not None:
                 on_batch(output, y)
-    sums = [float(len(losses)), *_sums(losses, counts, loss_fn.reduction), *_columns(hits)]
-    sums[-1] += num_strange
+    hits = [sum(numbers(each)) for each in (right, labels, strange)]
+    sums = [float(len(losses)), *_sums(losses, counts, loss_fn.reduction), *hits]
     if all_reduce_sum is not None:
         [sums] = all_reduce_sum([sums])
-    num_batches, total, count, correct, labels, strange = sums
+    num_batches, total, count, num_right, num_labels, num_strange = sums
     if not num_batches:
         raise ValueError("valid yielded no batches, so there is nothing to evaluate on")
-    return Evaluation(total / count if count else math.nan, correct / labels if labels and not strange else None)
+    accuracy = num_right / num_labels if num_labels and not num_strange else None
+    return Evaluation(total / count if count else math.nan, accuracy)
 
 
 def _sums(losses: list[Tensor], counts: list[float | Tensor], reduction: str) -> tuple[float, float]:
@@ -115,15 +121,3 @@ def _are_classes(loss_fn: BatchLoss, output: object, y: object) -> bool:
         return False
     fits = output.shape[1] > 1 and y.shape == output.shape[:1] + output.shape[2:]
     return fits and y.dtype in _LABELS and output.is_floating_point() and output.layout == y.layout == torch.strided
-
-
-def _hits(output: Tensor, y: Tensor, ignore_index: int) -> Tensor:
-    """Return three numbers on the device: right answers, labels that count, and such that are not class indices."""
-    counted = y != ignore_index
-    right = (output.argmax(1) == y) & counted
-    strange = ((y < 0) | (y >= output.shape[1])) & counted
-    return torch.stack([right.sum(), counted.sum(), strange.sum()])
-
-
-def _columns(hits: list[Tensor]) -> list[float]:
-    return torch.stack(hits).sum(0).tolist() if hits else [0, 0, 0]

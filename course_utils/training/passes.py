@@ -57,6 +57,7 @@ class Passes:
         self._batches: Iterator[object] | None = None
         self._ended = False  # by a short take; the next one returns no batches
         self._start = _Start(None, {}, self._has_workers())
+        self._draws_order = type(loader) not in FIXED_ORDER
         self._drawn_from: list[str] | None = None  # the random states that change when batches are taken
 
     def take(self, n: int) -> list[Batch]:
@@ -69,8 +70,10 @@ class Passes:
         """
         if self._ended:
             return self._end_pass()
-        # Reading all random states takes as long as a small step, so within a pass only those that change are read.
-        before = self.random_states.get_state(None if self._batches is None else self._drawn_from)
+        # Reading all random states takes a third of a small step: within a pass, only those are read that were seen to
+        # change when its first batches were taken.
+        needs_all = self._batches is None and (self.position > 0 or self._draws_order)
+        before = self.random_states.get_state(None if needs_all else self._drawn_from)
         kept = self._state_of_keeper() if n > 1 else None
         try:
             if self._batches is None:
@@ -100,7 +103,8 @@ class Passes:
         start = self._start
         if not self.position:
             set_epoch(self.loader, self.number)  # as the next pass does, so that equal orders compare as equal
-            start = _Start(None, _order(self.loader), start.workers)
+            start = _Start(None, _order(self.loader, by_itself=True), start.workers)
+        start = start._replace(order=start.order | _order(self.loader, by_itself=False))
         return {
             "number": self.number,
             "position": self.position,
@@ -128,7 +132,7 @@ class Passes:
         set_epoch(self.loader, self.number)
         if self._keeper is not None:
             self._load_keeper(state["kept"])
-        order = _order(self.loader)
+        order = _order(self.loader, by_itself=True) | _order(self.loader, by_itself=False)
         changed = [name for name, then in self._start.order.items() if order.get(name, then) != then]
         if self._start.workers and not self._keeps_workers():
             changed.append("persistent_workers")
@@ -142,8 +146,8 @@ class Passes:
         """Begin a pass or, in the middle of one, begin it again and skip the batches that were taken."""
         set_epoch(self.loader, self.number)
         if not self.position:
-            random = None if type(self.loader) in FIXED_ORDER else now
-            self._start = _Start(random, _order(self.loader), self._start.workers)
+            random = now if self._draws_order else None
+            self._start = _Start(random, _order(self.loader, by_itself=True), self._start.workers)
         if self._start.workers and self._keeps_workers() and not self._has_workers():
             # Starting the workers draws a number, which a pass that found them running did not draw.
             iter(self.loader)
@@ -169,8 +173,6 @@ class Passes:
         self.number, self.position, self._ended = self.number + 1, 0, False
         self._batches = None
         self._start = _Start(None, {}, self._keeps_workers())
-        if type(self.loader) not in FIXED_ORDER:
-            self._drawn_from = None
         return []
 
     def _go_back(self, before: State, kept: object) -> None:
@@ -231,19 +233,22 @@ def _why_inexact(loader: object) -> str | None:
 def _order_makers(loader: object) -> list[object]:
     """Return the parts that decide in which order the data come."""
     dataset = getattr(loader, "dataset", None)
-    ordered = isinstance(dataset, (IterableDataset, list, tuple))
+    ordered = isinstance(dataset, IterableDataset) or type(dataset) in (list, tuple)
     return [loader, *samplers(loader), *([dataset] if ordered else [])]
+
+
+def _is_known(part: object) -> bool:
+    """Return whether a part is a list, or one of this course's and PyTorch's classes that order data."""
+    if isinstance(part, DataLoader):
+        return type(part).__iter__ is DataLoader.__iter__
+    from_torch = type(part).__module__.startswith("torch.utils.data") and not isinstance(part, IterableDataset)
+    return from_torch or type(part) in (*FIXED_ORDER, range)
 
 
 def _is_repeatable(part: object) -> bool:
     """Return whether a part orders its data by what is restored: random numbers or the number of the pass."""
-    if isinstance(part, DataLoader) and type(part).__iter__ is DataLoader.__iter__:
-        return True
-    if type(part) in (*FIXED_ORDER, range) or hasattr(part, "set_epoch"):
-        return True
-    if type(part).__module__.startswith("torch.utils.data") and not isinstance(part, IterableDataset):
-        return True
-    return any(is_generator(each) for each in getattr(part, "__dict__", {}).values())
+    draws = any(map(is_generator, getattr(part, "__dict__", {}).values()))
+    return draws or _is_known(part) or hasattr(part, "set_epoch")
 
 
 def _draws_nothing(loader: DataLoader[Any]) -> bool:
@@ -260,20 +265,23 @@ def _draws_nothing(loader: DataLoader[Any]) -> bool:
     return loader.collate_fn is default_collate
 
 
-def _order(loader: object) -> dict[str, int]:
-    """Return checksums of what the order depends on besides random numbers, such as a sampler's list of rows."""
+def _order(loader: object, *, by_itself: bool) -> dict[str, int]:
+    """Return checksums of what the order depends on besides random numbers, such as a sampler's list of rows.
+
+    Args:
+        by_itself: of the parts whose own code may change them when a pass begins; else of lists and PyTorch's samplers,
+            which only their owner changes.
+    """
     found: dict[str, int | None] = {}
     dataset = getattr(loader, "dataset", None)
     for part in _order_makers(loader):
-        if isinstance(part, (list, tuple)):
+        if isinstance(part, DataLoader) or hasattr(part, "set_epoch") or by_itself == _is_known(part):
+            continue
+        if type(part) in (list, tuple):
             found[f"the order of a {type(part).__name__}"] = _checksum(part)
-        elif not isinstance(part, DataLoader) and not hasattr(part, "set_epoch"):
-            attributes = getattr(part, "__dict__", {})
-            found |= {
-                f"{type(part).__name__}.{name}": _checksum(value)
-                for name, value in attributes.items()
-                if value is not dataset
-            }
+        for name, value in getattr(part, "__dict__", {}).items():
+            if value is not dataset:
+                found[f"{type(part).__name__}.{name}"] = _checksum(value)
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -282,9 +290,9 @@ def _checksum(value: Any, depth: int = 3) -> int | None:
     if hasattr(value, "reshape") and hasattr(value, "tolist"):
         value = value.reshape(-1)
         value = value[:: len(value) // COMPARED + 1].tolist()
-    elif isinstance(value, dict):
+    elif type(value) is dict:
         value = list(value.values())
-    if isinstance(value, (list, tuple)):
+    if type(value) in (list, tuple):
         items = value[:: len(value) // COMPARED + 1]
         value = repr([len(value), *(_checksum(each, depth - 1) for each in items if depth)])
     elif not isinstance(value, (bool, int, float, str)):

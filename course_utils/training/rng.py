@@ -163,8 +163,9 @@ def _held_by(part: Any) -> Iterable[object]:
     if isinstance(part, (type, ModuleType, nn.Module, Tensor)) or hasattr(part, "__next__") or is_generator(part):
         return
     held = list(getattr(part, "__dict__", {}).values())
-    if isinstance(part, (dict, list, tuple)) and len(part) <= LARGEST_CONTAINER:
-        held += part.values() if isinstance(part, dict) else part
+    # Those of a class of its own are left alone: iterating over them runs the code of that class.
+    if type(part) in (dict, list, tuple) and len(part) <= LARGEST_CONTAINER:
+        held += part.values() if type(part) is dict else part
     elif isinstance(part, functools.partial):
         held += (part.func, *part.args, *part.keywords.values())
     elif isinstance(part, MethodType):

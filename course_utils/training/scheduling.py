@@ -1,10 +1,12 @@
 """When a scheduler is stepped, and whether it fits the length of the run."""
 
 import inspect
+import math
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -108,8 +110,9 @@ class Scheduling:
         for (part, count), (_, count_before) in parts:
             name, end = type(part).__name__, _end_of(part)
             if end is None:
-                if count != count_before and type(part) not in ENDLESS:
-                    raise _other_plan(before, now, f"{name} may depend on that")
+                problem = None if count == count_before else _other_length(part, count_before, count)
+                if problem is not None:
+                    raise _other_plan(before, now, f"{name} {problem}")
             elif count > end.last_count:
                 made = f"{name} has {end.setting}={end.length}"
                 if count_before <= end.last_count:
@@ -172,6 +175,26 @@ def _end_of(scheduler: LRScheduler) -> _End | None:
         type(scheduler) is lr_scheduler.LinearLR and scheduler.end_factor == 0
     ):
         return _End("total_iters", scheduler.total_iters, scheduler.total_iters + 1, "stays 0")
+    return None
+
+
+def _other_length(scheduler: LRScheduler, before: int, now: int) -> str | None:
+    """Return why a scheduler without an end of its own may not fit a run of another length than planned; None if it does.
+
+    LambdaLR is a function of the count, so its rates are computed: where the run is, they must be those of the run, and
+    beyond the planned end they must not climb.
+    """
+    if type(scheduler) in ENDLESS:
+        return None
+    if type(scheduler) is not lr_scheduler.LambdaLR:
+        return "may depend on that"
+    for function, base, rate in zip(scheduler.lr_lambdas, scheduler.base_lrs, scheduler.get_last_lr(), strict=True):
+        here = base * function(scheduler.last_epoch)
+        if not math.isclose(here, rate, rel_tol=1e-9, abs_tol=1e-12):
+            return f"has the rate {here:.4g} at this point, and the run had {rate:.4g}"
+        later = [base * function(count) for count in range(min(before, now) - 1, now)]
+        if any(second > first for first, second in pairwise(later)):
+            return "climbs again after the planned end"
     return None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from course_utils.training.history import History
 
@@ -36,26 +37,61 @@ def check_state(state: object) -> None:
 
 
 def check_fits(saved: State, mine: State) -> None:
-    """Check that the optimizer, scheduler and scaler of a state, after `check_state`, are like those of another run.
+    """Check that the parts of a state, after `check_state`, are like those of the run that is to continue from it.
+
+    The model is left to `checkpoint.check_same_model`, the optimizer's buffers to `check_buffers`.
 
     Args:
-        mine: the state of the run that is to continue from `saved`.
+        mine: the state of this run.
 
     Raises:
         ValueError: parts are missing or of another kind; the message names them.
     """
-    # The options of the optimizer are among the settings. PyTorch fills in those that a later release has added.
-    options = set(saved["made_with"])
     faults: list[str] = []
     # PyTorch itself compares the number of groups, before it changes anything.
     groups = zip(saved["optimizer"]["param_groups"], mine["optimizer"]["param_groups"], strict=False)
     for index, (group, own) in enumerate(groups):
-        own = {name: value for name, value in own.items() if name in options}
-        faults += _unlike(group, own, f"optimizer.param_groups[{index}]")
-    for name in ("scheduler", "scaler"):
-        faults += _unlike(saved.get(name, MISSING), mine.get(name, MISSING), name)
+        faults += unlike(group, own, f"optimizer.param_groups[{index}]")
+    kept = ["scheduler", "scaler"] if saved["plan"] is None else ["scheduler", "scaler", "loss_fn"]  # as in format 1
+    for name in kept:
+        faults += unlike(saved.get(name, MISSING), mine.get(name, MISSING), name)
     if faults:
         raise ValueError(f"the state does not fit this run: {listed(faults)}")
+
+
+def check_buffers(saved: State, optimizer: Optimizer) -> None:
+    """Check that what an optimizer of PyTorch's keeps for each parameter has the shape of the parameter.
+
+    Args:
+        saved: the state of an optimizer, after `check_state`.
+
+    Raises:
+        ValueError: buffers are missing or of another kind or shape; the message names them.
+    """
+    # Others, and Adafactor with its rows and columns, may keep anything.
+    if not type(optimizer).__module__.startswith("torch.optim.") or isinstance(optimizer, torch.optim.Adafactor):
+        return
+    faults: list[str] = []
+    kept, first = dict(saved["state"]), 0
+    for group in optimizer.param_groups:
+        ours = {first + index: kept.pop(first + index, {}) for index in range(len(group["params"]))}
+        names = {name for buffers in ours.values() for name in buffers}
+        for (index, buffers), parameter in zip(ours.items(), group["params"], strict=True):
+            # A parameter without a gradient, such as a frozen one, has no buffers.
+            faults += [
+                f"optimizer.state[{index}].{name} is missing" for name in sorted(names - buffers.keys()) if buffers
+            ]
+            for name, value in buffers.items():
+                fits = isinstance(value, Tensor) and value.shape == parameter.shape
+                if not fits and value is not None and not _is_number(value):
+                    shape = tuple(parameter.shape)
+                    faults.append(
+                        f"optimizer.state[{index}].{name} is {_quoted(value)}, for a parameter of shape {shape}"
+                    )
+        first += len(ours)
+    faults += [f"optimizer.state[{index}] is for a parameter that is not here" for index in kept]
+    if faults:
+        raise ValueError(f"the state does not fit this {type(optimizer).__name__}: {listed(faults)}")
 
 
 def listed(parts: list[str], limit: int = 10) -> str:
@@ -64,21 +100,27 @@ def listed(parts: list[str], limit: int = 10) -> str:
     return "; ".join(parts[:limit] + more)
 
 
-def _unlike(saved: object, mine: object, where: str) -> Iterator[str]:
-    """Yield where nested values are of different kinds; names that begin with _ differ between releases of PyTorch."""
-    if mine is None or (_is_number(saved) and _is_number(mine)):
-        return
-    if isinstance(mine, Mapping) and isinstance(saved, Mapping):
-        for name, value in mine.items():
-            if name in saved or (isinstance(name, str) and not name.startswith("_")):
-                yield from _unlike(saved.get(name, MISSING), value, f"{where}.{name}")
-    elif saved is MISSING or mine is MISSING:
+def unlike(saved: object, mine: object, where: str) -> Iterator[str]:
+    """Yield where nested values are missing, or of other kinds or shapes; text chooses a method and must be equal.
+
+    Where mine is None, anything will do; so it will for keys that are not names, such as the milestones of a schedule.
+    """
+    if saved is MISSING or mine is MISSING:
         if saved is not mine:
             yield f"{where} is missing{' here' if mine is MISSING else ''}"
+    elif isinstance(mine, Mapping) and isinstance(saved, Mapping):
+        for name in [name for name in mine if isinstance(name, str)]:
+            yield from unlike(saved.get(name, MISSING), mine[name], f"{where}.{name}")
     elif isinstance(mine, list | tuple) and isinstance(saved, list | tuple) and len(saved) == len(mine):
         for index, (each, own) in enumerate(zip(saved, mine, strict=True)):
-            yield from _unlike(each, own, f"{where}[{index}]")
-    elif isinstance(mine, list | tuple) or not isinstance(saved, type(mine)):
+            yield from unlike(each, own, f"{where}[{index}]")
+    elif not (
+        mine is None
+        or (_is_number(saved) and _is_number(mine))
+        or (isinstance(saved, Tensor) and isinstance(mine, Tensor) and saved.shape == mine.shape)
+        or (isinstance(saved, bool) and isinstance(mine, bool))
+        or (isinstance(mine, str) and saved == mine)
+    ):
         yield f"{where} is {_quoted(saved)}, and {_quoted(mine)} here"
 
 
@@ -99,6 +141,10 @@ def _is_real(value: object) -> bool:
 
 def _is_number(value: object) -> bool:
     return _is_real(value) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+def _is_rate(value: Any) -> bool:
+    return _is_number(value) and 0 <= float(value) < math.inf
 
 
 def _is_setting(value: object) -> bool:
@@ -131,7 +177,7 @@ def _is_optimizer_state(value: object) -> bool:
 
 
 def _is_group(value: object) -> bool:
-    return isinstance(value, Mapping) and _list_of(_is_count)(value.get("params")) and _is_number(value.get("lr"))
+    return isinstance(value, Mapping) and _list_of(_is_count)(value.get("params")) and _is_rate(value.get("lr"))
 
 
 def _are_weights(value: object) -> bool:
@@ -153,17 +199,28 @@ def _is_point(value: object) -> bool:
 
 
 def _is_place(value: object) -> bool:
+    """Return whether this is what `Passes.state_dict` returns."""
+    if not isinstance(value, Mapping) or not isinstance(value.get("start"), Mapping):
+        return False
+    start = value["start"]
     return (
-        isinstance(value, Mapping)
-        and _is_count(value.get("number"))
-        and _is_count(value.get("position"))
-        and _can_be_set(value.get("now"))
+        value.keys() >= {"number", "position", "ended", "start", "now", "kept"}
+        and _is_count(value["number"])
+        and _is_count(value["position"])
+        and isinstance(value["ended"], bool)
+        and start.keys() == {"random", "order", "workers"}
+        and (start["random"] is None or _can_be_set(start["random"]))
+        and _dict_of(_is_count)(start["order"])
+        and isinstance(start["workers"], bool)
+        and _can_be_set(value["now"])
     )
 
 
 def _can_be_set(states: Any) -> bool:
     """Return whether these are states of random number generators, by setting those of new ones."""
     try:
+        if not isinstance(states["own" if "own" in states else "generators"], list):  # own: in format 1
+            return False
         random.Random().setstate(states["python"])
         torch.Generator().set_state(states["torch"])
         if "numpy" in states:
@@ -202,7 +259,7 @@ PARTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "history.metrics": ("lists of points (step, value) by name", _dict_of(_list_of(_is_point))),
     "callbacks": ("a list of dicts", _list_of(_is_dict)),
     "passes": (
-        "for each process a dict with number, position and the random states now",
+        "for each process the state of its passes over the data",
         _list_of(_is_place, at_least=1),
     ),
 }

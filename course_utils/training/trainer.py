@@ -99,7 +99,11 @@ class Trainer(Run):
         self.callbacks = check_callbacks(callbacks)
         self.recorder = Recorder(self.loss_fn.reduction, positive_integer("log_every", log_every))
         self.checkpoints = checkpoint.Checkpoints(
-            run_dir, every=checkpoint_every, every_steps=checkpoint_every_steps, every_seconds=checkpoint_every_seconds
+            run_dir,
+            writes=distributed.rank() == 0,
+            every=checkpoint_every,
+            every_steps=checkpoint_every_steps,
+            every_seconds=checkpoint_every_seconds,
         )
         self.model, self.optimizer, self.scheduler = model.to(self.device), optimizer, scheduler
         self.loss_fn.to(self.device)
@@ -194,7 +198,7 @@ class Trainer(Run):
                     if not self.epoch_trained:
                         self._train_epoch()
                     if self.epoch_trained:
-                        self._close_epoch(valid)
+                        self._close_epoch(valid, last=self.epoch + 1 == num_epochs)
                 self._read_losses()
                 self._save()
                 self._call("on_fit_end")
@@ -264,7 +268,7 @@ class Trainer(Run):
         self.recorder.read(self.step)
         self._halted = distributed.any_process(self._stopping, self.device)
 
-    def _close_epoch(self, valid: Loader | None) -> None:
+    def _close_epoch(self, valid: Loader | None, *, last: bool) -> None:
         """Read the losses of the epoch, evaluate, and record the figures of both."""
         self._read_losses()
         began = time.perf_counter()
@@ -280,6 +284,7 @@ class Trainer(Run):
                 self.epoch, self.position, self.epoch_trained = self.epoch + 1, 0, False
                 self._call("on_epoch_end", figures)
                 self._halted = distributed.any_process(self._stopping, self.device)
-                self._save_if_due(self.epoch)
+                if not last:  # then fit saves
+                    self._save_if_due(self.epoch)
                 self.recorder.report(self.step)
         self.recorder.leave_out(time.perf_counter() - began)

@@ -381,6 +381,12 @@ def test_a_bad_number_of_epochs_is_refused(num_epochs):
         TrainingLab(num_epochs=num_epochs)
 
 
+@pytest.mark.parametrize("seed", [-1, 0.5, None])
+def test_a_bad_seed_is_refused(seed):
+    with pytest.raises(ValueError, match=rf"seed must be a whole number from 0 to 2\*\*63 - 1, got {seed}"):
+        TrainingLab(seed=seed)
+
+
 def test_the_still_picture_says_what_is_seen(lab):
     bundle, metadata = lab._repr_mimebundle_()
     assert bundle["image/png"].startswith(b"\x89PNG")

@@ -835,6 +835,8 @@ REFUSED = {
     "end at the start": ({"start": 0.1, "end": 0.1}, ValueError, r"above start, got start=0\.1 and end=0\.1"),
     "end below the start": ({"start": 1, "end": 0.1}, ValueError, r"above start, got start=1\.0 and end=0\.1"),
     "too few steps": ({"num_steps": 19}, ValueError, r"num_steps must be at least 20, got 19"),
+    "too many steps": ({"num_steps": 10**6}, ValueError, r"num_steps must be at most 100,000, got 1000000"),
+    "rates too far apart": ({"start": 1e-300, "end": 1e300}, ValueError, r"end / start must be a finite number, got"),
     "steps that are no count": ({"num_steps": 1e2}, ValueError, r"num_steps must be a whole number .* got 100\.0"),
     "no accumulation": ({"accumulation_steps": 0}, ValueError, r"accumulation_steps must be a whole number .* got 0"),
     "norm of zero": ({"max_grad_norm": 0}, ValueError, r"max_grad_norm must be a finite number above 0, got 0"),

@@ -227,7 +227,7 @@ def test_a_step_is_a_count(name, step):
         (lambda: exponential(0, factor=math.nan), r"factor must be a finite number above 0, got nan"),
         (lambda: exponential(2000, factor=2), r"factor must be smaller, got 2\.0: its power of 2000 is infinite"),
         (lambda: multistep(0, milestones=30), r"milestones must be a list of steps, got 30"),
-        (lambda: multistep(0, milestones=[3.5]), r"each milestone must be a whole number of at least 1, got 3\.5"),
+        (lambda: multistep(0, milestones=[3.5]), r"milestones\[0\] must be a whole number of at least 1, got 3\.5"),
         (lambda: multistep(0, milestones=[30, 20]), r"milestones must rise, got \[30, 20\]"),
         (lambda: multistep(0, milestones=[3], factor=-1), r"factor must be a finite number above 0, got -1"),
         (lambda: linear(0, 0), r"num_steps must be a whole number of at least 1, got 0"),

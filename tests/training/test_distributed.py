@@ -16,7 +16,8 @@ from torch.utils.data.distributed import DistributedSampler
 
 from course_utils.__main__ import main
 from course_utils.data import Batches
-from course_utils.training import checkpoint, distributed
+from course_utils.training import checkpoint, distributed, loaders
+from course_utils.training.loaders import Batch
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="torchrun on Windows comes without its store")
 
@@ -120,14 +121,14 @@ def test_samplers_are_told_the_epoch():
         sampler, batch_sampler = Told(), Told()
 
     loader = Loader()
-    distributed.set_epoch(loader, 3)
+    loaders.set_epoch(loader, 3)
     assert loader.epochs == loader.sampler.epochs == loader.batch_sampler.epochs == (3,)
 
 
 def test_a_sampler_inside_a_batch_sampler_is_told_once():
     x, y = rows(8)
     sampler = DistributedSampler(TensorDataset(x, y), num_replicas=2, rank=0)
-    distributed.set_epoch(DataLoader(TensorDataset(x, y), batch_sampler=BatchSampler(sampler, 2, False)), 3)
+    loaders.set_epoch(DataLoader(TensorDataset(x, y), batch_sampler=BatchSampler(sampler, 2, False)), 3)
     assert sampler.epoch == 3
 
 
@@ -294,7 +295,7 @@ def test_a_distributed_sampler_is_reshuffled_each_epoch_and_gives_the_joined_bat
     for epoch in range(3):
         order = torch.randperm(24, generator=torch.Generator().manual_seed(4 + epoch))
         for index in order.split(8):
-            one.train_step([(x[index], y[index])], len(index))
+            one.train_step([Batch(x[index], y[index], len(index))], [1.0])
     weights = torch.cat([each.detach().flatten() for each in one.model.parameters()])
     torch.testing.assert_close(torch.tensor(found["sampler"]["weights"]), weights, **TOLERANCE)
 
@@ -312,26 +313,26 @@ def test_a_stop_that_one_process_hears_stops_both_and_resume_ends_bit_identical(
     assert found["resumed"]["stopped"] == 6
     assert found["resumed"]["resumed"] == found["resumed"]["whole"]
     state = checkpoint.load(found["folder"] / "run")
-    assert len(state["random"]) == 2
-    assert not torch.equal(state["random"][0]["now"]["torch"], state["random"][1]["now"]["torch"])
+    assert len(state["passes"]) == 2
+    assert not torch.equal(state["passes"][0]["now"]["torch"], state["passes"][1]["now"]["torch"])
 
 
 # The second process is killed as its epoch 4 begins and, when torchrun has started both again, as its epoch 7 does.
 KILLED = """
 import os, signal, sys
 from course_utils.__main__ import main
-from course_utils.training import checkpoint, distributed
+from course_utils.training import checkpoint, distributed, loaders, passes
 
 checkpoint.WAIT_FACTOR = 0  # a save after every epoch
 last_epoch = 3 if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" else 6
-set_epoch = distributed.set_epoch
+set_epoch = loaders.set_epoch
 
 def set_epoch_or_die(loader, epoch):
     if distributed.rank() == 1 and epoch == last_epoch:
         os.kill(os.getpid(), signal.SIGKILL)
     set_epoch(loader, epoch)
 
-distributed.set_epoch = set_epoch_or_die
+loaders.set_epoch = passes.set_epoch = set_epoch_or_die
 sys.exit(main(sys.argv[1:]))
 """
 

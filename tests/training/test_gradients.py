@@ -18,14 +18,6 @@ def grouped(model):
     return torch.optim.SGD([{"params": model[0].parameters()}, {"params": model[2].parameters(), "lr": 0.5}])
 
 
-def test_zero_grad_forgets_every_group_as_pytorchs_own():
-    mine, other = model_with_gradients(), model_with_gradients()
-    gradients.zero_grad(grouped(mine))
-    grouped(other).zero_grad()
-    assert [parameter.grad for parameter in mine.parameters()] == [parameter.grad for parameter in other.parameters()]
-    assert mine[0].weight.grad is None
-
-
 @pytest.mark.parametrize("max_norm", [0.5, 1e6, None])
 def test_clip_equals_pytorchs_own_and_gives_the_norm_before(max_norm):
     mine, other = model_with_gradients(), model_with_gradients()

@@ -8,8 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import (
     BatchSampler,
+    ConcatDataset,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -25,6 +27,7 @@ from course_utils.data import Batches
 from course_utils.training.distributed import Shard
 from course_utils.training.loaders import prepare
 from course_utils.training.passes import Passes
+from course_utils.training.rng import generators
 
 ROWS, SIZE = 10, 3  # three batches of 3 rows and one of 1
 BY_ROW = TensorDataset(torch.arange(float(ROWS))[:, None], torch.arange(ROWS))
@@ -205,7 +208,11 @@ WORKERS = {
     "persistent workers": loader(shuffle=True, num_workers=1, persistent_workers=True),
     "persistent workers, own generator": loader(shuffle=True, num_workers=1, persistent_workers=True, generator=seeded),
     "persistent workers, a subset": lambda: DataLoader(
-        Subset(BY_ROW, range(9)), SIZE, shuffle=True, num_workers=1, persistent_workers=True
+        ConcatDataset([Subset(BY_ROW, range(7)), list(BY_ROW)[7:9]]),
+        SIZE,
+        shuffle=True,
+        num_workers=1,
+        persistent_workers=True,
     ),
     "persistent workers, an order that draws": loader(
         num_workers=1, persistent_workers=True, sampler=lambda: Order(random.Random(0), lambda g: g.sample(range(9), 9))
@@ -228,6 +235,30 @@ def test_the_passes_take_what_a_plain_loop_takes_with_persistent_workers():
     seed_all(1)
     one = passes(make())
     assert [batch.y.tolist() for _ in range(9) for batch in one.take(2)] == expected
+
+
+def test_workers_that_run_before_a_run_resumes_change_nothing():
+    make = WORKERS["persistent workers"]
+    whole = run(make, (), takes=4)
+    seed_all(1)
+    one = passes(make())
+    one.take(2)
+    model_draws()
+    state = one.state_dict()
+    looked_at = make()
+    next(iter(looked_at))
+    resumed = passes(looked_at)
+    resumed.load_state_dict(state)
+    assert [seen(resumed.take(2)), model_draws()] == list(whole[1][:2])
+
+
+def test_a_run_that_loses_its_persistent_workers_is_reported():
+    one = passes(WORKERS["persistent workers"]())
+    for _ in range(4):
+        one.take(2)
+    resumed = passes(EXACT["shuffled"]())
+    resumed.load_state_dict(one.state_dict())
+    assert resumed.inexact.startswith("persistent_workers was not the same when the pass began")
 
 
 def test_random_rows_in_persistent_workers_are_reported_and_their_order_is_still_exact():
@@ -368,7 +399,7 @@ class Reordering(Order):
 )
 def test_an_order_that_its_owner_changed_is_reported_when_the_run_resumes(what, make, between):
     one = passes(data := make())
-    for _ in range(4):
+    for _ in range(5):
         one.take(2)
         between(data)
     resumed = passes(make())
@@ -481,7 +512,7 @@ def test_a_break_while_a_group_is_drawn_changes_nothing(at, resumed):
     assert interrupted() == run(make, (), takes=8)
 
 
-def test_a_break_while_a_group_is_drawn_rewinds_a_loader_that_keeps_its_place():
+def test_a_break_while_a_group_is_drawn_rewinds_a_loader_that_keeps_itsas_format_2():
     class Fails(WithState):
         fails = 0
 
@@ -533,6 +564,46 @@ def test_what_is_shared_with_validation_is_restored_too():
     assert [y.tolist() for _, y in valid] == first
 
 
+class Holder:
+    def __init__(self, **attributes):
+        vars(self).update(attributes)
+
+    def augment(self, rows):
+        return rows
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda rng: Holder(rng=rng),
+        lambda rng: Holder(rng=rng).augment,
+        lambda rng: partial(max, rng),
+        lambda rng: partial(max, key=rng),
+        lambda rng: lambda rows: (rows, rng),
+        lambda rng: [{"noise": (rng, rng)}],
+    ],
+)
+def test_generators_are_found_where_a_loader_holds_them(wrap):
+    rng, other = random.Random(0), seeded()
+    data = DataLoader(Subset(Holder(transform=Holder(transforms=wrap(rng))), range(2)), generator=other)
+    assert [id(each) for each in generators([data], data)] == [id(other), id(rng)]
+
+
+def test_only_what_a_loader_holds_is_searched():
+    class Running(list):
+        def __iter__(self):
+            raise AssertionError("the code of a loader was run")
+
+    def never_bound():
+        return later
+
+    endless = Holder(own=Running([random.Random(0)]), many=[random.Random(i) for i in range(65)], late=never_bound)
+    endless.itself = endless
+    assert generators(endless, (random.Random(0) for _ in range(2)), nn.Linear(1, 1), random.SystemRandom()) == []
+    if not endless:
+        later = 0
+
+
 # Random states of older checkpoints.
 
 
@@ -543,6 +614,12 @@ def format_1(loader, start, position):
         return {name: value for name, value in state.items() if name != "generators"} | {"own": state["generators"]}
 
     return {"epoch": own(start), "now": own(passes(loader).random_states.get_state())}
+
+
+def as_format_2(random_states, **place):
+    """Return the place in the form that `checkpoint.load` gives to that of format 1."""
+    start = {"random": random_states["epoch"], "order": {}, "workers": False}
+    return place | {"ended": False, "start": start, "now": random_states["now"], "kept": None}
 
 
 def test_a_run_continues_from_the_states_that_format_1_kept():
@@ -559,10 +636,10 @@ def test_a_run_continues_from_the_states_that_format_1_kept():
     kept = through_a_file(format_1(data, start, 2))
     seed_all(7)
     resumed = passes(make())
-    resumed.load_format_1(kept, number=0, position=2)
+    resumed.load_state_dict(as_format_2(kept, number=0, position=2))
     assert (seen(resumed.take(2)), model_draws()) == whole[1][:2]
     at_end = passes(make())
-    at_end.load_format_1(kept | {"epoch": None}, number=1, position=0)
+    at_end.load_state_dict(as_format_2(kept | {"epoch": None}, number=1, position=0))
     assert (at_end.number, at_end.position, len(at_end.take(4))) == (1, 0, 4)
 
 

@@ -59,11 +59,11 @@ def test_every_figure_of_the_history_is_there_once(tmp_path):
 
 
 def test_steps_after_the_checkpoint_are_crossed_out_on_resume(tmp_path):
-    with Tracking(tmp_path, resume=False, first_step=1, made_with={}) as tracking:
+    with Tracking(tmp_path, first_step=1, made_with={}) as tracking:
         for step in (10, 20, 30):
             tracking.write(step, {"step_loss": float(step)})
     # The checkpoint was of step 20; the run broke off after 30.
-    with Tracking(tmp_path, resume=True, first_step=21, made_with={}) as tracking:
+    with Tracking(tmp_path, first_step=21, made_with={}) as tracking:
         for step in (30, 40):
             tracking.write(step, {"step_loss": step + 0.5})
     assert read(tmp_path) == {"loss/step": [(10, 10.0), (20, 20.0), (30, 30.5), (40, 40.5)]}
@@ -71,13 +71,13 @@ def test_steps_after_the_checkpoint_are_crossed_out_on_resume(tmp_path):
 
 def test_files_of_the_same_second_are_read_in_order(tmp_path):
     # The names hold the second, the machine, the process: this one sorts last among those of its second.
-    with Tracking(tmp_path, resume=False, first_step=1, made_with={}) as tracking:
+    with Tracking(tmp_path, first_step=1, made_with={}) as tracking:
         tracking.write(10, {"step_loss": 1.0})
         tracking.write(20, {"step_loss": 2.0})
     (path,) = tmp_path.glob("events.*")
     parts = path.name.split(".")
     path.rename(tmp_path / ".".join([*parts[:4], "zzz", *parts[5:]]))
-    with Tracking(tmp_path, resume=True, first_step=11, made_with={}) as tracking:
+    with Tracking(tmp_path, first_step=11, made_with={}) as tracking:
         tracking.write(20, {"step_loss": 3.0})
     assert len(list(tmp_path.glob("events.*"))) == 2
     assert read(tmp_path) == {"loss/step": [(10, 1.0), (20, 3.0)]}
@@ -105,7 +105,7 @@ def test_figures_of_slow_steps_are_on_the_disk_at_once(tmp_path, monkeypatch):
 
 def test_figures_of_fast_steps_wait_for_a_flush(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking_module, "HOLD", 3600.0)
-    with Tracking(tmp_path, resume=False, first_step=1, made_with={}) as tracking:
+    with Tracking(tmp_path, first_step=1, made_with={}) as tracking:
         tracking.write(1, {"lr": 0.5})  # the first goes at once
         tracking.write(2, {"lr": 0.25})
         assert read(tmp_path) == {"lr": [(1, 0.5)]}
@@ -149,11 +149,11 @@ def test_the_files_are_closed_whatever_happens(tmp_path, error):
 
 
 def test_closing_twice_and_writing_nowhere_do_no_harm(tmp_path):
-    tracking = Tracking(tmp_path, resume=False, first_step=1, made_with={})
+    tracking = Tracking(tmp_path, first_step=1, made_with={})
     tracking.close()
     tracking.close()
     tracking.write(1, {"lr": 0.1})
-    with Tracking(None, resume=False, first_step=1, made_with={}) as nowhere:
+    with Tracking(None, first_step=1, made_with={}) as nowhere:
         nowhere.write(1, {"lr": 0.1})
     assert read(tmp_path) == {}
 
@@ -203,7 +203,7 @@ def test_files_that_can_not_be_written_are_told_and_end_nothing(tmp_path, monkey
 
     monkeypatch.setattr(tracking_module, "HOLD", 0.0)
 
-    tracking = Tracking(tmp_path, resume=False, first_step=1, made_with={})
+    tracking = Tracking(tmp_path, first_step=1, made_with={})
     (path,) = tmp_path.glob("events.*")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
 
@@ -226,7 +226,7 @@ def test_files_that_can_not_be_written_are_told_and_end_nothing(tmp_path, monkey
 
 def test_a_folder_that_vanished_is_told(tmp_path):
     with pytest.warns(RuntimeWarning, match=r"cannot be written .*: training continues without them"):
-        tracking = Tracking("/proc/run", resume=False, first_step=1, made_with={})
+        tracking = Tracking("/proc/run", first_step=1, made_with={})
     tracking.write(1, {"lr": 0.1})
     tracking.close()
 
