@@ -10,8 +10,10 @@ import threading
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
+from course_utils.training import checkpoint
 from course_utils.training.signals import finish_step_on_signal
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
@@ -182,6 +184,7 @@ def test_another_thread_installs_nothing():
 
 FORKS = """
 import os, signal, sys
+from course_utils.training import checkpoint
 from course_utils.training.signals import finish_step_on_signal
 
 with finish_step_on_signal(lambda: os.write(1, b"stopped")):
@@ -354,3 +357,41 @@ def test_a_preempted_run_saves_its_step_exits_with_the_signals_code_and_goes_on_
         "resumed": 0,
         "differing": [],
     }, runs["stderr"]
+
+
+WORKER = """
+import os, sys
+from pathlib import Path
+from course_utils.__main__ import main
+
+code = main(sys.argv[2:])
+Path(sys.argv[1], os.environ["RANK"]).write_text(str(code))
+sys.exit(code)
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_to_torchrun_stops_all_processes_after_the_same_step(tmp_path):
+    run_dir, script = tmp_path / "run", tmp_path / "worker.py"
+    script.write_text(WORKER)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    options = ["train", "--device", "cpu", "--epochs", "100000", "--log-every", "10", "--run-dir", str(run_dir)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([*launcher, str(tmp_path), *options], env=environment, **pipes) as process:
+        try:
+            line = process.stdout.readline()
+            while not line.startswith("step"):
+                assert line, process.stderr.read()
+                line = process.stdout.readline()
+            process.send_signal(signal.SIGTERM)
+            shown, error = process.communicate(timeout=60)
+        finally:
+            for each in psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []:
+                each.kill()
+            process.kill()
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["143", "143"], error
+    step = checkpoint.load(run_dir)["step"]
+    assert f"stopped after step {step}: continue with --resume --run-dir {run_dir}\n" in shown
+    assert step % 10 == 0 or step % 23 == 0  # the end of a window, or of an epoch
+    assert "another process of this run has ended" not in error
