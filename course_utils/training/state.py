@@ -77,17 +77,11 @@ def check_buffers(saved: State, optimizer: Optimizer) -> None:
         ours = {first + index: kept.pop(first + index, {}) for index in range(len(group["params"]))}
         names = {name for buffers in ours.values() for name in buffers}
         for (index, buffers), parameter in zip(ours.items(), group["params"], strict=True):
-            # A parameter without a gradient, such as a frozen one, has no buffers.
-            faults += [
-                f"optimizer.state[{index}].{name} is missing" for name in sorted(names - buffers.keys()) if buffers
-            ]
-            for name, value in buffers.items():
-                fits = isinstance(value, Tensor) and value.shape == parameter.shape
-                if not fits and value is not None and not _is_number(value):
-                    shape = tuple(parameter.shape)
-                    faults.append(
-                        f"optimizer.state[{index}].{name} is {_quoted(value)}, for a parameter of shape {shape}"
-                    )
+            for name in sorted(names) if buffers else ():  # a frozen parameter has none
+                value = buffers.get(name, MISSING)
+                if not _is_buffer(value, parameter.shape):
+                    found = "missing" if value is MISSING else _quoted(value)
+                    faults.append(f"optimizer.state[{index}].{name} is {found}, of shape {tuple(parameter.shape)} here")
         first += len(ours)
     faults += [f"optimizer.state[{index}] is for a parameter that is not here" for index in kept]
     if faults:
@@ -174,6 +168,11 @@ def _is_dict(value: object) -> bool:
 
 def _is_optimizer_state(value: object) -> bool:
     return isinstance(value, Mapping) and all(_is_count(key) and _is_dict(each) for key, each in value.items())
+
+
+def _is_buffer(value: object, shape: torch.Size) -> bool:
+    # Next to buffers there are counts of steps and the like.
+    return isinstance(value, Tensor) and (value.shape == shape or (value.ndim == 0 and bool(value >= 0)))
 
 
 def _is_group(value: object) -> bool:

@@ -520,9 +520,9 @@ def test_a_folder_that_cannot_be_written_to_is_left_unlocked(tmp_path, monkeypat
 @pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint.previous.pt", "events.out.tfevents.1.host.2.0"])
 def test_a_folder_with_another_run_is_refused_and_left_unlocked(tmp_path, name):
     (tmp_path / name).write_text("")
-    for _ in range(2):
+    for keeper in (Checkpoints(tmp_path), Checkpoints(tmp_path)):
         with pytest.raises(ValueError, match=r"holds another run: continue it \(resume=True, --resume\)"):
-            Checkpoints(tmp_path).open(resume=False)
+            keeper.open(resume=False)
 
 
 def test_an_object_goes_on_with_its_own_run_but_not_with_what_another_made_of_it(tmp_path):

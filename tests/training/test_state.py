@@ -317,14 +317,16 @@ def test_the_buffers_of_every_optimizer_fit_it(name):
 @pytest.mark.parametrize(
     ("place", "value", "message"),
     [
-        ((0, "exp_avg"), ..., r"optimizer\.state\[0\]\.exp_avg is missing$"),
+        ((0, "exp_avg"), ..., r"optimizer\.state\[0\]\.exp_avg is missing, of shape \(2, 3\) here$"),
         (
             (1, "exp_avg"),
             torch.ones(3),
-            r"optimizer\.state\[1\]\.exp_avg is tensor\(.*, for a parameter of shape \(2,\)",
+            r"optimizer\.state\[1\]\.exp_avg is tensor\(.*, of shape \(2,\) here",
         ),
-        ((0, "step"), "7", r"optimizer\.state\[0\]\.step is '7', for a parameter of shape \(2, 3\)$"),
-        ((0, "exp_avg"), {}, r"optimizer\.state\[0\]\.exp_avg is \{\}, for"),
+        ((0, "step"), "7", r"optimizer\.state\[0\]\.step is '7', of shape \(2, 3\) here$"),
+        ((0, "step"), torch.tensor(-1.0), r"optimizer\.state\[0\]\.step is tensor\(-1\.\), of shape"),
+        ((0, "exp_avg"), None, r"optimizer\.state\[0\]\.exp_avg is None, of shape"),
+        ((0, "exp_avg"), {}, r"optimizer\.state\[0\]\.exp_avg is \{\}, of"),
     ],
 )
 def test_buffers_that_are_missing_or_of_another_kind_are_named(place, value, message):
