@@ -670,6 +670,6 @@ def test_a_batch_that_is_skipped_leaves_no_trace_in_the_buffers():
 
 def test_a_run_never_ends_with_weights_that_are_not_finite():
     x, y = rows(8)
-    each = trainer(lr=1e38)
-    with pytest.raises(NonFiniteError, match=r"the weights are not finite after step 1 at lr 1e\+38"):
+    each = trainer(lr=3e38, loss_fn=lambda logits, y: 100 * nn.functional.cross_entropy(logits, y))
+    with pytest.raises(NonFiniteError, match=r"the weights are not finite after step 1 at lr 3e\+38"):
         each.fit([(1000 * x, y)], num_epochs=1)
