@@ -5,6 +5,9 @@ import math
 import os
 import re
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ from course_utils.lr.schedules import one_cycle
 from course_utils.models import make_model
 from course_utils.training import Trainer, checkpoint
 
+ROOT = Path(__file__).resolve().parents[1]
 QUICK = ["train", "--device", "cpu", "--epochs", "2", "--log-every", "10"]
 
 
@@ -392,3 +396,33 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, monkeypatch, capsys):
     whole = checkpoint.load(tmp_path / "whole")
     assert all(torch.equal(value, whole["model"][name]) for name, value in resumed["model"].items())
     assert resumed["history"]["step_loss"] == whole["history"]["step_loss"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 138)])
+def test_a_preempted_command_saves_says_how_to_go_on_and_ends_as_an_undisturbed_one(name, code, tmp_path, capsys):
+    run_dir = tmp_path / "run"
+    options = ["--batch-size", "256", "--momentum", "0.9", "--epochs"]
+    arguments = [sys.executable, "-m", "course_utils", *QUICK, *options, "100000", "--run-dir", str(run_dir)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(arguments, cwd=tmp_path, env=environment, **pipes) as process:
+        try:
+            line = process.stdout.readline()
+            while not line.startswith("step"):
+                assert line, process.stderr.read()
+                line = process.stdout.readline()
+            process.send_signal(getattr(signal, name))
+            shown, error = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert (process.returncode, error) == (code, "")
+    saved = checkpoint.load(run_dir)
+    assert shown.endswith(f"stopped after step {saved['step']}: continue with --resume --run-dir {run_dir}\n")
+    rest = str(saved["epoch"] + 2)
+    assert main([*QUICK, *options, rest, "--run-dir", str(run_dir), "--resume", "--quiet"]) == 0
+    assert main([*QUICK, *options, rest, "--run-dir", str(tmp_path / "whole"), "--quiet"]) == 0
+    resumed, whole = checkpoint.load(run_dir), checkpoint.load(tmp_path / "whole")
+    assert all(torch.equal(value, whole["model"][name]) for name, value in resumed["model"].items())
+    assert resumed["history"]["step_loss"] == whole["history"]["step_loss"]
+    assert capsys.readouterr() == ("", "")

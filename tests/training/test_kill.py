@@ -153,7 +153,7 @@ for name in ("whole", "run"):
     shown[name] = curves
 print(json.dumps({
     "last": last, "deaths": deaths, "steps": steps, "end": other["step"], "differing": differing(one, other),
-    "history": {TAGS[name]: points for name, points in one["history"].items()}, "shown": shown,
+    "history": {TAGS[name]: points for name, points in one["history"].items() if points}, "shown": shown,
     "files": sorted(os.listdir(run_dir)),
 }))
 '''
@@ -208,4 +208,5 @@ def test_no_unfinished_file_is_left(found):
     assert [name for name in found["files"] if not name.startswith("events.")] == [
         "checkpoint.previous.pt",
         "checkpoint.pt",
+        "run.lock",
     ]
