@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +126,7 @@ def shard(train: Loader, valid: Loader | None) -> tuple[Loader, Loader | None]:
     )
 
 
-def shares(counts: Sequence[float | Tensor], reduction: str, device: torch.device) -> list[float | Tensor]:
+def shares(counts: Sequence[Any], reduction: str, device: torch.device) -> list[float | Tensor]:
     """Return what to multiply each micro-batch's loss by, so that together their gradients are those of one batch.
 
     With `reduction="mean"` that is the micro-batch's part of the count of the whole step, over all processes; a sum is

@@ -5,7 +5,8 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import reduce
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate, pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -105,6 +106,21 @@ class Mean:
         return self.total / self.count if self.count else math.nan
 
 
+class Labels(NamedTuple):
+    """The labels of a batch, to be counted with those of other batches: one by one that takes many times longer.
+
+    Attributes:
+        y: class indices, shape (rows,).
+        ignored: the index that does not count.
+    """
+
+    y: Tensor
+    ignored: int
+
+
+Count = float | Tensor | Labels
+
+
 class LossMeter:
     """Keeps each step's loss on its device and reads many at once, so that the program rarely waits for a GPU.
 
@@ -124,10 +140,10 @@ class LossMeter:
         self.reduction = reduction
         self.window, self.epoch, self.rows = Mean(), Mean(), 0
         self._losses: list[Tensor] = []
-        self._counts: list[float | Tensor] = []
+        self._counts: list[Count] = []
         self._rows: list[float] = []
 
-    def add(self, losses: Sequence[Tensor], counts: Sequence[float | Tensor], rows: int) -> None:
+    def add(self, losses: Sequence[Tensor], counts: Sequence[Count], rows: int) -> None:
         """Add a step; its micro-batches are joined into one batch.
 
         Args:
@@ -135,8 +151,9 @@ class LossMeter:
             counts: what the mean of each divides by (`BatchLoss.count`), numbers or tensors of shape ().
             rows: of all of them.
         """
-        self._losses.append(_joined(losses, counts, self.reduction))
-        self._counts.append(counts[0] if len(counts) == 1 else sum(counts))
+        loss, count = (losses[0], counts[0]) if len(losses) == 1 else _joined(losses, counts, self.reduction)
+        self._losses.append(loss)
+        self._counts.append(count)
         self._rows.append(rows)
 
     def read(self, all_reduce_sum: Reduce | None = None) -> list[float]:
@@ -185,11 +202,23 @@ class LossMeter:
         self.window, self.epoch = Mean(*state["window"]), Mean(*state["epoch"])
 
 
-def numbers(values: Sequence[float | Tensor]) -> list[float]:
-    """Return numbers as they are and tensors of shape () as numbers, waiting for their device once."""
+def numbers(values: Sequence[Count]) -> list[float]:
+    """Return numbers as they are, tensors of shape () as numbers, and labels as how many count, waiting once."""
     tensors = [value for value in values if isinstance(value, Tensor)]
+    labels = [value for value in values if isinstance(value, Labels)]
     read = iter(torch.stack(tensors).tolist() if tensors else [])
-    return [next(read) if isinstance(value, Tensor) else value for value in values]
+    counted = iter(_counted(labels) if labels else [])
+    return [
+        next(read) if isinstance(value, Tensor) else next(counted) if isinstance(value, Labels) else value
+        for value in values
+    ]
+
+
+def _counted(labels: Sequence[Labels]) -> list[float]:
+    """Return how many labels of each batch are not ignored."""
+    up_to = [0, *(torch.cat([each.y for each in labels]) != labels[0].ignored).cumsum(0).tolist()]
+    ends = [0, *accumulate(len(each.y) for each in labels)]
+    return [float(up_to[end] - up_to[start]) for start, end in pairwise(ends)]
 
 
 def total_of(mean: float, count: float) -> float:
@@ -197,17 +226,15 @@ def total_of(mean: float, count: float) -> float:
     return mean * count if count else 0.0
 
 
-def _joined(losses: Sequence[Tensor], counts: Sequence[float | Tensor], reduction: str) -> Tensor:
-    """Return the loss of the batch that micro-batches make together; those with count 0 add nothing to a mean."""
-    if len(losses) == 1:
-        return losses[0]
-    if reduction == "sum":
-        return reduce(operator.add, losses)
+def _joined(losses: Sequence[Tensor], counts: Sequence[Any], reduction: str) -> tuple[Tensor, float | Tensor]:
+    """Return the loss and the count of the batch that micro-batches make; those with count 0 add nothing to a mean."""
     total = sum(counts)
+    if reduction == "sum":
+        return reduce(operator.add, losses), total
     if isinstance(total, Tensor):
         on_device = [torch.as_tensor(count, device=total.device) for count in counts]
         counted = [torch.where(count > 0, loss, 0) for loss, count in zip(losses, on_device, strict=True)]
         parts = [loss * (count / total) for loss, count in zip(counted, on_device, strict=True)]
     else:
         parts = [loss * (count / total) for loss, count in zip(losses, counts, strict=True) if count]
-    return reduce(operator.add, parts) if parts else losses[0]
+    return (reduce(operator.add, parts) if parts else losses[0]), total

@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from numbers import Real
 from types import SimpleNamespace
@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.training import loss_checks
+from course_utils.training.history import Count, Labels
+from course_utils.training.loaders import Batch
 
 # What the mean of each of PyTorch's losses of (output, y) divides by, as its documentation says. "labels" are those
 # that are not ignored, each as often as its class weighs; class probabilities count once, whatever the weights.
@@ -114,6 +116,13 @@ class BatchLoss:
         if changed:
             self._function = None  # what PyTorch's loss expects may be wrong for this one, and its mean another
         self._compares_elements = self._function is not None and not self.takes_classes
+        self._counts_labels = (
+            self._divides_by == "labels"
+            and self.reduction == "mean"
+            and count is None
+            and not joins
+            and self._settings.weight is None
+        )
         self._checked, self._judged = False, self._function is not None and count is None
         self._copied_weight: tuple[Tensor, int, Tensor] | None = None
 
@@ -160,6 +169,15 @@ class BatchLoss:
         if self.reduction == "sum" or self._divides_by == "rows" or not isinstance(y, Tensor):
             return rows
         return self._num_labels(y) if self._divides_by == "labels" else y.numel()
+
+    def counts(self, batches: Sequence[Batch]) -> list[Count]:
+        """Return what the means of a step's micro-batches divide by; labels of a lone one are left to be counted later.
+
+        Counting a few labels takes as long as a layer of a small model, and labels of many steps as long as of one.
+        """
+        if self._counts_labels and len(batches) == 1 and isinstance(y := batches[0].y, Tensor) and y.ndim == 1:
+            return [Labels(y, self.ignore_index)]
+        return [self.count(batch.y, batch.rows) for batch in batches]
 
     def to(self, device: torch.device) -> None:
         """Move the module's parameters and buffers, such as class weights, to the device of the outputs."""

@@ -73,7 +73,8 @@ class Passes:
         # Reading all random states takes a third of a small step: within a pass, only those are read that were seen to
         # change when its first batches were taken.
         needs_all = self._batches is None and (self.position > 0 or self._draws_order)
-        before = self.random_states.get_state(None if needs_all else self._drawn_from)
+        draws_nothing = self._drawn_from == [] and not needs_all
+        before = {} if draws_nothing else self.random_states.get_state(None if needs_all else self._drawn_from)
         kept = self._state_of_keeper() if n > 1 else None
         try:
             if self._batches is None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from course_utils.training import distributed, validation
-from course_utils.training.history import FIGURES, History, LossMeter
+from course_utils.training.history import FIGURES, Count, History, LossMeter
 from course_utils.training.tracking import ReportFunction, Tracking
 
 
@@ -48,7 +48,7 @@ class Recorder:
         self.all_reduce_sum = None if alone else partial(distributed.all_reduce_sum, device=device)
         self._began = time.perf_counter()
 
-    def add_step(self, losses: Sequence[Tensor], counts: Sequence[float | Tensor], rows: int, lr: float) -> None:
+    def add_step(self, losses: Sequence[Tensor], counts: Sequence[Count], rows: int, lr: float) -> None:
         """Add a step: the loss of each micro-batch, what its mean divides by, the rows of the step, and its lr."""
         self.meter.add(losses, counts, rows)
         self._lrs.append(float(lr))

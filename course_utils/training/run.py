@@ -163,6 +163,11 @@ class Run:
     def _modules(self) -> list[nn.Module]:
         return [self.model] if self.loss_fn.module is None else [self.model, self.loss_fn.module]
 
+    def _are_finite(self, *values: Tensor) -> bool:
+        """Return whether numbers are finite, in all processes."""
+        finite = bool(torch.stack([value.float() for value in values]).isfinite().all())
+        return not distributed.any_process(not finite, self.device)
+
     def _copied_buffers(self) -> list[Tensor]:
         """Copy what a batch that is skipped may have changed, such as the running means of BatchNorm."""
         if self.on_nonfinite == "raise":

@@ -144,7 +144,7 @@ class Trainer(Run):
         if self.measures_gradients:
             self.scaler.unscale_(self.optimizer)
             self.grad_norm = gradients.clip(self.optimizer, self.max_grad_norm)
-        if self.on_nonfinite == "raise" or self.grad_norm.isfinite():
+        if self.on_nonfinite == "raise" or self._are_finite(self.grad_norm, *losses):
             self.scaler.step(self.optimizer)
         self.scaler.update()
         return losses
@@ -240,27 +240,36 @@ class Trainer(Run):
 
     def _take_step(self, batches: list[Batch]) -> None:
         """Take one step, count it unless it was skipped, and do what is due after it."""
-        counts = [self.loss_fn.count(batch.y, batch.rows) for batch in batches]
+        counts = self.loss_fn.counts(batches)
         shares = distributed.shares(counts, self.loss_fn.reduction, self.device)
-        scale, buffers = self.scaler.get_scale(), self._copied_buffers()
-        losses = self.train_step(batches, shares)
+        may_skip = self.scaler.is_enabled() or self.on_nonfinite == "skip"
+        losses = (self._step_or_skip if may_skip else self.train_step)(batches, shares)
         self.position += len(batches)
-        if self.scaler.get_scale() < scale or (self.on_nonfinite == "skip" and not self.grad_norm.isfinite()):
-            self.skipped_steps += 1
-            self._restore_buffers(buffers)
+        if not losses:
             return
         self.step += 1
-        self.recorder.add_step(
-            losses, counts, sum(batch.rows for batch in batches), self.optimizer.param_groups[0]["lr"]
-        )
+        rows, lr = sum([batch.rows for batch in batches]), self.optimizer.param_groups[0]["lr"]
+        self.recorder.add_step(losses, counts, rows, lr)
         self.schedule.after_step()
-        self._call("on_step_end")
+        if self.callbacks:
+            self._call("on_step_end")
         if self.step % self.recorder.log_every == 0:
             self._read_losses()
             self.recorder.close_window(self.step, self.grad_norm.item() if self.track_grad_norm else None)
-        if self._is_due_after_step():
+        if self.checkpoints.folder is not None and self._is_due_after_step():
             self._read_losses()
             self._save()
+
+    def _step_or_skip(self, batches: list[Batch], shares: Sequence[float | Tensor]) -> list[Tensor]:
+        """Take one step; if it was skipped, count that, restore the buffers, and return no losses."""
+        scale, buffers = self.scaler.get_scale(), self._copied_buffers()
+        losses = self.train_step(batches, shares)
+        is_finite = self.on_nonfinite == "raise" or self._are_finite(self.grad_norm, *losses)
+        if is_finite and self.scaler.get_scale() >= scale:
+            return losses
+        self.skipped_steps += 1
+        self._restore_buffers(buffers)
+        return []
 
     def _read_losses(self) -> None:
         """Read the losses of the steps since the last read, and hear whether another process was asked to stop."""

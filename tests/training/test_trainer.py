@@ -236,12 +236,13 @@ def test_losses_are_read_once_a_window_and_once_an_epoch():
     data = batches(count=160)
     with Reads() as reads:
         trainer(momentum=0.9, log_every=10, max_grad_norm=1.0).fit(data, num_epochs=3)
-    # 60 steps: a window ends at each tenth, an epoch at each twentieth, and these fall together. In addition, the
-    # smallest and the largest label of the first batch are read, and at the end whether the weights are finite.
-    assert reads.count == 6 + 3
+    # 60 steps: a window ends at each tenth, an epoch at each twentieth, and these fall together. Each time, the losses
+    # are read, and how many labels count. In addition, the smallest and the largest label of the first batch are read,
+    # and at the end whether the weights are finite.
+    assert reads.count == 2 * 6 + 3
     with Reads() as reads:
         trainer(log_every=50).fit(data, num_epochs=3)
-    assert reads.count == 4 + 3
+    assert reads.count == 2 * 4 + 3
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
