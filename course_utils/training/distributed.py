@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 
 from course_utils.data import Batches
@@ -67,7 +68,7 @@ def wrap(model: nn.Module, device: torch.device) -> nn.Module:
     """Wrap a model so that `backward()` averages the gradients over all processes; return it as it is in only one."""
     if world_size() == 1:
         return model
-    return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
 class Shard:
@@ -137,7 +138,7 @@ def shares(counts: Sequence[Any], reduction: str, device: torch.device) -> list[
         device: where the processes exchange numbers.
     """
     size = world_size()
-    if reduction == "sum" or (size == 1 and len(counts) == 1):
+    if reduction == "sum":
         return [float(size)] * len(counts)
     dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no double precision
     parts = [count.to(dtype) if isinstance(count, Tensor) else count for count in counts]
@@ -151,7 +152,7 @@ def shares(counts: Sequence[Any], reduction: str, device: torch.device) -> list[
 
 def exchange_gradients(network: nn.Module, *, when: bool) -> None:
     """Let the next `backward()` average the gradients over the processes or, in all but a step's last one, not yet."""
-    if isinstance(network, nn.parallel.DistributedDataParallel):
+    if type(network) is DistributedDataParallel:
         network.require_backward_grad_sync = when
 
 

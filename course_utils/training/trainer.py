@@ -241,7 +241,8 @@ class Trainer(Run):
     def _take_step(self, batches: list[Batch]) -> None:
         """Take one step, count it unless it was skipped, and do what is due after it."""
         counts = self.loss_fn.counts(batches)
-        shares = distributed.shares(counts, self.loss_fn.reduction, self.device)
+        whole = len(batches) == 1 and self.network is self.model
+        shares = [1.0] if whole else distributed.shares(counts, self.loss_fn.reduction, self.device)
         may_skip = self.scaler.is_enabled() or self.on_nonfinite == "skip"
         losses = (self._step_or_skip if may_skip else self.train_step)(batches, shares)
         self.position += len(batches)
