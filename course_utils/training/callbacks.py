@@ -348,11 +348,14 @@ def check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
     return tuple(checked)
 
 
-def check_monitors(schedule: Scheduling, callbacks: Iterable[Callback], *, validates: bool) -> None:
+def check_monitors(
+    schedule: Scheduling, callbacks: Iterable[Callback], *, validates: bool, has_accuracy: bool = True
+) -> None:
     """Check that an epoch can have the figures that the scheduler and the callbacks need, before the first step.
 
     Args:
         validates: whether the run has validation data.
+        has_accuracy: whether these have one.
 
     Raises:
         ValueError: a figure needs validation data, or is not one of the trainer's and no callback can add it.
@@ -367,5 +370,9 @@ def check_monitors(schedule: Scheduling, callbacks: Iterable[Callback], *, valid
             continue
         if not validates:
             raise ValueError(f"{kind} is {name!r}, which needs validation data: give fit valid=…, or use 'epoch_loss'")
+        if name == "valid_accuracy" and not has_accuracy:
+            raise ValueError(
+                f"{kind} is 'valid_accuracy', but the targets are not class indices, so there is none: use 'valid_loss'"
+            )
         if name not in ("valid_loss", "valid_accuracy") and not adds:
             raise unknown_name(kind, name, ["epoch_loss", "valid_loss", "valid_accuracy"])

@@ -30,7 +30,9 @@ FORMAT = 2
 # After a save that took t seconds, the next is due WAIT_FACTOR · t seconds later, at most LONGEST_WAIT.
 WAIT_FACTOR, LONGEST_WAIT = 100, 10.0
 # The names of the numbers that `fingerprint` returns.
-DATA = ("train_batches", "train_rows", "batch_size", "order_seed", "train_checksum")
+DATA = ("train_batches", "train_rows", "batch_size", "order_seed", "train_checksum", "sampler")
+# What describes a run only since format 2.
+NOT_IN_FORMAT_1 = ("loss_settings", "sampler")
 
 
 # The files.
@@ -435,13 +437,18 @@ def _original_name(name: str) -> str:
     return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
-def check_same(saved: Mapping[str, object], mine: Mapping[str, object]) -> None:
+def check_same(saved: Mapping[str, object], mine: Mapping[str, object], *, with_data: bool = True) -> None:
     """Check that a run continues with the settings and data that it was made with.
+
+    Args:
+        with_data: whether the numbers that describe the data are compared.
 
     Raises:
         ValueError: something differs; the message lists what it was and what it is now.
     """
-    differing = [name for name in saved.keys() | mine.keys() if saved.get(name) != mine.get(name)]
+    names = saved.keys() | {name for name in mine if name not in NOT_IN_FORMAT_1}
+    compared = names if with_data else names - set(DATA)
+    differing = [name for name in compared if saved.get(name) != mine.get(name)]
     if differing:
         listed = "; ".join(f"{name} was {saved.get(name)!r}, is {mine.get(name)!r}" for name in sorted(differing))
         raise ValueError(
@@ -483,9 +490,20 @@ def describe(
         "scheduler": None if scheduler is None else type(scheduler).__name__,
         "loss_fn": getattr(loss_fn, "__name__", type(loss_fn).__name__),
         "reduction": options.get("reduction", getattr(loss_fn, "reduction", "mean")),
+        "loss_settings": ", ".join(f"{name}={value!r}" for name, value in _settings_of(loss_fn, options).items()),
     }
     hidden = ("foreach", "fused", "capturable", "differentiable")  # how the numbers are computed, not which
     return described | {name: _setting(value) for name, value in optimizer.defaults.items() if name not in hidden}
+
+
+def _settings_of(loss_fn: object, options: Mapping[str, object]) -> dict[str, object]:
+    """Return the numbers and names that a loss keeps or is called with, such as its label_smoothing."""
+    kept = vars(loss_fn) if isinstance(loss_fn, nn.Module) else options
+    return {
+        name: value
+        for name, value in kept.items()
+        if isinstance(value, bool | int | float | str) and name[0] != "_" and name != "training"
+    }
 
 
 def _original(part: Any) -> Any:
@@ -520,7 +538,9 @@ def fingerprint(train: Any) -> dict[str, object]:
             rows = tensor.detach()[:: -(-len(tensor) // 1024)] if tensor.ndim else tensor.detach()
             checksum = zlib.crc32(rows.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes(), checksum)
     batch_size, seed = _setting(getattr(train, "batch_size", None)), _setting(getattr(train, "seed", None))
-    return dict(zip(DATA, (_length(train), _length(dataset), batch_size, seed, checksum), strict=True))
+    sampler = getattr(train, "sampler", None)
+    name = None if sampler is None else type(sampler).__name__
+    return dict(zip(DATA, (_length(train), _length(dataset), batch_size, seed, checksum, name), strict=True))
 
 
 def _length(value: Any) -> int | None:

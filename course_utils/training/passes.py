@@ -222,6 +222,8 @@ def _why_inexact(loader: object) -> str | None:
             "the processes of persistent_workers=True keep random numbers of their own, which the data set may use, "
             "so only persistent_workers=False is exact"
         )
+    if isinstance(loader, DataLoader) and loader.num_workers and not loader.in_order:
+        return "with in_order=False, batches come in the order in which the worker processes end them"
     for part in _order_makers(loader):
         if not _is_repeatable(part):
             return (

@@ -55,6 +55,7 @@ class Run:
         self.epoch_trained = self._stopping = self._halted = False
         self.plan: dict[str, int] | None = None
         self._has_begun = False
+        self._trained_on: object = None
         self._place: dict[str, Any] | None = None  # of a loaded state, until the next `fit`
         self._data: dict[str, object] = {}
 
@@ -112,8 +113,7 @@ class Run:
         """
         check_state(state)
         checkpoint.check_same_model(state["model"], checkpoint.model_state(self.model))
-        seen = {name: value for name, value in state["made_with"].items() if self._data or name not in checkpoint.DATA}
-        checkpoint.check_same(seen, self.made_with)
+        checkpoint.check_same(state["made_with"], self.made_with, with_data=bool(self._data))
         check_fits(state, self.state_dict())
         check_buffers(state["optimizer"], self.optimizer)
         validation.check_same_callbacks(state["callbacks"], self.callbacks)
@@ -140,19 +140,26 @@ class Run:
         check_monitors(self.schedule, self.callbacks, validates=valid is not None)
         if self.checkpoints.folder is not None:
             self._data = checkpoint.fingerprint(train)
+        same_data = self._has_begun and (
+            train is self._trained_on or checkpoint.fingerprint(train) == checkpoint.fingerprint(self._trained_on)
+        )
+        self._trained_on = train
         train, valid = distributed.shard(train, valid)
         passes = Passes(train, partial(loaders.prepare, "train", prepare_batch=self.prepare_batch), others=(valid,))
         state = self.checkpoints.open(resume=resume, own=self._has_begun)
         if state is not None:
             self.load_state_dict(state)
-        elif self._has_begun:
+        elif same_data:
             self._place = self._passes.state_dict()
         if self._place is not None:
             passes.load_state_dict(self._place)
+        elif self._has_begun:  # other data, from their beginning
+            passes.number = self._passes.number
         else:
             passes.number, passes.position = self.epoch, self.position
         self._passes, self._place, self._has_begun = passes, None, True
         validation.check_epochs_left(self.checkpoints.folder, self.epoch, plan["num_epochs"])
+        validation.check_same_epoch(self.position, self.plan, plan)
         self.schedule.check_plan(**plan, planned=self.plan)
         self.plan = plan
         checkpoint.check_storable(self.state_dict())
@@ -214,10 +221,12 @@ class Run:
 
     def _try_validation(self, valid: Loader | None) -> None:
         """Evaluate one batch, so that what does not fit is found before the first epoch, and not after it."""
-        if valid is not None:
-            states = self._passes.random_states.get_state()
-            self._evaluate(islice(self._prepared("valid", valid), 1))
-            self._passes.random_states.set_state(states)
+        if valid is None or hasattr(valid, "load_state_dict"):  # such a loader would go on after that batch
+            return
+        states = self._passes.random_states.get_state()
+        found = self._evaluate(islice(self._prepared("valid", valid), 1))
+        self._passes.random_states.set_state(states)
+        check_monitors(self.schedule, self.callbacks, validates=True, has_accuracy=found.accuracy is not None)
 
     def _evaluate(self, batches: Iterator[Batch], **options: Any) -> Evaluation:
         options |= {"device": self.device, "autocast": self.autocast}

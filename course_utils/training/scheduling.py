@@ -82,7 +82,10 @@ class Scheduling:
                 raise unknown_name("scheduler_metric", self.metric, figures)
             self.scheduler.step(figures[self.metric])
         elif self.scheduler is not None and self.every == "epoch":
-            self.scheduler.step()
+            with warnings.catch_warnings():
+                # A run that was stopped at the end of an epoch has taken its steps, but not in this process.
+                warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
+                self.scheduler.step()
 
     def check_plan(self, num_steps: int, num_epochs: int, planned: Mapping[str, int] | None) -> None:
         """Check that the scheduler fits the whole run; called when `fit` starts, after a checkpoint was loaded.

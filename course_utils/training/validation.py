@@ -3,7 +3,7 @@
 import inspect
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from torch import nn
@@ -109,8 +109,33 @@ def make_plan(
     check_loader("train", train, steps_per_epoch=steps_per_epoch)
     if valid is not None:
         check_loader("valid", valid, steps_per_epoch=1)  # a pass over it may be of any length
+        if valid is train and getattr(train, "persistent_workers", False):
+            raise ValueError(
+                "train and valid are the same DataLoader with persistent_workers=True, which can be in one pass at a "
+                "time: make another one for validation"
+            )
     steps = steps_per_epoch or -(-(num_batches(train) or 0) // accumulation_steps)
     return {"num_steps": num_epochs * steps, "num_epochs": num_epochs}
+
+
+def check_same_epoch(position: int, before: Mapping[str, int] | None, now: Mapping[str, int]) -> None:
+    """Check that a run that continues within an epoch has as many steps in it as before.
+
+    Args:
+        position: micro-batches done in this epoch.
+        before, now: `num_steps` and `num_epochs` of the run, before and now; None if they are not known.
+
+    Raises:
+        ValueError: it has more or fewer.
+    """
+    if not position or before is None:
+        return
+    then, steps = (plan["num_steps"] // plan["num_epochs"] for plan in (before, now))
+    if steps != then:
+        raise ValueError(
+            f"the run stopped within an epoch of {then} steps, which would now have {steps}: end the epoch with the "
+            "same data and steps_per_epoch first"
+        )
 
 
 def check_same_callbacks(saved: Sequence[object], callbacks: Sequence[object]) -> None:
@@ -184,7 +209,7 @@ def check_weights(modules: Iterable[nn.Module], step: int, lr: float) -> None:
         NonFiniteError: a parameter is NaN or infinite, or a buffer is NaN.
     """
     owners = list(modules)
-    weights = [parameter.detach() for owner in owners for parameter in owner.parameters()]
+    weights = [parameter.detach() for owner in owners for parameter in owner.parameters() if parameter.numel()]
     worst = get_total_norm(weights, norm_type=math.inf)
     buffers = [each for owner in owners for each in owner.buffers() if each.is_floating_point()]
     if not bool(worst.isfinite()) or any(bool(buffer.isnan().any()) for buffer in buffers):

@@ -29,13 +29,16 @@ def batches(count=40, batch_size=4, **options):
     return Batches(*rows(count), batch_size=batch_size, **options)
 
 
-def make(run_dir=None, *, lr=0.05, width=8, optimizer=torch.optim.Adam, scheduled=True, **options):
+def make(run_dir=None, *, lr=0.05, width=8, optimizer=torch.optim.Adam, scheduled=True, label_smoothing=0.0, **options):
     torch.manual_seed(0), random.seed(0), numpy.random.seed(0)
     model = nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, 3))
     optimizer = optimizer(model.parameters(), lr=lr)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=200) if scheduled else None
+    if options.pop("epochs", False):
+        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5)
     options = {"log_every": 4, "progress": False, "device": "cpu"} | options
-    return Trainer(model, optimizer, nn.CrossEntropyLoss(), scheduler=scheduler, run_dir=run_dir, **options)
+    loss_fn = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
+    return Trainer(model, optimizer, loss_fn, scheduler=scheduler, run_dir=run_dir, **options)
 
 
 def stop_at(trainer, step):
@@ -110,7 +113,7 @@ def test_a_checkpoint_of_an_earlier_edition_goes_on_to_the_last_bit(tmp_path):
     assert_same_end(resumed, whole)
     weights = torch.cat([weight.detach().flatten() for weight in resumed.model.parameters()])
     assert [weight.hex() for weight in weights.tolist()] == EARLIER_END
-    assert torch.load(EARLIER, weights_only=True)["made_with"] == checkpoint.load(tmp_path)["made_with"]
+    assert torch.load(EARLIER, weights_only=True)["made_with"].items() <= checkpoint.load(tmp_path)["made_with"].items()
 
 
 # The state of a trainer.
@@ -416,6 +419,31 @@ def test_a_run_that_has_its_epochs_is_complete(tmp_path):
             make(tmp_path).fit(batches(), num_epochs=asked, resume=True)
 
 
+def test_an_epoch_that_was_begun_keeps_its_length(tmp_path):
+    first = make(tmp_path, scheduled=False)
+    stop_at(first, 8)
+    first.fit(batches(), num_epochs=2)
+    assert first.position > 0
+    with pytest.raises(ValueError, match=r"stopped within an epoch of 10 steps, which would now have 5: end the epoch"):
+        make(tmp_path, scheduled=False).fit(batches(), num_epochs=2, steps_per_epoch=5, resume=True)
+
+
+def test_a_schedule_per_epoch_goes_on_from_the_end_of_an_epoch_without_a_warning(tmp_path):
+    def run(folder, stop):
+        each = make(folder, scheduled=False, scheduler_every="epoch", epochs=True)
+        if stop:
+            each.model.register_forward_hook(
+                lambda module, *_: each.stop() if each.step == 10 and not module.training else None
+            )
+        each.fit(batches(), batches(shuffle=False), num_epochs=2, resume=folder is not None)
+        return each
+
+    whole = run(None, stop=False)
+    first = run(tmp_path, stop=True)
+    assert (first.epoch, first.epoch_trained) == (0, True)
+    assert_same_end(run(tmp_path, stop=False), whole)
+
+
 def test_a_checkpoint_of_another_model_is_refused_with_the_keys(tmp_path):
     make(tmp_path, width=8).fit(batches(), num_epochs=1)
     with pytest.raises(
@@ -439,6 +467,7 @@ def test_a_checkpoint_of_another_model_is_refused_with_the_keys(tmp_path):
         ({"scheduled": False}, r"scheduler was 'OneCycleLR', is None"),
         ({"accumulation_steps": 2}, r"accumulation_steps was 1, is 2"),
         ({"precision": "bf16"}, r"precision was 'fp32', is 'bf16'"),
+        ({"label_smoothing": 0.1}, r"loss_settings was .*label_smoothing=0\.0\", is .*label_smoothing=0\.1\""),
     ],
 )
 def test_other_settings_are_refused_with_their_names(tmp_path, changed, message):
@@ -459,7 +488,7 @@ def other_values():
         (lambda: batches(20), r"train_batches was 10, is 5; .*train_rows was 40, is 20"),
         (lambda: Batches(*other_values().tensors, batch_size=4), r"data: train_checksum was \d+, is \d+"),
         (lambda: batches(seed=1), r"order_seed was 0, is 1"),
-        (lambda: DataLoader(TensorDataset(*rows()), batch_size=4), r"order_seed was 0, is None"),
+        (lambda: DataLoader(TensorDataset(*rows()), batch_size=4), r"sampler was None, is 'SequentialSampler'"),
     ],
 )
 def test_other_data_is_refused(tmp_path, loader, message):

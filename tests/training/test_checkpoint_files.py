@@ -943,11 +943,12 @@ def test_data_are_told_apart_by_their_values_and_numbers():
 
 
 def test_data_without_a_length_have_none():
-    numbers = dict.fromkeys(("train_batches", "train_rows", "order_seed"))
+    numbers = dict.fromkeys(("train_batches", "train_rows", "order_seed", "sampler"))
     assert checkpoint.fingerprint(Endless()) == numbers | {"batch_size": None, "train_checksum": 0}
     assert checkpoint.fingerprint(DataLoader(Stream(), batch_size=8)) == numbers | {
         "batch_size": 8,
         "train_checksum": 0,
+        "sampler": "_InfiniteConstantSampler",
     }
     loader = Endless()
     loader.dataset, loader.batch_size, loader.seed = WithoutLength(), numpy.int64(4), print

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import torch
 from torch import nn
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -306,6 +306,40 @@ def test_fit_trains_a_model_that_was_left_in_evaluation_and_gives_that_back():
     trainer(model).fit(batches(), batches(), num_epochs=1)
     assert modes == [False] + [True] * 7 + [False] * 7  # one batch is tried before the first step
     assert not model.training
+
+
+def test_another_fit_on_other_data_begins_them_at_their_beginning():
+    one, other = batches(count=48), [tuple(part[:8] for part in rows(seed=1))] * 3
+    seen = []
+    each = trainer(log_every=1)
+    each.progress = lambda step, num_steps, history: each.stop() if step == 4 else None
+    each.fit(one, num_epochs=2)
+    assert each.position == 4
+    each.model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    each.progress = False
+    each.fit(other, num_epochs=2, steps_per_epoch=6)
+    assert len(seen) == 2 + 6
+    assert all(torch.equal(x, other[0][0]) for x in seen)
+
+
+def test_a_loader_with_persistent_workers_is_not_used_twice_at_once():
+    loader = DataLoader(TensorDataset(*rows()), batch_size=8, num_workers=1, persistent_workers=True)
+    with pytest.raises(ValueError, match=r"train and valid are the same DataLoader with persistent_workers=True"):
+        trainer().fit(loader, loader, num_epochs=1)
+
+
+def test_a_plateau_of_an_accuracy_that_there_is_not_is_refused_before_the_first_step():
+    x, _ = rows(20)
+    data = [(x, x[:, :1])]
+    each = trainer(
+        nn.Linear(6, 1),
+        loss_fn=nn.MSELoss(),
+        scheduler_metric="valid_accuracy",
+        schedule=lambda optimizer: ReduceLROnPlateau(optimizer, mode="max"),
+    )
+    with pytest.raises(ValueError, match=r"scheduler_metric is 'valid_accuracy', but the targets are not class"):
+        each.fit(data, data, num_epochs=1)
+    assert each.step == 0
 
 
 # Progress and stopping.
