@@ -136,7 +136,7 @@ class LossMeter:
             rows: of all of them.
         """
         self._losses.append(_joined(losses, counts, self.reduction))
-        self._counts.append(sum(counts))
+        self._counts.append(counts[0] if len(counts) == 1 else sum(counts))
         self._rows.append(rows)
 
     def read(self, all_reduce_sum: Reduce | None = None) -> list[float]:

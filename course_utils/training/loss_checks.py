@@ -265,14 +265,14 @@ class _Parts:
 
 
 def _rows(value: Any, rows: int, part: slice) -> Any:
-    """Return some rows of nested tensors, without a graph and at least in single precision.
+    """Return a copy of some rows of nested tensors, without a graph and at least in single precision.
 
     Raises:
-        TypeError: there is something that has no rows, or other ones.
+        TypeError: something has no rows, or another number of them.
     """
     if isinstance(value, Tensor) and value.ndim and len(value) == rows:
-        value = value.detach()[part]
-        return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+        half = value.dtype in (torch.float16, torch.bfloat16)
+        return value.detach()[part].to(torch.float32 if half else value.dtype, copy=True)
     if type(value) in (tuple, list):
         return type(value)(_rows(each, rows, part) for each in value)
     if type(value) is dict:

@@ -80,8 +80,7 @@ class BatchLoss:
         reduction: "mean" or "sum".
         module: the `nn.Module` in `loss_fn`, whose state and mode belong to a run; None for a function.
         ignore_index: the label that does not count.
-        takes_classes: True if y holds class indices (or probabilities), as for CrossEntropyLoss; False if it does not;
-            None for a loss of which that is not known.
+        takes_classes: whether y holds class indices or probabilities, as for CrossEntropyLoss; None if unknown.
 
     Raises:
         TypeError: `loss_fn` cannot be called, is a class, or takes more than `(output, y)`.
@@ -102,15 +101,19 @@ class BatchLoss:
         self.loss_fn, self.joins = loss_fn, joins
         self.module = function if isinstance(function, nn.Module) else None
         self._name = getattr(function, "__name__", type(function).__name__)
+        self._own_count = count
         self._function, self._settings, changed = _known(function, keywords)
-        self._own_count, self._divides_by = count, DIVIDES_BY[self._function] if self._function else "rows"
+        self._divides_by = "rows" if self._function is None else DIVIDES_BY[self._function]
         self.reduction = self._checked_reduction(changed)
         self.ignore_index: int = getattr(self._settings, "ignore_index", -100)
-        self.takes_classes = self._function in loss_checks.TAKES_CLASSES if self._function else None
-        if self._function is None and self.module is not None and next(self.module.parameters(), None) is not None:
-            self.takes_classes = False  # then the output may be features, which these parameters turn into logits
+        self.takes_classes: bool | None = None
+        if self._function is not None:
+            self.takes_classes = self._function in loss_checks.TAKES_CLASSES
+        elif self.module is not None and next(self.module.parameters(), None) is not None:
+            self.takes_classes = False  # the output may be features, of which these parameters make logits
         if changed:
-            self._function = None  # it computes something of its own, so what is true of PyTorch's may not be of it
+            self._function = None  # what PyTorch's loss expects may be wrong for this one, and its mean another
+        self._compares_elements = self._function is not None and not self.takes_classes
         self._checked, self._judged = False, self._function is not None and count is None
         self._copied_weight: tuple[Tensor, int, Tensor] | None = None
 
@@ -119,18 +122,18 @@ class BatchLoss:
 
         Raises:
             TypeError: what PyTorch's loss takes is not a tensor, or what `loss_fn` returned is not.
-            ValueError: shapes that would be broadcast, labels of the wrong kind, no class indices (first batch only, on
-                a GPU), more than one number, no graph, or a mean that divides by something else than `count`.
+            ValueError: shapes that would be broadcast; labels of the wrong kind or, on a GPU in the first batch only,
+                out of range; a loss that is not one number or has no graph; a mean that divides by something else than
+                `count`.
         """
         if not self._checked:
             self._check(output, y, values=True)
-        elif self._divides_by == "elements" and self._function is not None and output.shape != y.shape:
+        elif self._compares_elements and output.shape != y.shape:
             self._check(output, y, values=False)
         try:
             loss = self.loss_fn(output, y)
         except Exception:
-            # Outside the first batch, PyTorch's error comes first. Values are read from a CPU only, since a GPU that
-            # failed answers nothing.
+            # A batch after the first. Values are read from a CPU only, since a GPU that failed does not answer.
             self._check(output, y, values=isinstance(y, Tensor) and y.is_cpu)
             raise
         if not isinstance(loss, Tensor) or loss.ndim or not (loss.requires_grad or not torch.is_grad_enabled()):

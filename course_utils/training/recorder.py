@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from course_utils.training import distributed, validation
-from course_utils.training.history import History, LossMeter
+from course_utils.training.history import FIGURES, History, LossMeter
 from course_utils.training.tracking import ReportFunction, Tracking
 
 
@@ -33,9 +33,17 @@ class Recorder:
         self._lrs: list[float] = []
         self._lr = 0.0
 
-    def start(self, tracking: Tracking, report: ReportFunction, device: torch.device) -> None:
-        """Pass the figures on to these from now on, and time the windows from now on."""
+    def start(self, tracking: Tracking, report: ReportFunction, device: torch.device, *, first_step: int) -> None:
+        """Pass the figures on to these from now on, and time the windows from now on.
+
+        Args:
+            first_step: TensorBoard has dropped what its files hold of this step and later, so it gets that again.
+        """
         self._tracking, self._report = tracking, report
+        for name in FIGURES:
+            for step, value in getattr(self.history, name):
+                if step >= first_step:
+                    tracking.write(step, {name: value})
         alone = distributed.world_size() == 1
         self.all_reduce_sum = None if alone else partial(distributed.all_reduce_sum, device=device)
         self._began = time.perf_counter()

@@ -21,7 +21,7 @@ from course_utils.training.losses import BatchLoss
 from course_utils.training.passes import Passes
 from course_utils.training.recorder import Recorder
 from course_utils.training.scheduling import Scheduling
-from course_utils.training.state import check_fits, check_state
+from course_utils.training.state import check_buffers, check_fits, check_state
 
 
 class Run:
@@ -115,13 +115,14 @@ class Run:
         seen = {name: value for name, value in state["made_with"].items() if self._data or name not in checkpoint.DATA}
         checkpoint.check_same(seen, self.made_with)
         check_fits(state, self.state_dict())
+        check_buffers(state["optimizer"], self.optimizer)
         validation.check_same_callbacks(state["callbacks"], self.callbacks)
         # The optimizer compares its groups with the state's before it changes anything, so it comes first.
         self.optimizer.load_state_dict(state["optimizer"])
         checkpoint.load_model_state(self.model, state["model"])
         self.schedule.load_state_dict(state.get("scheduler", {}))
-        if self.loss_fn.module is not None:
-            self.loss_fn.module.load_state_dict(state.get("loss_fn", {}))
+        if self.loss_fn.module is not None and "loss_fn" in state:
+            self.loss_fn.module.load_state_dict(state["loss_fn"])
         self.scaler.load_state_dict(state["scaler"])
         for callback, saved in zip(self.callbacks, state["callbacks"], strict=False):
             callback.load_state_dict(saved)
@@ -180,6 +181,11 @@ class Run:
             passes = distributed.all_gather(self._passes.state_dict())
             self.recorder.flush()
             self.checkpoints.save(self.state_dict() | {"passes": passes})
+
+    def _is_due_after_step(self) -> bool:
+        """Return whether a checkpoint is asked for after this step; clocks differ, so one process decides."""
+        due = self.checkpoints.due_after_step(self.step)
+        return due if self.checkpoints.every_seconds is None else distributed.broadcast(due)
 
     def _save_if_due(self, epoch: int) -> None:
         """Save at the end of an epoch that is to be saved, unless the last checkpoint is too recent."""

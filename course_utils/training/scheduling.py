@@ -9,7 +9,6 @@ from copy import deepcopy
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from torch import Tensor
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -134,18 +133,9 @@ class Scheduling:
 
         PyTorch's schedulers keep their settings in their state, so a scheduler that was made with other settings, such
         as a longer `T_max`, continues with those of the state.
-
-        Raises:
-            ValueError: a part of the state is missing or of the wrong kind; nothing was changed.
         """
         if self.scheduler is None:
             return
-        problems = list(_misfits(self.scheduler.state_dict(), state))
-        if problems:
-            raise ValueError(
-                f"the saved state of the scheduler does not fit this {type(self.scheduler).__name__} "
-                f"({'; '.join(problems)}): make the scheduler as it was made for the run"
-            )
         # Some schedulers empty the dict that they load, and keep its lists as their own.
         self.scheduler.load_state_dict(deepcopy(dict(state)))
         for part, _ in _parts(self.scheduler, 0):
@@ -179,10 +169,10 @@ def _end_of(scheduler: LRScheduler) -> _End | None:
 
 
 def _other_length(scheduler: LRScheduler, before: int, now: int) -> str | None:
-    """Return why a scheduler without an end of its own may not fit a run of another length than planned; None if it does.
+    """Return why a scheduler may not fit a run that has another length than planned; None if it does.
 
-    LambdaLR is a function of the count, so its rates are computed: where the run is, they must be those of the run, and
-    beyond the planned end they must not climb.
+    LambdaLR is a function of the count, so its rates are computed: at the place of the run, they must be those of the
+    run, and beyond the planned end they must not climb.
     """
     if type(scheduler) in ENDLESS:
         return None
@@ -218,31 +208,6 @@ def _other_plan(before: Mapping[str, int], now: Mapping[str, int], why: str) -> 
         f"the run was planned with {planned} and would now have {asked}, but {why}. "
         f"Keep num_epochs={before['num_epochs']}, or start a new run with a scheduler for its length"
     )
-
-
-def _misfits(own: object, saved: object, where: str = "it") -> Iterator[str]:
-    """Yield what is missing or of the wrong kind in a saved state, compared with the state of a new scheduler."""
-    if isinstance(own, Counter):  # the milestones of MultiStepLR: a setting, with any keys
-        fits = isinstance(saved, Mapping)
-    elif isinstance(own, Mapping):
-        fits = isinstance(saved, Mapping)
-        if isinstance(saved, Mapping):
-            for name, value in own.items():
-                if name in saved:
-                    yield from _misfits(value, saved[name], name)
-                else:
-                    yield f"{name} is missing"
-    elif isinstance(own, list | tuple):
-        fits = isinstance(saved, list | tuple) and len(saved) == len(own)
-        if isinstance(saved, list | tuple) and fits:
-            for one, other in zip(own, saved, strict=True):
-                yield from _misfits(one, other, where)
-    elif isinstance(own, int | float | Tensor):
-        fits = isinstance(saved, int | float | Tensor)
-    else:
-        fits = own is None or type(saved) is type(own)
-    if not fits:
-        yield f"{where} is {saved!r}"
 
 
 def _check_mode(mode: str, metric: str) -> None:

@@ -69,7 +69,17 @@ class Smooth(nn.CrossEntropyLoss):
         return super().forward(0.5 * input, target)
 
 
+class Sequence(nn.CrossEntropyLoss):
+    """Takes logits of shape (N, T, C)."""
+
+    def forward(self, input, target):
+        return super().forward(input.movedim(-1, 1), target)
+
+
+INNER = partial(F.cross_entropy, reduction="mean")
+INNER.note = "keeps Python from joining the two partials"
 CLASSES = [
+    partial(INNER, reduction="sum"),
     nn.CrossEntropyLoss(),
     nn.CrossEntropyLoss(reduction="sum"),
     nn.CrossEntropyLoss(WEIGHT),
@@ -185,6 +195,8 @@ def test_counts_are_numbers_on_a_cpu_and_a_sum_counts_rows():
     assert type(BatchLoss(nn.CrossEntropyLoss(WEIGHT)).count(y, 8)) is float
     assert BatchLoss(lambda output, y: output.mean()).count(y, 8) == 8
     assert BatchLoss(nn.CrossEntropyLoss()).count({"y": y}, 8) == 8
+    assert BatchLoss(nn.KLDivLoss(reduction="batchmean")).count(random_numbers(8, 5), 8) == 8
+    assert BatchLoss(nn.KLDivLoss()).count(random_numbers(8, 5), 8) == 40
 
 
 def test_class_weights_on_another_device_are_copied_once_and_again_when_they_change():
@@ -276,8 +288,29 @@ def test_a_mean_over_the_rows_is_accepted(loss_fn):
     torch.testing.assert_close(joined_losses, loss_fn(output, y))
 
 
+def test_a_forward_of_ones_own_is_not_taken_for_pytorchs():
+    output, y = random_numbers(8, 3).requires_grad_(), labels(8, ignore=-100)
+    loss = BatchLoss(Focal(), joins=True)
+    loss(output, y)
+    assert loss.count(y, 8) == 8
+    output, y = random_numbers(8, 5, 3).requires_grad_(), labels(8, 5, ignore=-100)
+    loss = BatchLoss(Sequence(), joins=True)
+    torch.testing.assert_close(joined(loss, output, y), loss(output, y))
+
+
+def test_a_loss_warns_as_often_as_it_is_called():
+    def loss_fn(output, y):
+        warnings.warn("look out", stacklevel=1)
+        return output.sum()
+
+    loss = BatchLoss(loss_fn)
+    with pytest.warns(UserWarning, match=r"look out") as seen, pytest.raises(ValueError, match=r"adds up the rows"):
+        loss(random_numbers(8, 3).requires_grad_(), labels(8))
+    assert len(seen) == 1
+
+
 def test_a_mean_in_half_precision_is_judged_in_single():
-    output, y = random_numbers(64, 3).bfloat16().requires_grad_(), random_numbers(64, 3).bfloat16()
+    output, y = random_numbers(64, 3).bfloat16().requires_grad_(), random_numbers(64, 3).square().bfloat16()
     BatchLoss(lambda output, y: (output - y).square().mean(), joins=True)(output, y)
 
 
@@ -348,6 +381,23 @@ def test_judging_changes_neither_random_numbers_nor_the_loss():
     assert judged.module.calls == plain.calls == 1
     assert torch.equal(judged.module.mean, plain.mean)
     assert torch.equal(judged.module.scale.grad, plain.scale.grad)
+
+
+def test_judging_leaves_an_output_alone_that_the_loss_changes():
+    def loss_fn(output, y):
+        return output.mul_(2).square().mean()
+
+    output = torch.ones(8, 3, requires_grad=True)
+    loss = BatchLoss(loss_fn, joins=True)(output * 1.0, torch.ones(8, 3))
+    loss.backward()
+    assert loss == 4.0
+    torch.testing.assert_close(output.grad, torch.full((8, 3), 8.0 / 24))
+
+
+def test_a_count_that_a_loss_of_pytorchs_does_not_divide_by_is_found():
+    output, y = random_numbers(8, 3).requires_grad_(), torch.tensor([0, 0, 1, 2, 1, 0, 2, 1])
+    with pytest.raises(ValueError, match=r"neither the mean nor the sum"):
+        BatchLoss(nn.CrossEntropyLoss(), count=lambda y: (y != 0).sum(), joins=True)(output, y)
 
 
 def test_broadcasting_in_a_loss_of_ones_own_is_found():
@@ -466,10 +516,10 @@ def test_batches_that_do_not_fit_are_refused_with_shapes_and_dtypes(loss_fn, out
 
 
 def test_a_later_batch_is_refused_too():
-    loss = BatchLoss(MSE)
-    loss(LOGITS.clone().requires_grad_(), LOGITS)
-    with pytest.raises(ValueError, match=r"y of shape \(4, 1\).*same shape"):
-        loss(LOGITS, LOGITS[:, :1])
+    for loss in (BatchLoss(MSE), BatchLoss(nn.KLDivLoss(reduction="batchmean"))):
+        loss(LOGITS.clone().requires_grad_(), LOGITS)
+        with pytest.raises(ValueError, match=r"y of shape \(4, 1\).*same shape"):
+            loss(LOGITS, LOGITS[:, :1])
     loss = BatchLoss(CE)
     loss(LOGITS.clone().requires_grad_(), INDICES)
     with pytest.raises(ValueError, match=r"labels are 0 to 9"):
