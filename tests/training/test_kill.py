@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 RUNS = {
     "4 kills": (4, 24, None, False),
     "3 kills, saves within epochs": (3, 14, 4, False),
-    "30 kills": (30, 160, None, False),
-    "20 kills, saves within epochs": (20, 80, 4, False),
-    "20 kills, a persistent worker": (20, 80, 4, True),
+    "30 kills": (30, 80, None, False),
+    "20 kills, saves within epochs": (20, 50, 4, False),
+    "20 kills, a persistent worker": (20, 50, 4, True),
 }
 SIZES = [pytest.param(run, id=name, marks=[pytest.mark.proof] if run[0] >= 20 else []) for name, run in RUNS.items()]
 # Each call of a save that a crash could fall on, and how often it is let through before.
@@ -44,7 +44,7 @@ folder, run, save_calls = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.a
 kills, NUM_EPOCHS, EVERY_STEPS, WORKER = run
 # A save after every epoch, also where the disk is slow; or, with those within epochs, no others.
 checkpoint.WAIT_FACTOR, checkpoint.LONGEST_WAIT = (1e9, 1e9) if EVERY_STEPS else (0, 0)
-LONGEST_LIFE = 80_000  # calls of functions: some four epochs
+LONGEST_LIFE = 200_000  # calls of functions: some ten epochs
 
 
 def train(run_dir):
