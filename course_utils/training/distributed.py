@@ -1,6 +1,7 @@
 """Several processes that train one model: the rank of this one, its part of the data, and sums over all of them."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -138,12 +139,14 @@ def shares(counts: Sequence[float | Tensor], reduction: str, device: torch.devic
     size = world_size()
     if reduction == "sum" or (size == 1 and len(counts) == 1):
         return [float(size)] * len(counts)
-    parts = [count.double() if isinstance(count, Tensor) else count for count in counts]
+    dtype = torch.float32 if device.type == "mps" else torch.float64  # MPS has no double precision
+    parts = [count.to(dtype) if isinstance(count, Tensor) else count for count in counts]
     total: float | Tensor = sum(parts)
     if size > 1:
-        total = torch.as_tensor(total, dtype=torch.float64).to(device, copy=True)
+        total = torch.as_tensor(total, dtype=dtype).to(device, copy=True)
         dist.all_reduce(total)
-    return [part * size / total for part in parts]
+    # If no label counts at all, the loss is NaN, as in PyTorch.
+    return [part * size / (total if isinstance(total, Tensor) else total or math.nan) for part in parts]
 
 
 def exchange_gradients(network: nn.Module, *, when: bool) -> None:

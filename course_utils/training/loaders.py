@@ -191,10 +191,22 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 def forward(model: nn.Module, inputs: Tensors) -> Any:
-    """Call a model with a batch's inputs: one tensor, several in order, or keywords."""
-    if isinstance(inputs, Tensor):
-        return model(inputs)
-    return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+    """Call a model with a batch's inputs: one tensor, several in order, or keywords.
+
+    Raises:
+        ValueError: a BatchNorm got a single row in training.
+    """
+    try:
+        if isinstance(inputs, Tensor):
+            return model(inputs)
+        return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            "BatchNorm cannot train on a batch of a single row, such as the last one of a pass: leave it out, "
+            f"DataLoader(..., drop_last=True), or choose another batch_size ({error})"
+        ) from error
 
 
 def batches_on(device: torch.device, name: str, loader: Iterable[object]) -> Iterator[tuple[Any, Any]]:

@@ -634,3 +634,42 @@ def test_bf16_is_refused_on_a_gpu_that_has_none(monkeypatch):
 def test_num_epochs_must_count(num_epochs):
     with pytest.raises(ValueError, match=rf"num_epochs must be .* got {num_epochs}"):
         trainer().fit(batches(), num_epochs=num_epochs)
+
+
+def test_a_single_row_for_a_batch_norm_is_explained():
+    model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=r"BatchNorm cannot train on a batch of a single row.*drop_last=True"):
+        trainer(model).fit(batches(count=17), num_epochs=1)
+
+
+def test_a_step_without_any_label_that_counts_is_not_finite():
+    x, _ = rows(16)
+    ignored = torch.full((8,), -100)
+    data = list(zip(x.split(8), (ignored, ignored), strict=True))
+    with pytest.raises(NonFiniteError, match="loss of step 1 is nan"):
+        trainer(accumulation_steps=2).fit(data, num_epochs=1)
+
+
+def test_a_batch_that_is_skipped_leaves_no_trace_in_the_buffers():
+    x, y = rows(24)
+    data = list(zip(x.split(8), y.split(8), strict=True))
+    without = data[:1] + data[2:]
+    data[1] = (torch.full((8, 6), math.nan), data[1][1])
+
+    def model():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
+
+    mine, hand = model(), model()
+    each = trainer(mine, on_nonfinite="skip")
+    each.fit(data, num_epochs=1)
+    trainer(hand).fit(without, num_epochs=1)
+    assert each.skipped_steps == 1
+    assert same_weights(mine, hand)
+
+
+def test_a_run_never_ends_with_weights_that_are_not_finite():
+    x, y = rows(8)
+    each = trainer(lr=3e38, loss_fn=lambda logits, y: 100 * nn.functional.cross_entropy(logits, y))
+    with pytest.raises(NonFiniteError, match=r"the weights are not finite after step 1 at lr 3e\+38"):
+        each.fit([(1000 * x, y)], num_epochs=1)
