@@ -254,6 +254,7 @@ def test_more_epochs_need_a_constant_rate_or_a_plateau(tmp_path, capsys):
         else:
             assert code == 2
             assert "planned with 2 epochs (46 steps) and would now have 3 epochs (69 steps)" in error
+            assert "Keep num_epochs=2" in error
             assert checkpoint.load(tmp_path / name)["step"] == 46
 
 

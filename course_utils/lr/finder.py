@@ -5,6 +5,7 @@ import copy
 import enum
 import itertools
 import math
+import operator
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -17,7 +18,7 @@ from torch.optim import Optimizer
 
 from course_utils import devices
 from course_utils.errors import positive_integer, positive_number
-from course_utils.training import gradients, loaders, validation
+from course_utils.training import distributed, gradients, loaders, validation
 from course_utils.training.evaluation import modes_kept
 from course_utils.training.history import History
 from course_utils.training.loaders import Batch, forward, prepare, to_device
@@ -183,8 +184,11 @@ def find_lr(
             if max_grad_norm is not None:
                 scaler.unscale_(optimizer)
                 gradients.clip(optimizer, max_grad_norm)
-            scaler.step(optimizer)
-            scaler.update()
+            if scaler.is_enabled():
+                scaler.step(optimizer)
+                scaler.update()
+            else:
+                optimizer.step()
             history.step_loss.append((len(losses), loss))
             history.lr.append((len(losses), lr))
             report(len(losses), history)
@@ -212,17 +216,18 @@ def _backward(
     autocast: contextlib.AbstractContextManager[object],
 ) -> float:
     """Add up the gradients of a step's micro-batches, as of one batch, and return its mean loss per sample."""
-    counts = [loss_fn.count(batch.y, batch.rows) for batch in micro]
-    whole, losses = sum(counts), []
-    for batch, count in zip(micro, counts, strict=True):
+    shares: list[float | Tensor] = [1.0]
+    if len(micro) > 1:
+        counts = [loss_fn.count(batch.y, batch.rows) for batch in micro]
+        shares = distributed.shares(counts, loss_fn.reduction, device)
+    total = 0.0
+    for batch, share in zip(micro, shares, strict=True):
         with autocast:
             loss = loss_fn(forward(model, to_device(batch.inputs, device)), to_device(batch.y, device))
-        if len(micro) > 1 and loss_fn.reduction == "mean":
-            loss = loss * (count / whole)
-        scaler.scale(loss).backward()
-        losses.append(loss.detach())
-    total = sum(loss.item() for loss in losses)
-    return total if loss_fn.reduction == "mean" else total / float(whole)
+        weighted = loss if len(micro) == 1 else loss * share
+        scaler.scale(weighted).backward()
+        total += weighted.item()
+    return total if loss_fn.reduction == "mean" else total / sum(batch.rows for batch in micro)
 
 
 def rising_rates(start: float, end: float, num_steps: int) -> list[float]:
@@ -282,11 +287,12 @@ def _ran_away(first: float, lowest: float, loss: float) -> bool:
 
 def _smooth(losses: Sequence[float], reach: int) -> list[float]:
     """Return a moving mean over `reach` neighbors on each side, with weights that fall linearly to zero."""
+    weights = [reach + 1 - abs(distance) for distance in range(-reach, reach + 1)]
     means = []
     for middle in range(len(losses)):
-        near = range(max(0, middle - reach), min(len(losses), middle + reach + 1))
-        weights = [reach + 1 - abs(index - middle) for index in near]
-        means.append(sum(w * losses[index] for w, index in zip(weights, near, strict=True)) / sum(weights))
+        near = losses[max(0, middle - reach) : middle + reach + 1]
+        used = weights[max(0, reach - middle) :][: len(near)]
+        means.append(sum(map(operator.mul, used, near)) / sum(used))
     return means
 
 
@@ -332,7 +338,9 @@ def _read(lrs: list[float], losses: list[float], smoothed: list[float], end: End
         return None, TOO_FEW[end].format(num_losses=len(losses))
     lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
     beginning = losses[: max(8, len(losses) // 5)]
-    height, noise, bottom = statistics.fmean(beginning), statistics.pstdev(beginning), smoothed[lowest]
+    height, bottom = statistics.fmean(beginning), smoothed[lowest]
+    # The standard deviation; `statistics.pstdev` takes as long as half of a step.
+    noise = math.dist(beginning, [height] * len(beginning)) / math.sqrt(len(beginning))
     # The loss at the bottom is the result of the step before.
     best = lrs[max(lowest - 1, 0)]
     fields = {"height": height, "bottom": bottom, "best": best, "first": lrs[0], "last": lrs[-1]}

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 # Ctrl-C, and what schedulers send before they take a machine back. Windows has no SIGUSR1.
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
@@ -46,9 +47,7 @@ def finish_step_on_signal(stop: Callable[[], None]) -> Iterator[Received]:
     disturb a run that is being saved. Signals that are ignored, as under `nohup`, or handled in C, as by
     `faulthandler.register`, stay as they are. Outside the main thread nothing is handled.
     """
-    received, process = Received(), os.getpid()
-    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
-    before = {signum: handler for signum, handler in before.items() if _is_free(signum, handler)}
+    received, process, before = Received(), os.getpid(), _handlers()
 
     def on_signal(signum: int, frame: object) -> None:
         if os.getpid() != process:
@@ -98,18 +97,24 @@ def _workers_may_end() -> Iterator[None]:
         signal.signal(child_ended, before)
 
 
-def _is_free(signum: int, handler: object) -> bool:
-    """Return whether the signal is neither ignored nor handled in C."""
-    if handler is None or handler == signal.SIG_IGN:
-        return False
-    return callable(handler) or not _handled_in_c(signum)
+def _handlers() -> dict[int, Any]:
+    """Return the handlers of SIGNALS, but not of those that are ignored or handled in C."""
+    in_c = _with_handlers()
+    handlers = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    return {
+        signum: handler
+        for signum, handler in handlers.items()
+        if callable(handler) or (handler == signal.SIG_DFL and not in_c >> (signum - 1) & 1)
+    }
 
 
-def _handled_in_c(signum: int) -> bool:
-    """Return whether a signal that has no handler in Python has one; only Linux reports it."""
+def _with_handlers() -> int:
+    """Return the signals for which this process has a handler, one bit each; 0 where the system does not report them.
+
+    Linux does. A handler in C is not known to Python, which still reports the default.
+    """
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
-        return False
-    caught = next((line.split()[1] for line in lines if line.startswith("SigCgt:")), "0")
-    return bool(int(caught, 16) >> (signum - 1) & 1)
+        return 0
+    return next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt:")), 0)

@@ -15,8 +15,16 @@ import pytest
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks a process that has PyTorch loaded")
 
 ROOT = Path(__file__).resolve().parents[2]
-# How often the run is killed at random, and of how many epochs it is.
-SIZES = [pytest.param((4, 24), id="4 kills"), pytest.param((30, 160), id="30 kills", marks=pytest.mark.proof)]
+# How often the run is killed at random, of how many epochs it is, after how many steps it saves if that is not after
+# each epoch, and whether a process loads its data.
+RUNS = {
+    "4 kills": (4, 24, None, False),
+    "3 kills, saves within epochs": (3, 14, 4, False),
+    "30 kills": (30, 80, None, False),
+    "20 kills, saves within epochs": (20, 50, 4, False),
+    "20 kills, a persistent worker": (20, 50, 4, True),
+}
+SIZES = [pytest.param(run, id=name, marks=[pytest.mark.proof] if run[0] >= 20 else []) for name, run in RUNS.items()]
 # Each call of a save that a crash could fall on, and how often it is let through before.
 SAVE_CALLS = [("fsync", 0), ("replace", 0), ("replace", 1), ("fsync", 1)]
 
@@ -32,9 +40,11 @@ from course_utils.training.tracking import TAGS
 from course_utils.training import Trainer
 
 torch.set_num_threads(1)
-checkpoint.WAIT_FACTOR = 0  # a save after every epoch, also where the disk is slow
-folder, (kills, NUM_EPOCHS), save_calls = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
-LONGEST_LIFE = 80_000  # calls of functions: some four epochs
+folder, run, save_calls = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])
+kills, NUM_EPOCHS, EVERY_STEPS, WORKER = run
+# A save after every epoch, also where the disk is slow; or, with those within epochs, no others.
+checkpoint.WAIT_FACTOR, checkpoint.LONGEST_WAIT = (1e9, 1e9) if EVERY_STEPS else (0, 0)
+LONGEST_LIFE = 200_000  # calls of functions: some ten epochs
 
 
 def train(run_dir):
@@ -47,9 +57,10 @@ def train(run_dir):
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, NUM_EPOCHS * 8)
     trainer = Trainer(
         model, optimizer, nn.CrossEntropyLoss(), scheduler=scheduler, device="cpu", accumulation_steps=2,
-        run_dir=run_dir, log_every=5, progress=False, track_grad_norm=True,
+        run_dir=run_dir, log_every=5, progress=False, track_grad_norm=True, checkpoint_every_steps=EVERY_STEPS,
     )
-    train, valid = DataLoader(data, batch_size=4, shuffle=True), DataLoader(data, batch_size=30)
+    workers = {"num_workers": 1, "persistent_workers": True} if WORKER else {}
+    train, valid = DataLoader(data, batch_size=4, shuffle=True, **workers), DataLoader(data, batch_size=30)
     return trainer, trainer.fit(train, valid, num_epochs=NUM_EPOCHS, resume=True)
 
 
@@ -92,12 +103,12 @@ def die_in_save(name, let_through):
 
 def die_in_call(number):
     """Have the process killed by SIGKILL in the call of this number, from now, of any function of Python or C."""
-    left = number
+    left, process = number, os.getpid()
 
     def count(frame, event, argument):
         nonlocal left
         left -= event in ("call", "c_call")
-        if left == 0:
+        if left == 0 and os.getpid() == process:  # a worker counts too
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.setprofile(count)
@@ -179,6 +190,7 @@ def found(request, tmp_path_factory):
         "stderr": done.stderr,
         "kills": request.param[0],
         "num_epochs": request.param[1],
+        "every_steps": request.param[2],
     }
 
 
@@ -189,6 +201,7 @@ def test_the_run_was_really_killed_again_and_again(found):
     assert found["steps"] == sorted(found["steps"])
     assert len(set(found["steps"])) > found["kills"] // 2
     assert found["steps"][-1] < found["end"]
+    assert any(step % 8 for step in found["steps"]) == bool(found["every_steps"])
 
 
 def test_it_ends_bit_identical_with_the_run_that_never_was(found):
