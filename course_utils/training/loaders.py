@@ -130,7 +130,7 @@ def _nested(name: str, inputs: Any, y: Any) -> Batch:
     """Return a batch of which a part is not one tensor; its rows are those of y or, if y is nested, of the inputs."""
     # A tokenizer's BatchEncoding, for example, is a mapping and not a dict.
     inputs, y = (dict(each) if isinstance(each, Mapping) else each for each in (inputs, y))
-    first, target = _first_tensor(inputs), _first_tensor(y)
+    first, target = next(tensors_in(inputs), None), next(tensors_in(y), None)
     if first is None or target is None:
         raise TypeError(
             f"{name} must yield tensors (x, y), or tuples, lists or dicts with tensors, "
@@ -145,15 +145,13 @@ def _nested(name: str, inputs: Any, y: Any) -> Batch:
     return Batch(inputs, y, len(counted))
 
 
-def _first_tensor(value: object) -> Tensor | None:
-    """Return the first tensor in nested tuples, lists and dicts."""
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """Yield the tensors in nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
-        return value
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        return next((found for each in value if (found := _first_tensor(each)) is not None), None)
-    return None
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(each)
 
 
 def _not_a_pair(name: str, batch: Any, *, prepared: bool) -> TypeError:

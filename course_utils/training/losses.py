@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.training import loss_checks
+from course_utils.training.loaders import tensors_in
 
 # What the mean of each of PyTorch's losses of (output, y) divides by, as its documentation says. "labels" are those
 # that are not ignored, each as often as its class weighs; class probabilities count once, whatever the weights.
@@ -186,7 +187,7 @@ class BatchLoss:
 
     def _judge(self, output: Any, y: Any) -> None:
         """Find out on the first batch of at least 3 rows whether its parts join as `reduction` and `count` say."""
-        first = loss_checks.first_tensor(y)
+        first = next(tensors_in(y), None)
         if first is not None and first.ndim and len(first) < 3:
             return
         self._judged = True
