@@ -3,22 +3,21 @@
 import inspect
 import io
 import math
-import pickle
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from course_utils.errors import positive_integer, unknown_name
+from course_utils.errors import non_negative_number, positive_integer, unknown_name
 from course_utils.files import remove_unfinished, write_atomically
-from course_utils.training import checkpoint, distributed
+from course_utils.training import comparison, distributed
+from course_utils.training.reading import read_plain
 from course_utils.training.scheduling import Scheduling, best_mode
+from course_utils.training.state import load_model_state, model_state
 
 if TYPE_CHECKING:
     from course_utils.training.trainer import Trainer
@@ -178,9 +177,7 @@ class EarlyStopping(_Monitor):
     def __init__(self, monitor: str = "valid_loss", *, patience: int, min_delta: float = 0.0, mode: str | None = None):
         super().__init__(monitor, mode)
         self.patience = positive_integer("patience", patience)
-        if isinstance(min_delta, bool) or not isinstance(min_delta, int | float) or not 0 <= min_delta < math.inf:
-            raise ValueError(f"min_delta must be a finite number of at least 0, got {min_delta!r}")
-        self.min_delta = min_delta
+        self.min_delta = non_negative_number("min_delta", min_delta)
         self.bad_epochs = 0
 
     @property
@@ -280,7 +277,7 @@ class BestCheckpoint(_Monitor):
         if self._path is not None and distributed.rank() == 0:
             model = trainer.model if self.model is None else self.model
             content = io.BytesIO()
-            torch.save(checkpoint.model_state(model), content)
+            torch.save(model_state(model), content)
             try:
                 write_atomically(self._path, content.getvalue())
             except OSError as error:
@@ -302,22 +299,12 @@ class BestCheckpoint(_Monitor):
         """
         if self._path is None or self.best is None:
             raise ValueError(f"{self.file!r} was not written yet: load_best needs a fit with at least one whole epoch")
-        weights = _read_weights(self._path)
-        checkpoint.check_same_model(weights, checkpoint.model_state(model))
-        checkpoint.load_model_state(model, weights)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, on the CPU, after a comparison with its checksums, which torch.load leaves out."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        weights = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        weights = None
-    if not isinstance(weights, dict) or not all(isinstance(each, Tensor) for each in weights.values()):
-        raise ValueError(f"{path} is damaged or holds something else than weights, and nothing was loaded from it")
-    return weights
+        try:
+            weights = read_plain(self._path)
+        except ValueError as error:
+            raise ValueError(f"{self._path} cannot be read ({error}), and nothing was loaded from it") from error
+        comparison.check_same_model(weights, model_state(model))
+        load_model_state(model, weights)
 
 
 def check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
