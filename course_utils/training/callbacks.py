@@ -1,4 +1,4 @@
-"""What a user adds to the loop at fixed points: the base class, early stopping, and the best checkpoint."""
+"""What users add to the loop at fixed points: the base class, early stopping, and the best checkpoint."""
 
 import inspect
 import io
@@ -85,15 +85,7 @@ class Callback:
 
 
 class _Monitor(Callback):
-    """Watches one figure and keeps its best value.
-
-    Args:
-        monitor: the name of a figure: "valid_loss", "valid_accuracy", "epoch_loss", or one that a callback adds.
-        mode: "min" or "max"; None knows that a smaller loss and a larger accuracy are better.
-
-    Attributes:
-        best: the best value so far; None before the first one that is finite.
-    """
+    """Watches one figure and keeps its `best` value, which is None before the first one that is finite."""
 
     def __init__(self, monitor: str, mode: str | None):
         if not isinstance(monitor, str):
@@ -115,23 +107,19 @@ class _Monitor(Callback):
         if trainer.step == 0:
             self.best = None
 
-    def is_better(self, value: float, by: float = 0.0) -> bool:
-        """Return whether a value is finite and better than the best by more than `by`."""
-        if not math.isfinite(value):
-            return False
-        if self.best is None:
-            return True
-        return value < self.best - by if self.mode == "min" else value > self.best + by
-
-    def value_in(self, figures: Mapping[str, float]) -> float:
-        """Return the watched figure as a float.
+    def better_value(self, figures: Mapping[str, float], *, by: float = 0.0) -> float | None:
+        """Return the watched figure if it is finite and better than the best by more than `by`, else None.
 
         Raises:
             ValueError: it is not among the figures; the message lists them.
         """
         if self.monitor not in figures:
             raise unknown_name(f"monitor of {type(self).__name__}", self.monitor, figures)
-        return float(figures[self.monitor])
+        value = float(figures[self.monitor])
+        if not math.isfinite(value):
+            return None
+        gain = math.inf if self.best is None else self.best - value if self.mode == "min" else value - self.best
+        return value if gain > by else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the name of the figure and its best value."""
@@ -157,8 +145,8 @@ class _Monitor(Callback):
 class EarlyStopping(_Monitor):
     """Ends the run when a figure has not improved for some epochs.
 
-    A run that was ended so ends again at once when it is resumed, or when `fit` is called again. To continue, give it
-    a larger `patience`. The weights at the end are those of the last epoch; `BestCheckpoint` keeps the best ones.
+    If such a run is resumed, or `fit` is called again, it ends again at once; to continue, give a larger `patience`.
+    The weights at the end are those of the last epoch; `BestCheckpoint` keeps the best ones.
 
     Args:
         monitor: the name of a figure: "valid_loss", "valid_accuracy", "epoch_loss", or one that a callback adds.
@@ -199,11 +187,11 @@ class EarlyStopping(_Monitor):
 
     def on_epoch_end(self, trainer: "Trainer", figures: dict[str, float]) -> None:
         """Compare the figure with its best value."""
-        value = self.value_in(figures)
-        if self.is_better(value, by=self.min_delta):
-            self.best, self.bad_epochs = value, 0
-        else:
+        value = self.better_value(figures, by=self.min_delta)
+        if value is None:
             self.bad_epochs += 1
+        else:
+            self.best, self.bad_epochs = value, 0
         if self.reason:
             trainer.stop()
 
@@ -271,8 +259,8 @@ class BestCheckpoint(_Monitor):
 
     def on_epoch_end(self, trainer: "Trainer", figures: dict[str, float]) -> None:
         """Save the weights if the figure is the best so far."""
-        value = self.value_in(figures)
-        if not self.is_better(value):
+        value = self.better_value(figures)
+        if value is None:
             return
         if self._path is not None and distributed.rank() == 0:
             model = trainer.model if self.model is None else self.model
