@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from course_utils.errors import non_negative_number, positive_integer, unknown_name
+from course_utils.errors import check_name, non_negative_number, positive_integer, unknown_name
 from course_utils.files import remove_unfinished, write_atomically
 from course_utils.training import comparison, distributed
 from course_utils.training.reading import read_plain
@@ -90,8 +90,8 @@ class _Monitor(Callback):
     def __init__(self, monitor: str, mode: str | None):
         if not isinstance(monitor, str):
             raise TypeError(f"monitor must be the name of a figure, such as 'valid_loss', got {monitor!r}")
-        if mode not in (None, "min", "max"):
-            raise unknown_name("mode", mode, ["min", "max"])
+        if mode is not None:
+            check_name("mode", mode, ["min", "max"])
         known = best_mode(monitor)
         if mode is None and known is None:
             raise ValueError(
