@@ -401,9 +401,7 @@ def _restored(model: nn.Module, optimizer: Optimizer, loss_module: nn.Module | N
         ]
         for tensor, _, grad in values:
             if grad is not None:
-                tensor.grad = (
-                    None  # backward() adds to it, also to that of a parameter that the optimizer does not hold
-                )
+                tensor.grad = None  # backward() adds to it, even if the optimizer does not hold the parameter
         if getattr(loader, "_iterator", None) is not None:
             # A DataLoader with persistent workers: a pass in progress stays as it is.
             loader._iterator = None

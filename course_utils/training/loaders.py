@@ -1,6 +1,6 @@
-"""Loaders: what the loop and the finder expect of the data that they are given."""
+"""Loaders: what the loop and the finder expect of the data they are given, and what they do with a batch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -54,7 +54,7 @@ def check_loader(name: str, loader: object, *, steps_per_epoch: int | None = Non
     length = num_batches(loader)
     if length is None and steps_per_epoch is None:
         raise TypeError(
-            f"{name} has no length ({_described(loader)}), so nothing says where an epoch ends: "
+            f"{name} has no length ({_described(loader)}), so an epoch has no end: "
             "give the number of steps, fit(..., steps_per_epoch=1000), or a loader with a length"
         )
     if length == 0:
@@ -80,8 +80,7 @@ def check_repeatable(name: str, loader: object) -> None:
 
 
 def _described(loader: object) -> str:
-    dataset = getattr(loader, "dataset", None)
-    name = type(loader).__name__
+    dataset, name = getattr(loader, "dataset", None), type(loader).__name__
     return name if dataset is None else f"a {name} of {type(dataset).__name__}"
 
 
@@ -205,17 +204,6 @@ def forward(model: nn.Module, inputs: Tensors) -> Any:
             "BatchNorm cannot train on a batch of a single row, such as the last one of a pass: leave it out, "
             f"DataLoader(..., drop_last=True), or choose another batch_size ({error})"
         ) from error
-
-
-def batches_on(device: torch.device, name: str, loader: Iterable[object]) -> Iterator[tuple[Any, Any]]:
-    """Yield a loader's batches as pairs (inputs, y), checked and moved to the device.
-
-    Raises:
-        TypeError, ValueError: as `prepare`.
-    """
-    for batch in loader:
-        inputs, y, _ = prepare(name, batch)
-        yield to_device(inputs, device), to_device(y, device)
 
 
 def samplers(loader: object) -> list[object]:
