@@ -3,6 +3,7 @@
 import difflib
 import math
 import numbers
+import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -52,6 +53,14 @@ def check_name(kind: str, name: object, known: Iterable[str]) -> None:
         raise unknown_name(kind, name, names)
 
 
+def is_file_name(name: str) -> bool:
+    """Return whether the system can have a file of this name, with or without folders before it."""
+    try:
+        return bool(name.strip()) and b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+
+
 def folder_path(name: str, value: object) -> Path:
     """Return the path of a folder, with `~` as the user's home folder.
 
@@ -61,7 +70,7 @@ def folder_path(name: str, value: object) -> Path:
     """
     if not isinstance(value, str | Path):
         raise TypeError(f"{name} must be the path of a folder, got {quoted(value)}")
-    if not str(value).strip() or "\0" in str(value):
+    if not is_file_name(str(value)):
         raise ValueError(f"{name} must be the path of a folder, got {quoted(value)}: '.' is the current one")
     try:
         return Path(value).expanduser()

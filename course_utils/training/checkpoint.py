@@ -58,7 +58,7 @@ def load(folder: str | Path) -> dict[str, Any] | None:
 
 
 def _load(folder: Path) -> tuple[dict[str, Any] | None, bool]:
-    """Return the newest undamaged state, and whether it is that of the newest file."""
+    """Return the newest undamaged state, or None, and whether the newest file is undamaged."""
     damaged = []
     for name in (NEWEST, PREVIOUS):
         path = folder / name
@@ -80,7 +80,11 @@ def _load(folder: Path) -> tuple[dict[str, Any] | None, bool]:
 
 
 def _plain(value: object, where: str = "state") -> object:
-    """Return a copy of nested dicts and lists of tensors and plain values, and name what is neither."""
+    """Return a copy of nested dicts and lists of tensors and plain values.
+
+    Raises:
+        TypeError: something in them is neither a tensor nor a plain value.
+    """
     if value is None or type(value) in (bool, int, float, str, bytes, Tensor, nn.Parameter):
         return value
     if isinstance(value, Mapping):
@@ -96,7 +100,7 @@ def _plain(value: object, where: str = "state") -> object:
 
 
 def check_storable(state: State) -> None:
-    """Check that a checkpoint can hold a state of this kind, and that a run could continue from it, before it starts.
+    """Check before a run starts that a checkpoint can hold its state, and that the run could continue from it.
 
     Raises:
         TypeError: a part of it is neither a tensor nor a plain value; the message names it.
@@ -107,11 +111,11 @@ def check_storable(state: State) -> None:
 
 
 class Checkpoints:
-    """The checkpoints in the folder of a run, of which no other run may use it meanwhile; without a folder, none.
+    """The checkpoints in a run's folder, which is locked while the run uses it; without a folder, none.
 
-    After a save that took t seconds, the next is due 100 t later, at most 10 s. Saving therefore takes about a
-    hundredth of the time. Epochs of ten seconds and more are all saved; runs of shorter epochs are saved less often
-    than each epoch, and always at the end. What `every_steps` and `every_seconds` ask for is not put off.
+    After a save that took t seconds, wait 100 t, at most 10 s. Saving therefore takes about a hundredth of the time.
+    Epochs of ten seconds or more are all saved. Shorter ones are saved less often, and the last one always. The saves
+    that `every_steps` and `every_seconds` ask for do not wait.
 
     Args:
         folder: the run's folder, or None.
@@ -160,11 +164,11 @@ class Checkpoints:
 
         Args:
             resume: continue from the newest checkpoint.
-            own: the folder may hold the run that this object has saved or loaded; it is continued from memory.
+            own: the folder may hold the run that this object saved or loaded, which continues from memory.
 
         Raises:
-            ValueError: another run is using the folder, or has left its files there and `resume` is False; the
-                checkpoints are damaged; or `resume` without a folder.
+            ValueError: another run uses the folder, or left its files there and `resume` is False; the checkpoints
+                are damaged; or `resume` is True without a folder.
             OSError: the folder cannot be created or written to.
         """
         self.error = None
@@ -175,16 +179,16 @@ class Checkpoints:
             return None
         if self.writes:
             self._lock = _take_folder(self.folder)
+        state = None
         try:
-            if self.writes and not resume:
+            if resume:
+                with warnings.catch_warnings():
+                    if not self.writes:
+                        warnings.simplefilter("ignore", RuntimeWarning)  # one process warns for all of them
+                    state, self._newest_is_whole = _load(self.folder)
+                self._newest = _stamp(self.folder / NEWEST)
+            elif self.writes:
                 self._check_is_free(self.folder, own)
-            if not resume:
-                return None
-            with warnings.catch_warnings():
-                if not self.writes:
-                    warnings.simplefilter("ignore", RuntimeWarning)  # one process warns for all of them
-                state, self._newest_is_whole = _load(self.folder)
-            self._newest = _stamp(self.folder / NEWEST)
         except BaseException:
             self.close()
             raise
@@ -201,13 +205,13 @@ class Checkpoints:
         return self.writes and time.monotonic() >= self._due_at
 
     def due_after_epoch(self, epoch: int) -> bool:
-        """Return whether to save after this epoch, counted from 1; of several processes, the one that saves decides."""
+        """Return whether to save after this epoch, counted from 1; only the process that saves knows."""
         return epoch % self.every == 0 and self.due()
 
     def due_after_step(self, step: int) -> bool:
         """Return whether `every_steps` or `every_seconds` asks for a checkpoint after this step, counted from 1.
 
-        Several processes agree on the steps but not on the seconds, of which each has its own clock.
+        Processes agree on the steps but not on the seconds, since each has its own clock.
         """
         if self.folder is None:
             return False
@@ -216,7 +220,7 @@ class Checkpoints:
         return self.every_seconds is not None and time.monotonic() - self._saved_at >= self.every_seconds
 
     def save(self, state: State) -> None:
-        """Save a state; if it cannot be written, keep the `error` and warn with a RuntimeWarning: the run continues."""
+        """Save a state; if it cannot be written, keep the `error`, warn with a RuntimeWarning, and continue."""
         began = time.monotonic()
         if self.folder is not None and self.writes:
             try:

@@ -56,7 +56,7 @@ def check_state(state: object) -> None:
 
 
 def check_fits(saved: State, mine: State) -> None:
-    """Check that the parts of a state, after `check_state`, are like those of the run that is to continue from it.
+    """Check that the parts of a state, after `check_state`, are like those of the run that continues from it.
 
     The model is left to `comparison.check_same_model`, the optimizer's buffers to `check_buffers`.
 
