@@ -34,7 +34,7 @@ LOW, POINT, HIGH = 1 / 10, 1 / 3, 1 / 2
 
 
 class End(enum.Enum):
-    """The way in which a search ended."""
+    """How a search ended."""
 
     LAST_RATE = "at the last rate"
     NOT_FINITE = "at a loss that is NaN or infinite"
@@ -290,7 +290,7 @@ def _smooth(losses: Sequence[float], reach: int) -> list[float]:
     return means
 
 
-# Each sentence whole, by the way in which the search ended. The fields: num_losses, height (the loss at the start),
+# Whole sentences, by how the search ended. The fields: num_losses, height (the loss at the start),
 # bottom (the lowest smoothed loss), best (the rate there), first, last (the first and the last rate).
 TOO_FEW = {
     End.LAST_RATE: "the search ended within its first steps ({num_losses} taken): give more steps",

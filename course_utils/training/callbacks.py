@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Callback:
     """Does nothing at each point of a run; a subclass overrides the points it needs.
 
-    The points, in the order in which they are reached:
+    The points, in order:
 
         on_fit_start
         for each epoch:
@@ -36,8 +36,8 @@ class Callback:
             on_epoch_end
         on_fit_end
 
-    Callbacks are called in the order in which the Trainer got them, each with the trainer: `trainer.model`, `.step`,
-    `.epoch`, `.history`, and `.stop()`, which ends the run. In a run of several processes, each process calls them.
+    Callbacks are called in the order of the Trainer's list. Each gets the trainer, with its `model`, `step`, `epoch`,
+    `history`, and `stop()`, which ends the run. With several processes, each process calls its own callbacks.
 
     Raises:
         ValueError: a subclass has a method `on_…` that is not one of these points, so it would never be called.

@@ -43,7 +43,7 @@ def num_batches(loader: object) -> int | None:
 
 
 def check_loader(name: str, loader: object, *, steps_per_epoch: int | None = None) -> None:
-    """Check that a loader yields batches in pass after pass, and that it is known where an epoch ends.
+    """Check that a loader yields batches in pass after pass, and that an epoch of it has an end.
 
     Raises:
         TypeError: it is a data set or an iterator, cannot be iterated over, or has neither a length nor
@@ -126,7 +126,7 @@ def prepare(name: str, batch: Any, prepare_batch: PrepareBatch | None = None) ->
 
 
 def _nested(name: str, inputs: Any, y: Any) -> Batch:
-    """Return a batch of which a part is not one tensor; its rows are those of y or, if y is nested, of the inputs."""
+    """Return a batch with nested parts; its rows are those of y or, if y is nested, of the inputs."""
     # A tokenizer's BatchEncoding, for example, is a mapping and not a dict.
     inputs, y = (dict(each) if isinstance(each, Mapping) else each for each in (inputs, y))
     first, target = next(tensors_in(inputs), None), next(tensors_in(y), None)

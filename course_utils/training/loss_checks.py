@@ -189,7 +189,7 @@ def joins_by_rows(
 def _check_broadcast(
     loss_fn: Callable[..., Any], output: Tensor, y: Tensor, count: Callable[[Any, int], float | Tensor]
 ) -> None:
-    """Check that it is not broadcasting that makes a loss compare each row with every other.
+    """Check that a loss does not compare each row with every other just because of broadcasting.
 
     Raises:
         ValueError: the loss is that of single rows as soon as the output has the shape of y.

@@ -52,9 +52,9 @@ class BatchLoss:
     """A loss function of `(output, y)`, checked, with what its mean divides by.
 
     PyTorch's own losses are known: modules, functions, and `functools.partial` of them. The mean of any other loss is
-    taken to divide by the rows of the batch. The first batch of at least 3 rows tests that: the loss is computed again
-    on a copy without a graph, on the whole batch and on two parts of it, with all random numbers put back. A loss that
-    is not the same twice, or a batch that cannot be split by rows, is not judged.
+    taken to divide by the rows of the batch. The first batch of at least 3 rows tests that: a copy of the loss computes
+    it again, without a graph, on the whole batch and on two parts of it, and the random numbers are restored. A loss
+    that differs when it is repeated, or a batch that cannot be split by rows, is not judged.
 
     Args:
         loss_fn: returns one number: a mean over the batch or, if its `reduction` is "sum", a sum.
@@ -208,9 +208,9 @@ def _unwrapped(loss_fn: object) -> tuple[Any, dict[str, Any]]:
 
 
 def _known(function: Any, keywords: dict[str, Any]) -> tuple[Callable[..., Tensor] | None, Any, bool]:
-    """Return PyTorch's function behind a loss, or None; the holder of its settings; and whether its forward is changed.
+    """Return PyTorch's function for a loss, or None; an object with its settings; whether a subclass changes forward.
 
-    The holder has the attributes reduction, weight and ignore_index, as far as the loss knows them.
+    The settings are attributes: reduction and, if the loss has them, weight and ignore_index.
     """
     for module, known, _ in LOSSES:
         if isinstance(function, module):

@@ -163,7 +163,7 @@ class Passes:
             skipped = sum(1 for _ in itertools.islice(batches, self.position))
             if skipped < self.position:
                 raise ValueError(
-                    f"train yielded {skipped} batches in pass {self.number + 1}, of which the run has taken "
+                    f"train yielded only {skipped} batches in pass {self.number + 1}, but the run has already taken "
                     f"{self.position}: continue with the same data"
                 )
         self.random_states.set_state(now)
@@ -231,7 +231,7 @@ def _why_inexact(loader: object) -> str | None:
 
 
 def _order_makers(loader: object) -> list[object]:
-    """Return the parts that decide in which order the data come."""
+    """Return the parts that decide the order of the data."""
     dataset = getattr(loader, "dataset", None)
     ordered = isinstance(dataset, IterableDataset) or type(dataset) in (list, tuple)
     return [loader, *samplers(loader), *([dataset] if ordered else [])]
