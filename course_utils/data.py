@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from course_utils.devices import resolve_device
-from course_utils.errors import check_name, non_negative_integer, positive_integer, quoted, valid_seed
+from course_utils.errors import check_name, folder_path, non_negative_integer, positive_integer, quoted, valid_seed
 
 # How many batches are gathered from the data at once.
 GATHERED = 32
@@ -174,18 +174,6 @@ def _bytes_to_floats(batch: Tensor) -> Tensor:
     return batch.float().div_(255)
 
 
-def _folder(name: str, value: object) -> Path:
-    """Return a folder's path, with `~` as the home folder."""
-    if not isinstance(value, str | Path):
-        raise TypeError(f"{name} must be the path of a folder, got {quoted(value)}")
-    if value == "" or "\0" in str(value):
-        raise ValueError(f"{name} must be the path of a folder, got {quoted(value)}: '.' is the current one")
-    try:
-        return Path(value).expanduser()
-    except RuntimeError as error:  # the home folder of a user whom this machine does not know
-        raise ValueError(f"{name}={quoted(value)} cannot be used: {error}") from error
-
-
 def _torchvision(name: str, root: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return one of torchvision's data sets as uint8 tensors (rows, channels, height, width); it is downloaded once."""
     from torchvision import datasets
@@ -254,7 +242,7 @@ def load(
     (23, 1437, (1, 8, 8), 10)
     """
     check_name("data set", name, NAMES)
-    device, folder = resolve_device(device), _folder("root", root)
+    device, folder = resolve_device(device), folder_path("root", root)
     batch_size, seed = positive_integer("batch_size", batch_size), valid_seed("seed", seed)
     x, y, x_valid, y_valid = _digits() if name == "digits" else _torchvision(name, folder)
     transform = None if name == "digits" else _bytes_to_floats

@@ -3,7 +3,10 @@
 import difflib
 import math
 import numbers
+import os
+import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 # The largest count: PyTorch and itertools count with 64 bits.
 LARGEST = 2**63 - 1
@@ -12,13 +15,13 @@ QUOTED = 100
 
 
 def quoted(value: object) -> str:
-    """Return `repr(value)` for an error message, cut to `QUOTED` characters; if it has none, its type.
+    """Return `repr(value)` for an error message, in one line of `QUOTED` characters; if it has none, its type.
 
     >>> quoted("adamm")
     "'adamm'"
     """
     try:
-        text = repr(value)
+        text = re.sub(r"\n\s*", " ", repr(value))  # a tensor takes several lines
     except Exception:  # whatever a __repr__ raises; Python itself refuses to print an int of more than 4,300 digits
         return f"a value of type {type(value).__name__} that cannot be printed"
     return text if len(text) <= QUOTED else f"{text[:QUOTED]}…"
@@ -48,6 +51,31 @@ def check_name(kind: str, name: object, known: Iterable[str]) -> None:
     # An array compares element by element, so it must not reach `in`.
     if not isinstance(name, str) or name not in names:
         raise unknown_name(kind, name, names)
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether the system can have a file of this name, with or without folders before it."""
+    try:
+        return bool(name.strip()) and b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+
+
+def folder_path(name: str, value: object) -> Path:
+    """Return the path of a folder, with `~` as the user's home folder.
+
+    Raises:
+        TypeError: it is neither text nor a Path.
+        ValueError: it names no folder.
+    """
+    if not isinstance(value, str | Path):
+        raise TypeError(f"{name} must be the path of a folder, got {quoted(value)}")
+    if not is_file_name(str(value)):
+        raise ValueError(f"{name} must be the path of a folder, got {quoted(value)}: '.' is the current one")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:  # the home folder of a user whom this machine does not know
+        raise ValueError(f"{name}={quoted(value)} cannot be used: {error}") from error
 
 
 def _whole(value: object) -> int | None:

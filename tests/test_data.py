@@ -322,7 +322,7 @@ def test_load_checks_before_it_reads(options, message, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("root", ["", "data\0"])
+@pytest.mark.parametrize("root", ["", "data\0", "\ud800"])
 def test_a_root_that_is_no_path_is_refused(root):
     with pytest.raises(ValueError, match=re.escape(f"root must be the path of a folder, got {root!r}: '.' is")):
         load(root=root)

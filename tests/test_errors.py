@@ -46,6 +46,7 @@ class Unprintable:
     [
         ("adam", "'adam'"),
         ([1, 2], "[1, 2]"),
+        (torch.eye(2), "tensor([[1., 0.], [0., 1.]])"),
         ("x" * 200, "'" + "x" * 99 + "…"),
         (Unprintable(), "a value of type Unprintable that cannot be printed"),
     ],

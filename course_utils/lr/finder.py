@@ -35,7 +35,7 @@ LOW, POINT, HIGH = 1 / 10, 1 / 3, 1 / 2
 
 
 class End(enum.Enum):
-    """The way in which a search ended."""
+    """How a search ended."""
 
     LAST_RATE = "at the last rate"
     NOT_FINITE = "at a loss that is NaN or infinite"
@@ -296,7 +296,7 @@ def _smooth(losses: Sequence[float], reach: int) -> list[float]:
     return means
 
 
-# Each sentence whole, by the way in which the search ended. The fields: num_losses, height (the loss at the start),
+# Whole sentences, by how the search ended. The fields: num_losses, height (the loss at the start),
 # bottom (the lowest smoothed loss), best (the rate there), first, last (the first and the last rate).
 TOO_FEW = {
     End.LAST_RATE: "the search ended within its first steps ({num_losses} taken): give more steps",
@@ -409,9 +409,7 @@ def _restored(model: nn.Module, optimizer: Optimizer, loss_module: nn.Module | N
         ]
         for tensor, _, grad in values:
             if grad is not None:
-                tensor.grad = (
-                    None  # backward() adds to it, also to that of a parameter that the optimizer does not hold
-                )
+                tensor.grad = None  # backward() adds to it, even if the optimizer does not hold the parameter
         if getattr(loader, "_iterator", None) is not None:
             # A DataLoader with persistent workers: a pass in progress stays as it is.
             loader._iterator = None

@@ -1,24 +1,23 @@
-"""What a user adds to the loop at fixed points: the base class, early stopping, and the best checkpoint."""
+"""What users add to the loop at fixed points: the base class, early stopping, and the best checkpoint."""
 
 import inspect
 import io
 import math
-import pickle
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from course_utils.errors import positive_integer, unknown_name
+from course_utils.errors import check_name, non_negative_number, positive_integer, unknown_name
 from course_utils.files import remove_unfinished, write_atomically
-from course_utils.training import checkpoint, distributed
+from course_utils.training import comparison, distributed
+from course_utils.training.reading import read_plain
 from course_utils.training.scheduling import Scheduling, best_mode
+from course_utils.training.state import load_model_state, model_state
 
 if TYPE_CHECKING:
     from course_utils.training.trainer import Trainer
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 class Callback:
     """Does nothing at each point of a run; a subclass overrides the points it needs.
 
-    The points, in the order in which they are reached:
+    The points, in order:
 
         on_fit_start
         for each epoch:
@@ -37,8 +36,8 @@ class Callback:
             on_epoch_end
         on_fit_end
 
-    Callbacks are called in the order in which the Trainer got them, each with the trainer: `trainer.model`, `.step`,
-    `.epoch`, `.history`, and `.stop()`, which ends the run. In a run of several processes, each process calls them.
+    Callbacks are called in the order of the Trainer's list. Each gets the trainer, with its `model`, `step`, `epoch`,
+    `history`, and `stop()`, which ends the run. With several processes, each process calls its own callbacks.
 
     Raises:
         ValueError: a subclass has a method `on_…` that is not one of these points, so it would never be called.
@@ -86,21 +85,13 @@ class Callback:
 
 
 class _Monitor(Callback):
-    """Watches one figure and keeps its best value.
-
-    Args:
-        monitor: the name of a figure: "valid_loss", "valid_accuracy", "epoch_loss", or one that a callback adds.
-        mode: "min" or "max"; None knows that a smaller loss and a larger accuracy are better.
-
-    Attributes:
-        best: the best value so far; None before the first one that is finite.
-    """
+    """Watches one figure and keeps its `best` value, which is None before the first one that is finite."""
 
     def __init__(self, monitor: str, mode: str | None):
         if not isinstance(monitor, str):
             raise TypeError(f"monitor must be the name of a figure, such as 'valid_loss', got {monitor!r}")
-        if mode not in (None, "min", "max"):
-            raise unknown_name("mode", mode, ["min", "max"])
+        if mode is not None:
+            check_name("mode", mode, ["min", "max"])
         known = best_mode(monitor)
         if mode is None and known is None:
             raise ValueError(
@@ -116,23 +107,19 @@ class _Monitor(Callback):
         if trainer.step == 0:
             self.best = None
 
-    def is_better(self, value: float, by: float = 0.0) -> bool:
-        """Return whether a value is finite and better than the best by more than `by`."""
-        if not math.isfinite(value):
-            return False
-        if self.best is None:
-            return True
-        return value < self.best - by if self.mode == "min" else value > self.best + by
-
-    def value_in(self, figures: Mapping[str, float]) -> float:
-        """Return the watched figure as a float.
+    def better_value(self, figures: Mapping[str, float], *, by: float = 0.0) -> float | None:
+        """Return the watched figure if it is finite and better than the best by more than `by`, else None.
 
         Raises:
             ValueError: it is not among the figures; the message lists them.
         """
         if self.monitor not in figures:
             raise unknown_name(f"monitor of {type(self).__name__}", self.monitor, figures)
-        return float(figures[self.monitor])
+        value = float(figures[self.monitor])
+        if not math.isfinite(value):
+            return None
+        gain = math.inf if self.best is None else self.best - value if self.mode == "min" else value - self.best
+        return value if gain > by else None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the name of the figure and its best value."""
@@ -158,8 +145,8 @@ class _Monitor(Callback):
 class EarlyStopping(_Monitor):
     """Ends the run when a figure has not improved for some epochs.
 
-    A run that was ended so ends again at once when it is resumed, or when `fit` is called again. To continue, give it
-    a larger `patience`. The weights at the end are those of the last epoch; `BestCheckpoint` keeps the best ones.
+    If such a run is resumed, or `fit` is called again, it ends again at once; to continue, give a larger `patience`.
+    The weights at the end are those of the last epoch; `BestCheckpoint` keeps the best ones.
 
     Args:
         monitor: the name of a figure: "valid_loss", "valid_accuracy", "epoch_loss", or one that a callback adds.
@@ -178,9 +165,7 @@ class EarlyStopping(_Monitor):
     def __init__(self, monitor: str = "valid_loss", *, patience: int, min_delta: float = 0.0, mode: str | None = None):
         super().__init__(monitor, mode)
         self.patience = positive_integer("patience", patience)
-        if isinstance(min_delta, bool) or not isinstance(min_delta, int | float) or not 0 <= min_delta < math.inf:
-            raise ValueError(f"min_delta must be a finite number of at least 0, got {min_delta!r}")
-        self.min_delta = min_delta
+        self.min_delta = non_negative_number("min_delta", min_delta)
         self.bad_epochs = 0
 
     @property
@@ -202,11 +187,11 @@ class EarlyStopping(_Monitor):
 
     def on_epoch_end(self, trainer: "Trainer", figures: dict[str, float]) -> None:
         """Compare the figure with its best value."""
-        value = self.value_in(figures)
-        if self.is_better(value, by=self.min_delta):
-            self.best, self.bad_epochs = value, 0
-        else:
+        value = self.better_value(figures, by=self.min_delta)
+        if value is None:
             self.bad_epochs += 1
+        else:
+            self.best, self.bad_epochs = value, 0
         if self.reason:
             trainer.stop()
 
@@ -274,13 +259,13 @@ class BestCheckpoint(_Monitor):
 
     def on_epoch_end(self, trainer: "Trainer", figures: dict[str, float]) -> None:
         """Save the weights if the figure is the best so far."""
-        value = self.value_in(figures)
-        if not self.is_better(value):
+        value = self.better_value(figures)
+        if value is None:
             return
         if self._path is not None and distributed.rank() == 0:
             model = trainer.model if self.model is None else self.model
             content = io.BytesIO()
-            torch.save(checkpoint.model_state(model), content)
+            torch.save(model_state(model), content)
             try:
                 write_atomically(self._path, content.getvalue())
             except OSError as error:
@@ -302,22 +287,12 @@ class BestCheckpoint(_Monitor):
         """
         if self._path is None or self.best is None:
             raise ValueError(f"{self.file!r} was not written yet: load_best needs a fit with at least one whole epoch")
-        weights = _read_weights(self._path)
-        checkpoint.check_same_model(weights, checkpoint.model_state(model))
-        checkpoint.load_model_state(model, weights)
-
-
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, on the CPU, after a comparison with its checksums, which torch.load leaves out."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        weights = None if damaged else torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        weights = None
-    if not isinstance(weights, dict) or not all(isinstance(each, Tensor) for each in weights.values()):
-        raise ValueError(f"{path} is damaged or holds something else than weights, and nothing was loaded from it")
-    return weights
+        try:
+            weights = read_plain(self._path)
+        except ValueError as error:
+            raise ValueError(f"{self._path} cannot be read ({error}), and nothing was loaded from it") from error
+        comparison.check_same_model(weights, model_state(model))
+        load_model_state(model, weights)
 
 
 def check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:

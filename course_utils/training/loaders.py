@@ -1,6 +1,6 @@
-"""Loaders: what the loop and the finder expect of the data that they are given."""
+"""Loaders: what the loop and the finder expect of the data they are given, and what they do with a batch."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -43,7 +43,7 @@ def num_batches(loader: object) -> int | None:
 
 
 def check_loader(name: str, loader: object, *, steps_per_epoch: int | None = None) -> None:
-    """Check that a loader yields batches in pass after pass, and that it is known where an epoch ends.
+    """Check that a loader yields batches in pass after pass, and that an epoch of it has an end.
 
     Raises:
         TypeError: it is a data set or an iterator, cannot be iterated over, or has neither a length nor
@@ -54,7 +54,7 @@ def check_loader(name: str, loader: object, *, steps_per_epoch: int | None = Non
     length = num_batches(loader)
     if length is None and steps_per_epoch is None:
         raise TypeError(
-            f"{name} has no length ({_described(loader)}), so nothing says where an epoch ends: "
+            f"{name} has no length ({_described(loader)}), so an epoch has no end: "
             "give the number of steps, fit(..., steps_per_epoch=1000), or a loader with a length"
         )
     if length == 0:
@@ -80,8 +80,7 @@ def check_repeatable(name: str, loader: object) -> None:
 
 
 def _described(loader: object) -> str:
-    dataset = getattr(loader, "dataset", None)
-    name = type(loader).__name__
+    dataset, name = getattr(loader, "dataset", None), type(loader).__name__
     return name if dataset is None else f"a {name} of {type(dataset).__name__}"
 
 
@@ -127,10 +126,10 @@ def prepare(name: str, batch: Any, prepare_batch: PrepareBatch | None = None) ->
 
 
 def _nested(name: str, inputs: Any, y: Any) -> Batch:
-    """Return a batch of which a part is not one tensor; its rows are those of y or, if y is nested, of the inputs."""
+    """Return a batch with nested parts; its rows are those of y or, if y is nested, of the inputs."""
     # A tokenizer's BatchEncoding, for example, is a mapping and not a dict.
     inputs, y = (dict(each) if isinstance(each, Mapping) else each for each in (inputs, y))
-    first, target = _first_tensor(inputs), _first_tensor(y)
+    first, target = next(tensors_in(inputs), None), next(tensors_in(y), None)
     if first is None or target is None:
         raise TypeError(
             f"{name} must yield tensors (x, y), or tuples, lists or dicts with tensors, "
@@ -145,15 +144,13 @@ def _nested(name: str, inputs: Any, y: Any) -> Batch:
     return Batch(inputs, y, len(counted))
 
 
-def _first_tensor(value: object) -> Tensor | None:
-    """Return the first tensor in nested tuples, lists and dicts."""
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """Yield the tensors in nested tuples, lists and dicts."""
     if isinstance(value, Tensor):
-        return value
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        return next((found for each in value if (found := _first_tensor(each)) is not None), None)
-    return None
+        yield value
+    elif isinstance(value, Mapping | tuple | list):
+        for each in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(each)
 
 
 def _not_a_pair(name: str, batch: Any, *, prepared: bool) -> TypeError:
@@ -207,17 +204,6 @@ def forward(model: nn.Module, inputs: Tensors) -> Any:
             "BatchNorm cannot train on a batch of a single row, such as the last one of a pass: leave it out, "
             f"DataLoader(..., drop_last=True), or choose another batch_size ({error})"
         ) from error
-
-
-def batches_on(device: torch.device, name: str, loader: Iterable[object]) -> Iterator[tuple[Any, Any]]:
-    """Yield a loader's batches as pairs (inputs, y), checked and moved to the device.
-
-    Raises:
-        TypeError, ValueError: as `prepare`.
-    """
-    for batch in loader:
-        inputs, y, _ = prepare(name, batch)
-        yield to_device(inputs, device), to_device(y, device)
 
 
 def samplers(loader: object) -> list[object]:

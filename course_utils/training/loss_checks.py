@@ -3,15 +3,16 @@
 import contextlib
 import copy
 import math
-import random
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from course_utils.training.loaders import tensors_in
+from course_utils.training.rng import RandomStates
 
 TAKES_CLASSES: tuple[Callable[..., Tensor], ...] = (F.cross_entropy, F.nll_loss, F.multi_margin_loss)
 _IN_UNIT_INTERVAL = (F.binary_cross_entropy, F.binary_cross_entropy_with_logits)
@@ -131,17 +132,6 @@ def not_a_loss(loss: object) -> TypeError | ValueError:
     )
 
 
-def first_tensor(value: Any) -> Tensor | None:
-    """Return the first tensor in nested tuples, lists and dicts, or None."""
-    if isinstance(value, Tensor):
-        return value
-    if isinstance(value, dict):
-        value = tuple(value.values())
-    if isinstance(value, tuple | list):
-        return next((found for found in map(first_tensor, value) if found is not None), None)
-    return None
-
-
 def joins_by_rows(
     loss_fn: Callable[..., Any],
     output: Any,
@@ -199,7 +189,7 @@ def joins_by_rows(
 def _check_broadcast(
     loss_fn: Callable[..., Any], output: Tensor, y: Tensor, count: Callable[[Any, int], float | Tensor]
 ) -> None:
-    """Check that it is not broadcasting that makes a loss compare each row with every other.
+    """Check that a loss does not compare each row with every other just because of broadcasting.
 
     Raises:
         ValueError: the loss is that of single rows as soon as the output has the shape of y.
@@ -227,7 +217,7 @@ class _Parts:
         y: Any,
         count: Callable[[Any, int], float | Tensor],
     ):
-        first = first_tensor(y)
+        first = next(tensors_in(y), None)
         if first is None or not first.ndim:
             raise TypeError("targets that cannot be split by rows")
         rows = len(first)
@@ -236,7 +226,7 @@ class _Parts:
         halves = [(_rows(output, rows, part), _rows(y, rows, part)) for part in (slice(cut), slice(cut, None))]
         everything = _rows(output, rows, slice(None)), _rows(y, rows, slice(None))
         exact = torch.autocast(first.device.type, enabled=False)
-        with torch.no_grad(), exact, _random_numbers_kept(first.device), warnings.catch_warnings():
+        with torch.no_grad(), exact, _random_numbers_kept(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trial = _copy(loss_fn)
             self.whole, *self.losses, self.again = [float(trial(*each)) for each in (everything, *halves, everything)]
@@ -288,12 +278,11 @@ def _copy(loss_fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextlib.contextmanager
-def _random_numbers_kept(device: torch.device) -> Iterator[None]:
-    """Put the random number generators of Python, NumPy, PyTorch, and a CUDA device back as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+def _random_numbers_kept() -> Iterator[None]:
+    """Restore the random number generators of Python, NumPy, PyTorch and CUDA at the end."""
+    random_states = RandomStates()
+    before = random_states.get_state()
+    try:
+        yield
+    finally:
+        random_states.set_state(before)

@@ -15,44 +15,29 @@ from torch import Tensor, nn
 
 from course_utils.training import loss_checks
 from course_utils.training.history import Count, Labels
-from course_utils.training.loaders import Batch
+from course_utils.training.loaders import Batch, tensors_in
 
-# What the mean of each of PyTorch's losses of (output, y) divides by, as its documentation says. "labels" are those
-# that are not ignored, each as often as its class weighs; class probabilities count once, whatever the weights.
-DIVIDES_BY: dict[Callable[..., Tensor], str] = {
-    F.cross_entropy: "labels",
-    F.nll_loss: "labels",
-    F.multi_margin_loss: "rows",
-    F.multilabel_margin_loss: "rows",
-    F.multilabel_soft_margin_loss: "elements",
-    F.mse_loss: "elements",
-    F.l1_loss: "elements",
-    F.smooth_l1_loss: "elements",
-    F.huber_loss: "elements",
-    F.binary_cross_entropy: "elements",
-    F.binary_cross_entropy_with_logits: "elements",
-    F.kl_div: "elements",
-    F.poisson_nll_loss: "elements",
-    F.hinge_embedding_loss: "elements",
-    F.soft_margin_loss: "elements",
-}
-MODULES: dict[type[nn.Module], Callable[..., Tensor]] = {
-    nn.CrossEntropyLoss: F.cross_entropy,
-    nn.NLLLoss: F.nll_loss,
-    nn.MultiMarginLoss: F.multi_margin_loss,
-    nn.MultiLabelMarginLoss: F.multilabel_margin_loss,
-    nn.MultiLabelSoftMarginLoss: F.multilabel_soft_margin_loss,
-    nn.MSELoss: F.mse_loss,
-    nn.L1Loss: F.l1_loss,
-    nn.SmoothL1Loss: F.smooth_l1_loss,
-    nn.HuberLoss: F.huber_loss,
-    nn.BCELoss: F.binary_cross_entropy,
-    nn.BCEWithLogitsLoss: F.binary_cross_entropy_with_logits,
-    nn.KLDivLoss: F.kl_div,
-    nn.PoissonNLLLoss: F.poisson_nll_loss,
-    nn.HingeEmbeddingLoss: F.hinge_embedding_loss,
-    nn.SoftMarginLoss: F.soft_margin_loss,
-}
+# PyTorch's losses of (output, y), as modules and as functions, and what the mean of each divides by, as its
+# documentation says. "labels" are those that are not ignored, each as often as its class weighs; class probabilities
+# count once, whatever the weights.
+LOSSES: tuple[tuple[type[nn.Module], Callable[..., Tensor], str], ...] = (
+    (nn.CrossEntropyLoss, F.cross_entropy, "labels"),
+    (nn.NLLLoss, F.nll_loss, "labels"),
+    (nn.MultiMarginLoss, F.multi_margin_loss, "rows"),
+    (nn.MultiLabelMarginLoss, F.multilabel_margin_loss, "rows"),
+    (nn.MultiLabelSoftMarginLoss, F.multilabel_soft_margin_loss, "elements"),
+    (nn.MSELoss, F.mse_loss, "elements"),
+    (nn.L1Loss, F.l1_loss, "elements"),
+    (nn.SmoothL1Loss, F.smooth_l1_loss, "elements"),
+    (nn.HuberLoss, F.huber_loss, "elements"),
+    (nn.BCELoss, F.binary_cross_entropy, "elements"),
+    (nn.BCEWithLogitsLoss, F.binary_cross_entropy_with_logits, "elements"),
+    (nn.KLDivLoss, F.kl_div, "elements"),
+    (nn.PoissonNLLLoss, F.poisson_nll_loss, "elements"),
+    (nn.HingeEmbeddingLoss, F.hinge_embedding_loss, "elements"),
+    (nn.SoftMarginLoss, F.soft_margin_loss, "elements"),
+)
+DIVIDES_BY = {function: divisor for _, function, divisor in LOSSES}
 # These take more than (output, y).
 NEEDS_MORE: tuple[type[nn.Module], ...] = (
     nn.GaussianNLLLoss,
@@ -68,9 +53,9 @@ class BatchLoss:
     """A loss function of `(output, y)`, checked, with what its mean divides by.
 
     PyTorch's own losses are known: modules, functions, and `functools.partial` of them. The mean of any other loss is
-    taken to divide by the rows of the batch. The first batch of at least 3 rows tests that: the loss is computed again
-    on a copy without a graph, on the whole batch and on two parts of it, with all random numbers put back. A loss that
-    is not the same twice, or a batch that cannot be split by rows, is not judged.
+    taken to divide by the rows of the batch. The first batch of at least 3 rows tests that: a copy of the loss computes
+    it again, without a graph, on the whole batch and on two parts of it, and the random numbers are restored. A loss
+    that differs when it is repeated, or a batch that cannot be split by rows, is not judged.
 
     Args:
         loss_fn: returns one number: a mean over the batch or, if its `reduction` is "sum", a sum.
@@ -105,8 +90,7 @@ class BatchLoss:
         self._name = getattr(function, "__name__", type(function).__name__)
         self._own_count = count
         self._function, self._settings, changed = _known(function, keywords)
-        self._divides_by = "rows" if self._function is None else DIVIDES_BY[self._function]
-        self.reduction = self._checked_reduction(changed)
+        self.reduction, self._divides_by = _joined_by(self._function, self._settings, changed=changed)
         self.ignore_index: int = getattr(self._settings, "ignore_index", -100)
         self.takes_classes: bool | None = None
         if self._function is not None:
@@ -184,27 +168,13 @@ class BatchLoss:
         if self.module is not None:
             self.module.to(device)
 
-    def _checked_reduction(self, changed: bool) -> str:
-        reduction = getattr(self._settings, "reduction", None)
-        if reduction == "sum":
-            return "sum"
-        if self._function is F.kl_div and reduction == "batchmean":
-            self._divides_by = "rows"
-        elif self._function is not None and reduction != "mean":
-            if not changed:
-                raise ValueError(
-                    f"loss_fn has reduction={reduction!r}, but backward() needs one number: use 'mean' or 'sum'"
-                )
-            self._divides_by = "rows"  # its forward joins the losses of single rows
-        return "mean"
-
     def _check(self, output: Any, y: Any, *, values: bool) -> None:
         if self._function is not None:
             loss_checks.check_batch(self._function, self._name, output, y, self.ignore_index, values=values)
 
     def _judge(self, output: Any, y: Any) -> None:
         """Find out on the first batch of at least 3 rows whether its parts join as `reduction` and `count` say."""
-        first = loss_checks.first_tensor(y)
+        first = next(tensors_in(y), None)
         if first is not None and first.ndim and len(first) < 3:
             return
         self._judged = True
@@ -255,18 +225,32 @@ def _unwrapped(loss_fn: object) -> tuple[Any, dict[str, Any]]:
 
 
 def _known(function: Any, keywords: dict[str, Any]) -> tuple[Callable[..., Tensor] | None, Any, bool]:
-    """Return PyTorch's function behind a loss, or None; the holder of its settings; and whether its forward is changed.
+    """Return PyTorch's function for a loss, or None; an object with its settings; whether a subclass changes forward.
 
-    The holder has the attributes reduction, weight and ignore_index, as far as the loss knows them.
+    The settings are attributes: reduction and, if the loss has them, weight and ignore_index.
     """
-    for base, known in MODULES.items():
-        if isinstance(function, base):
-            return known, function, type(function).forward is not base.forward
-    if any(function is known for known in DIVIDES_BY):
-        arguments = inspect.signature(function).bind_partial(**keywords)
-        arguments.apply_defaults()
-        return function, SimpleNamespace(**arguments.arguments), False
+    for module, known, _ in LOSSES:
+        if isinstance(function, module):
+            return known, function, type(function).forward is not module.forward
+        if function is known:
+            arguments = inspect.signature(function).bind_partial(**keywords)
+            arguments.apply_defaults()
+            return known, SimpleNamespace(**arguments.arguments), False
     return None, SimpleNamespace(reduction=keywords.get("reduction", getattr(function, "reduction", None))), False
+
+
+def _joined_by(function: Callable[..., Tensor] | None, settings: Any, *, changed: bool) -> tuple[str, str]:
+    """Return the reduction, "mean" or "sum", and what the mean divides by; the arguments are what `_known` returns."""
+    reduction = getattr(settings, "reduction", None)
+    if reduction == "sum":
+        return "sum", "rows"
+    if function is None:
+        return "mean", "rows"
+    if reduction == "mean":
+        return "mean", DIVIDES_BY[function]
+    if changed or (function is F.kl_div and reduction == "batchmean"):
+        return "mean", "rows"  # a changed forward joins the losses of single rows itself
+    raise ValueError(f"loss_fn has reduction={reduction!r}, but backward() needs one number: use 'mean' or 'sum'")
 
 
 def _check_function(function: Any, keywords: dict[str, Any]) -> None:

@@ -1,26 +1,24 @@
-"""Passes over a loader: one after another, with the place in them, so that a resumed run goes on at that place."""
+"""The passes over a loader, one after another, and the place in them, from which a resumed run continues."""
 
 import itertools
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import DataLoader
 
-from course_utils.data import Batches
-from course_utils.training.distributed import Shard
-from course_utils.training.loaders import Batch, Loader, no_batches, samplers, set_epoch
-from course_utils.training.rng import RandomStates, State, is_generator
-
-# Their order depends on the number of the pass alone, or never changes.
-FIXED_ORDER = (Batches, Shard, list, tuple)
-# How many items of a list, or numbers of a tensor, are compared to see whether its owner has reordered it.
-COMPARED = 64
-STATE_DICT = "state_dict() and load_state_dict()"
+from course_utils.training.loaders import Batch, Loader, no_batches, set_epoch
+from course_utils.training.order import FIXED_ORDER, STATE_DICT, checksums, keeper_of_the_place, why_inexact
+from course_utils.training.rng import RandomStates, State
 
 
 class _Start(NamedTuple):
-    """What a pass began from: random states if its order needs them, what else it depends on, and its workers."""
+    """How a pass began.
+
+    Attributes:
+        random: the random states at that moment; None if the order does not depend on them.
+        order: checksums of what else the order depends on.
+        workers: whether worker processes of an earlier pass were running.
+    """
 
     random: State | None
     order: dict[str, int]
@@ -32,8 +30,8 @@ class Passes:
 
     A loader fixes its order when a pass begins. A resumed run therefore begins the pass again from the random states
     of that moment, skips the batches that were taken, and continues from the random states at the break. A loader
-    with `state_dict` and `load_state_dict` keeps its place itself, and nothing is skipped. So does an
-    `IterableDataset` or a sampler that has them, if the DataLoader has no workers, which read ahead.
+    with `state_dict` and `load_state_dict` keeps its place itself, so nothing is skipped. An `IterableDataset` or a
+    sampler with these methods does too, unless the DataLoader has workers, which read ahead.
 
     Args:
         loader: yields batches in each pass.
@@ -44,15 +42,15 @@ class Passes:
         number: whole passes done.
         position: batches taken in this pass.
         random_states: the states of all generators that the run draws from.
-        inexact: why a resumed run cannot repeat the order, or cannot know that it does; None if it repeats it.
+        inexact: why a resumed run may not repeat the order; None if it does.
     """
 
     def __init__(self, loader: Loader, prepare: Callable[[object], Batch], *, others: Sequence[object] = ()):
         self.loader, self.number, self.position = loader, 0, 0
         self.random_states = RandomStates(loader, *others)
-        self.inexact = _why_inexact(loader)
+        self.inexact = why_inexact(loader)
         self._prepare = prepare
-        self._keeper = _keeper_of_the_place(loader)
+        self._keeper = keeper_of_the_place(loader)
         self._kept: Any = None  # the keeper's state, from when it was loaded until the first batch after that
         self._batches: Iterator[object] | None = None
         self._ended = False  # by a short take; the next one returns no batches
@@ -70,8 +68,8 @@ class Passes:
         """
         if self._ended:
             return self._end_pass()
-        # Reading all random states takes a third of a small step: within a pass, only those are read that were seen to
-        # change when its first batches were taken.
+        # Reading all random states takes a third of a small step. Within a pass, read only those that changed when its
+        # first batches were taken.
         needs_all = self._batches is None and (self.position > 0 or self._draws_order)
         draws_nothing = self._drawn_from == [] and not needs_all
         before = {} if draws_nothing else self.random_states.get_state(None if needs_all else self._drawn_from)
@@ -104,8 +102,8 @@ class Passes:
         start = self._start
         if not self.position:
             set_epoch(self.loader, self.number)  # as the next pass does, so that equal orders compare as equal
-            start = _Start(None, _order(self.loader, by_itself=True), start.workers)
-        start = start._replace(order=start.order | _order(self.loader, by_itself=False))
+            start = _Start(None, checksums(self.loader, by_itself=True), start.workers)
+        start = start._replace(order=start.order | checksums(self.loader, by_itself=False))
         return {
             "number": self.number,
             "position": self.position,
@@ -133,7 +131,7 @@ class Passes:
         set_epoch(self.loader, self.number)
         if self._keeper is not None:
             self._load_keeper(state["kept"])
-        order = _order(self.loader, by_itself=True) | _order(self.loader, by_itself=False)
+        order = checksums(self.loader, by_itself=True) | checksums(self.loader, by_itself=False)
         changed = [name for name, then in self._start.order.items() if order.get(name, then) != then]
         if self._start.workers and not self._keeps_workers():
             changed.append("persistent_workers")
@@ -148,7 +146,7 @@ class Passes:
         set_epoch(self.loader, self.number)
         if not self.position:
             random = now if self._draws_order else None
-            self._start = _Start(random, _order(self.loader, by_itself=True), self._start.workers)
+            self._start = _Start(random, checksums(self.loader, by_itself=True), self._start.workers)
         if self._start.workers and self._keeps_workers() and not self._has_workers():
             # Starting the workers draws a number, which a pass that found them running did not draw.
             iter(self.loader)
@@ -164,7 +162,7 @@ class Passes:
             skipped = sum(1 for _ in itertools.islice(batches, self.position))
             if skipped < self.position:
                 raise ValueError(
-                    f"train yielded {skipped} batches in pass {self.number + 1}, of which the run has taken "
+                    f"train yielded only {skipped} batches in pass {self.number + 1}, but the run has already taken "
                     f"{self.position}: continue with the same data"
                 )
         self.random_states.set_state(now)
@@ -203,101 +201,3 @@ class Passes:
     def _drop_workers(self) -> None:
         """End the worker processes that wait for the next pass; it will start others."""
         self.loader._iterator = None  # type: ignore[attr-defined]  # only a DataLoader gets here
-
-
-def _keeper_of_the_place(loader: object) -> Any:
-    """Return what keeps the place in a pass itself: a loader, or what it reads from without reading ahead; or None."""
-    parts = [loader]
-    if isinstance(loader, DataLoader) and not loader.num_workers:
-        parts += [loader.dataset] if isinstance(loader.dataset, IterableDataset) else samplers(loader)
-    return next((part for part in parts if hasattr(part, "state_dict") and hasattr(part, "load_state_dict")), None)
-
-
-def _why_inexact(loader: object) -> str | None:
-    """Return why the order of a loader cannot be repeated, or cannot be known to be; None if it can."""
-    if _keeper_of_the_place(loader) is not None:
-        return None
-    if isinstance(loader, DataLoader) and loader.persistent_workers and not _draws_nothing(loader):
-        return (
-            "the processes of persistent_workers=True keep random numbers of their own, which the data set may use, "
-            "so only persistent_workers=False is exact"
-        )
-    if isinstance(loader, DataLoader) and loader.num_workers and not loader.in_order:
-        return "with in_order=False, batches come in the order in which the worker processes end them"
-    for part in _order_makers(loader):
-        if not _is_repeatable(part):
-            return (
-                f"{type(part).__name__} may keep a state that cannot be seen from outside, "
-                f"so its class has to have {STATE_DICT}"
-            )
-    return None
-
-
-def _order_makers(loader: object) -> list[object]:
-    """Return the parts that decide in which order the data come."""
-    dataset = getattr(loader, "dataset", None)
-    ordered = isinstance(dataset, IterableDataset) or type(dataset) in (list, tuple)
-    return [loader, *samplers(loader), *([dataset] if ordered else [])]
-
-
-def _is_known(part: object) -> bool:
-    """Return whether a part is a list, or one of this course's and PyTorch's classes that order data."""
-    if isinstance(part, DataLoader):
-        return type(part).__iter__ is DataLoader.__iter__
-    from_torch = type(part).__module__.startswith("torch.utils.data") and not isinstance(part, IterableDataset)
-    return from_torch or type(part) in (*FIXED_ORDER, range)
-
-
-def _is_repeatable(part: object) -> bool:
-    """Return whether a part orders its data by what is restored: random numbers or the number of the pass."""
-    draws = any(map(is_generator, getattr(part, "__dict__", {}).values()))
-    return draws or _is_known(part) or hasattr(part, "set_epoch")
-
-
-def _draws_nothing(loader: DataLoader[Any]) -> bool:
-    """Return whether a DataLoader's rows are known to be the same each time."""
-    datasets: list[object] = [loader.dataset]
-    while datasets:
-        dataset = datasets.pop()
-        if type(dataset) is Subset:
-            datasets.append(dataset.dataset)
-        elif type(dataset) is ConcatDataset:
-            datasets += dataset.datasets
-        elif type(dataset) not in (TensorDataset, list, tuple):
-            return False
-    return loader.collate_fn is default_collate
-
-
-def _order(loader: object, *, by_itself: bool) -> dict[str, int]:
-    """Return checksums of what the order depends on besides random numbers, such as a sampler's list of rows.
-
-    Args:
-        by_itself: of the parts whose own code may change them when a pass begins; else of lists and PyTorch's samplers,
-            which only their owner changes.
-    """
-    found: dict[str, int | None] = {}
-    dataset = getattr(loader, "dataset", None)
-    for part in _order_makers(loader):
-        if isinstance(part, DataLoader) or hasattr(part, "set_epoch") or by_itself == _is_known(part):
-            continue
-        if type(part) in (list, tuple):
-            found[f"the order of a {type(part).__name__}"] = _checksum(part)
-        for name, value in getattr(part, "__dict__", {}).items():
-            if value is not dataset:
-                found[f"{type(part).__name__}.{name}"] = _checksum(value)
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _checksum(value: Any, depth: int = 3) -> int | None:
-    """Return a checksum of at most `COMPARED` evenly spaced items of plain values, lists and arrays; else None."""
-    if hasattr(value, "reshape") and hasattr(value, "tolist"):
-        value = value.reshape(-1)
-        value = value[:: len(value) // COMPARED + 1].tolist()
-    elif type(value) is dict:
-        value = list(value.values())
-    if type(value) in (list, tuple):
-        items = value[:: len(value) // COMPARED + 1]
-        value = repr([len(value), *(_checksum(each, depth - 1) for each in items if depth)])
-    elif not isinstance(value, (bool, int, float, str)):
-        return None
-    return zlib.crc32(repr(value).encode())

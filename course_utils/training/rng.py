@@ -38,20 +38,16 @@ class RandomStates:
         Args:
             names: read only these.
         """
-        state: State = {}
-        if names is None or "python" in names:
-            state["python"] = random.getstate()
-        if names is None or "torch" in names:
-            state["torch"] = torch.get_rng_state()
-        if names is None or "generators" in names:
-            state["generators"] = [_get(generator) for generator in self.generators]
-        if "numpy" in sys.modules and (names is None or "numpy" in names):
-            name, keys, position, has_gauss, gauss = sys.modules["numpy"].random.get_state()
-            state["numpy"] = [name, torch.from_numpy(keys.astype("int64")), position, has_gauss, gauss]
-        is_used: Callable[[], bool] = torch.cuda.is_initialized
-        if is_used() and (names is None or "cuda" in names):
-            state["cuda"] = torch.cuda.get_rng_state_all()
-        return state
+        readers: dict[str, Callable[[], Any]] = {
+            "python": random.getstate,
+            "torch": torch.get_rng_state,
+            "generators": lambda: [_get(generator) for generator in self.generators],
+        }
+        if "numpy" in sys.modules:
+            readers["numpy"] = _numpy_state
+        if torch.cuda.is_initialized():
+            readers["cuda"] = torch.cuda.get_rng_state_all
+        return {name: read() for name, read in readers.items() if names is None or name in names}
 
     def set_state(self, state: State) -> None:
         """Set each generator to its state from `get_state`; those that are not in it stay as they are.
@@ -87,6 +83,12 @@ class RandomStates:
     def changed_since(self, state: State) -> list[str]:
         """Return the names of the states that differ from those in an earlier `get_state()`."""
         return [name for name, now in self.get_state().items() if name not in state or not _same(now, state[name])]
+
+
+def _numpy_state() -> list[Any]:
+    """Return the state of NumPy's global generator in plain values and a tensor."""
+    name, keys, position, has_gauss, gauss = sys.modules["numpy"].random.get_state()
+    return [name, torch.from_numpy(keys.astype("int64")), position, has_gauss, gauss]
 
 
 def _same(now: Any, before: Any) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from course_utils.training import checkpoint, distributed, evaluation, loaders, validation
+from course_utils.training import checkpoint, comparison, distributed, evaluation, loaders, validation
 from course_utils.training.callbacks import Callback, check_monitors
 from course_utils.training.checkpoint import Checkpoints
 from course_utils.training.evaluation import Evaluation
@@ -21,7 +21,7 @@ from course_utils.training.losses import BatchLoss
 from course_utils.training.passes import Passes
 from course_utils.training.recorder import Recorder
 from course_utils.training.scheduling import Scheduling
-from course_utils.training.state import check_buffers, check_fits, check_state
+from course_utils.training.state import check_buffers, check_fits, check_state, load_model_state, model_state
 
 
 class Run:
@@ -88,7 +88,7 @@ class Run:
         state = {
             "made_with": self.made_with,
             "plan": self.plan,
-            "model": checkpoint.model_state(self.model),
+            "model": model_state(self.model),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "step": self.step,
@@ -112,14 +112,14 @@ class Run:
                 missing or damaged; nothing was changed.
         """
         check_state(state)
-        checkpoint.check_same_model(state["model"], checkpoint.model_state(self.model))
-        checkpoint.check_same(state["made_with"], self.made_with, with_data=bool(self._data))
+        comparison.check_same_model(state["model"], model_state(self.model))
+        comparison.check_same(state["made_with"], self.made_with, with_data=bool(self._data))
         check_fits(state, self.state_dict())
         check_buffers(state["optimizer"], self.optimizer)
         validation.check_same_callbacks(state["callbacks"], self.callbacks)
         # The optimizer compares its groups with the state's before it changes anything, so it comes first.
         self.optimizer.load_state_dict(state["optimizer"])
-        checkpoint.load_model_state(self.model, state["model"])
+        load_model_state(self.model, state["model"])
         self.schedule.load_state_dict(state.get("scheduler", {}))
         if self.loss_fn.module is not None and "loss_fn" in state:
             self.loss_fn.module.load_state_dict(state["loss_fn"])
@@ -139,9 +139,9 @@ class Run:
         """Continue from a checkpoint, or where the last `fit` ended; return this process's part of `valid`."""
         check_monitors(self.schedule, self.callbacks, validates=valid is not None)
         if self.checkpoints.folder is not None:
-            self._data = checkpoint.fingerprint(train)
+            self._data = comparison.fingerprint(train)
         same_data = self._has_begun and (
-            train is self._trained_on or checkpoint.fingerprint(train) == checkpoint.fingerprint(self._trained_on)
+            train is self._trained_on or comparison.fingerprint(train) == comparison.fingerprint(self._trained_on)
         )
         self._trained_on = train
         train, valid = distributed.shard(train, valid)

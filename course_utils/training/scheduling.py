@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from course_utils.errors import unknown_name
+from course_utils.errors import check_name, unknown_name
 
 EVERY = ("step", "epoch")
 # The rates of these do not depend on the length of the run, and they go on without an end.
@@ -55,8 +55,7 @@ class Scheduling:
     def __init__(
         self, scheduler: LRScheduler | None, optimizer: Optimizer, *, every: str = "step", metric: str = "valid_loss"
     ):
-        if every not in EVERY:
-            raise unknown_name("scheduler_every", every, EVERY)
+        check_name("scheduler_every", every, EVERY)
         if not isinstance(metric, str):
             raise TypeError(f"scheduler_metric must be the name of a figure, such as 'valid_loss', got {metric!r}")
         if scheduler is not None:

@@ -1,20 +1,39 @@
-"""The state of a run: which parts it must have, of which kinds, before anything is restored from it."""
+"""The state of a run: its weights by name, and which parts it must have, of which kinds, to be restored."""
 
 import math
 import random
-import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from course_utils.training.history import History
+from course_utils.errors import quoted
+from course_utils.training.history import FIGURES
 
 State = Mapping[str, Any]
+
+
+def model_state(model: nn.Module) -> dict[str, Any]:
+    """Return the weights and buffers of a model by name; a compiled model has the names of the original."""
+    return {original_name(name): value for name, value in model.state_dict().items()}
+
+
+def load_model_state(model: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load what `model_state` returned, compiled or not, into a model that is compiled or not.
+
+    Raises:
+        RuntimeError: names or shapes differ; `comparison.check_same_model` finds this before anything is changed.
+    """
+    names = {original_name(name): name for name in model.state_dict()}
+    model.load_state_dict({names.get(name, name): value for name, value in state.items()})
+
+
+def original_name(name: str) -> str:
+    """Return the name that a weight has without `torch.compile`, which puts `_orig_mod` before the names it covers."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
 
 
 def check_state(state: object) -> None:
@@ -31,15 +50,15 @@ def check_state(state: object) -> None:
         if part is MISSING:
             faults += [] if where in OPTIONAL else [f"{where} is missing"]
         elif not is_right(part):
-            faults.append(f"{where} must be {kind}, is {_quoted(part)}")
+            faults.append(f"{where} must be {kind}, is {quoted(part)}")
     if faults:
         raise ValueError(f"a run cannot continue from this state: {listed(faults)}")
 
 
 def check_fits(saved: State, mine: State) -> None:
-    """Check that the parts of a state, after `check_state`, are like those of the run that is to continue from it.
+    """Check that the parts of a state, after `check_state`, are like those of the run that continues from it.
 
-    The model is left to `checkpoint.check_same_model`, the optimizer's buffers to `check_buffers`.
+    The model is left to `comparison.check_same_model`, the optimizer's buffers to `check_buffers`.
 
     Args:
         mine: the state of this run.
@@ -80,7 +99,7 @@ def check_buffers(saved: State, optimizer: Optimizer) -> None:
             for name in sorted(names) if buffers else ():  # a frozen parameter has none
                 value = buffers.get(name, MISSING)
                 if not _is_buffer(value, parameter.shape):
-                    found = "missing" if value is MISSING else _quoted(value)
+                    found = "missing" if value is MISSING else quoted(value)
                     faults.append(f"optimizer.state[{index}].{name} is {found}, of shape {tuple(parameter.shape)} here")
         first += len(ours)
     faults += [f"optimizer.state[{index}] is for a parameter that is not here" for index in kept]
@@ -97,7 +116,7 @@ def listed(parts: list[str], limit: int = 10) -> str:
 def unlike(saved: object, mine: object, where: str) -> Iterator[str]:
     """Yield where nested values are missing, or of other kinds or shapes; text chooses a method and must be equal.
 
-    Where mine is None, anything will do; so it will for keys that are not names, such as the milestones of a schedule.
+    If mine is None, anything will do, as for keys that are not names, such as the milestones of a schedule.
     """
     if saved is MISSING or mine is MISSING:
         if saved is not mine:
@@ -115,11 +134,7 @@ def unlike(saved: object, mine: object, where: str) -> Iterator[str]:
         or (isinstance(saved, bool) and isinstance(mine, bool))
         or (isinstance(mine, str) and saved == mine)
     ):
-        yield f"{where} is {_quoted(saved)}, and {_quoted(mine)} here"
-
-
-def _quoted(value: object) -> str:
-    return " ".join(reprlib.repr(value).split())
+        yield f"{where} is {quoted(saved)}, and {quoted(mine)} here"
 
 
 # The kinds of parts.
@@ -231,7 +246,6 @@ def _can_be_set(states: Any) -> bool:
 
 
 MISSING = object()
-FIGURES = [each.name for each in fields(History) if each.name not in ("metrics", "interrupted")]
 COUNT = ("a whole number of at least 0", _is_count)
 POINTS = ("a list of points (step, value)", _list_of(_is_point))
 WEIGHTS = ("tensors by name", _are_weights)
@@ -257,9 +271,6 @@ PARTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **{f"history.{name}": POINTS for name in FIGURES},
     "history.metrics": ("lists of points (step, value) by name", _dict_of(_list_of(_is_point))),
     "callbacks": ("a list of dicts", _list_of(_is_dict)),
-    "passes": (
-        "for each process the state of its passes over the data",
-        _list_of(_is_place, at_least=1),
-    ),
+    "passes": ("for each process the state of its passes over the data", _list_of(_is_place, at_least=1)),
 }
 OPTIONAL = {"scheduler", "loss_fn", "history.metrics", "passes"}

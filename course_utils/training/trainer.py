@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from course_utils import devices
 from course_utils.errors import positive_integer, positive_number
-from course_utils.training import checkpoint, distributed, evaluation, gradients, loaders, validation
+from course_utils.training import checkpoint, comparison, distributed, evaluation, gradients, loaders, validation
 from course_utils.training.callbacks import Callback, check_callbacks
 from course_utils.training.history import History
 from course_utils.training.loaders import Batch, Loader, forward, to_device
@@ -115,7 +115,7 @@ class Trainer(Run):
         self.autocast = devices.autocast(precision, self.device)
         self.scaler = devices.make_scaler(precision, self.device)
         self.hyperparameters = (
-            checkpoint.describe(model, optimizer, scheduler, loss_fn)
+            comparison.describe(model, optimizer, scheduler, loss_fn)
             | {
                 "precision": precision,
                 "accumulation_steps": self.accumulation_steps,

@@ -23,9 +23,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from course_utils.data import Batches
-from course_utils.training import checkpoint
-from course_utils.training.checkpoint import Checkpoints, run_folder
-from course_utils.training.state import check_state
+from course_utils.training import checkpoint, comparison, reading
+from course_utils.training.checkpoint import Checkpoints
+from course_utils.training.state import check_state, load_model_state, model_state
 
 ROOT = Path(__file__).parents[2]
 # A checkpoint that an earlier edition of this code wrote, after step 7 of 10.
@@ -165,18 +165,18 @@ DAMAGES = [
     (truncate, "File is not a zip file|Truncated|Bad"),
     (empty, "File is not a zip file"),
     (flip_a_bit, r"its part \S+ does not match its checksum"),
-    (compress, "its parts are compressed"),
+    (compress, "its parts are compressed, which PyTorch never does"),
     (replace_by_text, "File is not a zip file"),
     (replace_by_others_weights, "it does not hold a state of format 2 or earlier"),
     (replace_by_a_later_format, "it does not hold a state of format 2 or earlier"),
     (replace_by_a_trainers_state, "passes is missing: it is the state of a trainer, not a checkpoint"),
     (take_a_part_out, r"a run cannot continue from this state: optimizer\.param_groups is missing"),
-    (replace_by_a_folder, "it is a folder, not a file"),
-    pytest.param(replace_by_a_pipe, "it is a named pipe, not a file", marks=posix),
-    pytest.param(replace_by_a_socket, "it is a socket, not a file", marks=posix),
-    pytest.param(replace_by_a_device, "it is a device, not a file", marks=posix),
-    pytest.param(replace_by_a_loop, "it is a link that leads nowhere", marks=posix),
-    pytest.param(replace_by_a_link_to_nothing, "it is a link that leads nowhere", marks=posix),
+    (replace_by_a_folder, "It is not a regular file"),
+    pytest.param(replace_by_a_pipe, "It is not a regular file", marks=posix),
+    pytest.param(replace_by_a_socket, "No such device or address", marks=posix),
+    pytest.param(replace_by_a_device, "It is not a regular file", marks=posix),
+    pytest.param(replace_by_a_loop, "Too many levels of symbolic links", marks=posix),
+    pytest.param(replace_by_a_link_to_nothing, "No such file or directory", marks=posix),
 ]
 
 
@@ -207,18 +207,18 @@ def test_after_a_damaged_file_the_next_saves_keep_good_ones(tmp_path, damage):
             assert keeper.open(resume=True)["step"] == 1
         for step, before in ((3, 1), (4, 3)):
             keeper.save(state(step))
-            assert checkpoint._read(tmp_path / "checkpoint.pt")["step"] == step
-            assert checkpoint._read(tmp_path / "checkpoint.previous.pt")["step"] == before
+            assert reading.read_checkpoint(tmp_path / "checkpoint.pt")["step"] == step
+            assert reading.read_checkpoint(tmp_path / "checkpoint.previous.pt")["step"] == before
 
 
 def test_a_file_that_this_user_may_not_read_is_not_taken_for_a_damaged_one(tmp_path, monkeypatch):
     checkpoint.save(state(1), tmp_path)
     checkpoint.save(state(2), tmp_path)
 
-    def refuse(path, mode):
+    def refuse(path):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(reading, "open_regular", refuse)
     with pytest.raises(PermissionError, match=r"Permission denied: .*checkpoint\.pt"):
         checkpoint.load(tmp_path)
 
@@ -226,13 +226,11 @@ def test_a_file_that_this_user_may_not_read_is_not_taken_for_a_damaged_one(tmp_p
 def test_an_error_of_the_disk_counts_as_damage(tmp_path, monkeypatch):
     checkpoint.save(state(1), tmp_path)
 
-    def fail(path, mode):
+    def fail(path):
         raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
 
-    monkeypatch.setattr(Path, "open", fail)
-    with pytest.raises(
-        ValueError, match=r"checkpoint\.pt cannot be read \(\[Errno 5\] Input/output error.*start the run"
-    ):
+    monkeypatch.setattr(reading, "open_regular", fail)
+    with pytest.raises(ValueError, match=r"checkpoint\.pt cannot be read \(Input/output error\): start the run"):
         checkpoint.load(tmp_path)
 
 
@@ -431,13 +429,11 @@ def test_a_state_that_no_run_could_continue_from_is_refused_before_the_run():
 def test_a_folder_is_text_or_a_path_and_may_begin_with_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    assert run_folder("~/runs/a") == run_folder(Path("~/runs/a")) == tmp_path / "runs" / "a"
     monkeypatch.chdir(tmp_path)
-    assert run_folder("a") == tmp_path / "a"
+    assert Checkpoints("~/runs/a").folder == Checkpoints(Path("~/runs/a")).folder == tmp_path / "runs" / "a"
+    assert Checkpoints("a").folder == tmp_path / "a"
     checkpoint.save(state(3), "~/runs/a")
     assert checkpoint.load(tmp_path / "runs" / "a")["step"] == 3
-    keeper = Checkpoints("~/runs/a")
-    assert keeper.folder == tmp_path / "runs" / "a"
     assert names(tmp_path) == ["runs"]
 
 
@@ -456,11 +452,11 @@ def test_a_program_that_changes_its_folder_saves_to_the_same_place(tmp_path, mon
 @pytest.mark.parametrize(
     ("folder", "error", "message"),
     [
-        ("", ValueError, r"run_dir '' names no folder: give a name such as 'runs/first'"),
-        ("  ", ValueError, r"run_dir '  ' names no folder"),
-        ("a\0b", ValueError, r"run_dir 'a\\x00b' names no folder"),
-        ("~nobody_of_this_name/a", ValueError, r"run_dir '~nobody_of_this_name/a' begins with a home folder that does"),
-        (3, TypeError, r"run_dir must be the name of a folder, as text or as a Path, got 3"),
+        ("", ValueError, r"run_dir must be the path of a folder, got '': '\.' is the current one"),
+        ("  ", ValueError, r"run_dir must be the path of a folder, got '  '"),
+        ("a\0b", ValueError, r"run_dir must be the path of a folder, got 'a\\x00b'"),
+        ("~nobody_of_this_name/a", ValueError, r"run_dir='~nobody_of_this_name/a' cannot be used: Could not determine"),
+        (3, TypeError, r"run_dir must be the path of a folder, got 3"),
         (True, TypeError, r"run_dir must be .*, got True"),
         (b"a", TypeError, r"run_dir must be .*, got b'a'"),
         (["a"], TypeError, r"run_dir must be .*, got \['a'\]"),
@@ -831,27 +827,27 @@ WAYS = [nn.Identity(), compiled, with_a_compiled_part, twice_compiled]
 @pytest.mark.parametrize("before", WAYS)
 def test_weights_move_between_compiled_and_plain_models(before, after):
     plain, one, other = net(), before(net()), after(net())
-    assert list(checkpoint.model_state(one)) == list(plain.state_dict())
+    assert list(model_state(one)) == list(plain.state_dict())
     with torch.no_grad():
         for weight in one.parameters():
             weight.add_(1.0)
-    saved = checkpoint.model_state(one)
-    checkpoint.check_same_model(saved, checkpoint.model_state(other))
-    checkpoint.load_model_state(other, saved)
-    assert all(torch.equal(value, saved[name]) for name, value in checkpoint.model_state(other).items())
+    saved = model_state(one)
+    comparison.check_same_model(saved, model_state(other))
+    load_model_state(other, saved)
+    assert all(torch.equal(value, saved[name]) for name, value in model_state(other).items())
     assert not torch.equal(saved["0.weight"], plain.state_dict()["0.weight"])
 
 
 def test_weights_of_another_model_do_not_load():
     with pytest.raises(RuntimeError, match=r"Missing key\(s\) in state_dict"):
-        checkpoint.load_model_state(net(), {"0.weight": torch.zeros(4, 3)})
+        load_model_state(net(), {"0.weight": torch.zeros(4, 3)})
 
 
 # What a run is compared by.
 
 
 def described(model, loss_fn):
-    return checkpoint.describe(model, torch.optim.SGD(model.parameters(), lr=0.1), None, loss_fn)
+    return comparison.describe(model, torch.optim.SGD(model.parameters(), lr=0.1), None, loss_fn)
 
 
 def test_a_description_names_the_original_of_what_is_compiled():
@@ -871,7 +867,7 @@ def test_a_description_holds_plain_values():
     model = net()
     optimizer = torch.optim.AdamW(model.parameters(), lr=torch.tensor(0.5), betas=(numpy.float64(0.5), 0.75))
     optimizer.defaults |= {"own": object(), "several": torch.ones(2)}
-    one = checkpoint.describe(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 3), F.mse_loss)
+    one = comparison.describe(model, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 3), F.mse_loss)
     assert (one["lr"], one["betas"], one["own"], one["several"]) == (0.5, (0.5, 0.75), "object", "Tensor")
     assert (one["scheduler"], one["loss_fn"]) == ("StepLR", "mse_loss")
     assert type(one["betas"][0]) is float
@@ -879,9 +875,9 @@ def test_a_description_holds_plain_values():
 
 
 def test_other_settings_are_listed():
-    checkpoint.check_same({"lr": 0.1}, {"lr": 0.1})
+    comparison.check_same({"lr": 0.1}, {"lr": 0.1})
     with pytest.raises(ValueError, match=r"other settings or data: a was 1, is None; lr was 0\.1, is 0\.2\. Continue"):
-        checkpoint.check_same({"lr": 0.1, "a": 1}, {"lr": 0.2})
+        comparison.check_same({"lr": 0.1, "a": 1}, {"lr": 0.2})
 
 
 def test_other_weights_are_listed_in_order():
@@ -892,14 +888,14 @@ def test_other_weights_are_listed_in_order():
         r"here; b is torch\.float32 in the checkpoint, torch\.float64 here$"
     )
     with pytest.raises(ValueError, match=message):
-        checkpoint.check_same_model(saved, mine)
-    checkpoint.check_same_model({"a._extra_state": 3}, {"a._extra_state": {}})
+        comparison.check_same_model(saved, mine)
+    comparison.check_same_model({"a._extra_state": 3}, {"a._extra_state": {}})
 
 
 def test_a_list_of_many_differing_keys_is_cut():
     saved = {f"layer{index}": torch.zeros(1) for index in range(30)}
     with pytest.raises(ValueError, match=r"missing here layer9; 20 more$"):
-        checkpoint.check_same_model(saved, {})
+        comparison.check_same_model(saved, {})
 
 
 def rows(count=40):
@@ -929,7 +925,7 @@ class WithoutLength(Dataset):
 
 def test_data_are_told_apart_by_their_values_and_numbers():
     x, y = rows()
-    fingerprint = checkpoint.fingerprint
+    fingerprint = comparison.fingerprint
     one = fingerprint([(x, y)])
     assert one == fingerprint([(x.clone(), y.clone())]) == fingerprint(((x, y),))
     assert one != fingerprint([(x + 1, y)])
@@ -944,15 +940,15 @@ def test_data_are_told_apart_by_their_values_and_numbers():
 
 def test_data_without_a_length_have_none():
     numbers = dict.fromkeys(("train_batches", "train_rows", "order_seed", "sampler"))
-    assert checkpoint.fingerprint(Endless()) == numbers | {"batch_size": None, "train_checksum": 0}
-    assert checkpoint.fingerprint(DataLoader(Stream(), batch_size=8)) == numbers | {
+    assert comparison.fingerprint(Endless()) == numbers | {"batch_size": None, "train_checksum": 0}
+    assert comparison.fingerprint(DataLoader(Stream(), batch_size=8)) == numbers | {
         "batch_size": 8,
         "train_checksum": 0,
         "sampler": "_InfiniteConstantSampler",
     }
     loader = Endless()
     loader.dataset, loader.batch_size, loader.seed = WithoutLength(), numpy.int64(4), print
-    found = checkpoint.fingerprint(loader)
+    found = comparison.fingerprint(loader)
     assert (found["train_rows"], found["batch_size"]) == (None, 4)
     assert found["order_seed"] == "builtin_function_or_method"
     checkpoint.check_storable(state(made_with=found))

@@ -159,12 +159,6 @@ def test_what_moves_itself_is_moved():
     assert type(to_device((packed, X), CPU)[0]) is type(packed)
 
 
-def test_batches_of_a_loader_reach_the_device():
-    [(x, y)] = loaders.batches_on(CPU, "loader", [[X, Y]])
-    assert x is X
-    assert y is Y
-
-
 def test_samplers_that_wrap_others_are_found():
     class Wrapper:
         def __init__(self, sampler):

@@ -450,7 +450,7 @@ def test_fewer_batches_than_were_taken_are_an_error():
     one.take(3)
     other = passes(DataLoader(Subset(BY_ROW, range(4)), SIZE))
     other.load_state_dict(one.state_dict())
-    with pytest.raises(ValueError, match="train yielded 2 batches in pass 1, of which the run has taken 3"):
+    with pytest.raises(ValueError, match="train yielded only 2 batches in pass 1, but the run has already taken 3"):
         other.take(1)
 
 
