@@ -564,6 +564,13 @@ class Scripted(Callback):
             figures["score"] = self.values[trainer.step // 6 - 1]
 
 
+def test_a_run_with_a_tensor_as_a_figure_is_resumed(tmp_path):
+    scripted = Scripted(torch.tensor(1.0), torch.tensor([2.0]), torch.tensor(3.0, requires_grad=True))
+    make([scripted], run_dir=tmp_path).fit(data(), data(seed=1), num_epochs=2)
+    history = make([scripted], run_dir=tmp_path).fit(data(), data(seed=1), num_epochs=3, resume=True)
+    assert history.metrics["score"] == [(6, 1.0), (12, 2.0), (18, 3.0)]
+
+
 def test_a_figure_of_a_callback_is_recorded_and_can_stop_the_run(tmp_path):
     stopping = EarlyStopping("score", patience=2, mode="max")
     best = BestCheckpoint("score", mode="max")
