@@ -140,6 +140,8 @@ def test_the_model_gets_one_input_several_or_keywords():
     assert forward(model, two) == 2
     assert forward(model, (one, two)) == forward(model, [one, two]) == -1
     assert forward(model, {"other": one, "x": two}) == 1
+    packed = pack_sequence([one, two])
+    assert forward(nn.Identity(), packed) is packed
 
 
 def test_what_is_on_the_device_is_not_copied_and_the_structure_is_kept():
