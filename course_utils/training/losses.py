@@ -211,10 +211,11 @@ class BatchLoss:
         if weight is None:
             if y.is_cpu:
                 return int(np.count_nonzero(y.numpy() != self.ignore_index))  # half of PyTorch's time for a small batch
-            return (y != self.ignore_index).sum()
+            return (y.long() != self.ignore_index).sum()  # as uint8, 156 would equal -100
         weight = self._weight_on(weight, y.device)
         # What is not a class is an error of the call, which comes later.
-        weights = weight[y.long().clamp(0, len(weight) - 1)] * (y != self.ignore_index)
+        labels = y.long()
+        weights = weight[labels.clamp(0, len(weight) - 1)] * (labels != self.ignore_index)
         total = weights.sum(dtype=torch.promote_types(weight.dtype, torch.float32))
         return total.item() if total.is_cpu else total
 
