@@ -516,7 +516,7 @@ def fingerprint(train: Any) -> dict[str, object]:
         held = (train[0], train[-1])
     checksum = 0
     for tensor in _tensors(held):
-        if tensor.numel() and tensor.layout == torch.strided:
+        if tensor.layout == torch.strided and not tensor.is_nested and tensor.numel():
             rows = tensor.detach()[:: -(-len(tensor) // 1024)] if tensor.ndim else tensor.detach()
             checksum = zlib.crc32(rows.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes(), checksum)
     batch_size, seed = _setting(getattr(train, "batch_size", None)), _setting(getattr(train, "seed", None))

@@ -5,6 +5,8 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import torch
+from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset, default_collate
 
 from course_utils.data import Batches
@@ -132,8 +134,10 @@ class Passes:
         set_epoch(self.loader, self.number)
         if self._keeper is not None:
             self._load_keeper(state["kept"])
-        order = _order(self.loader, by_itself=True) | _order(self.loader, by_itself=False)
-        changed = [name for name, then in self._start.order.items() if order.get(name, then) != then]
+        changed = []
+        if self._keeper is None:
+            order = _order(self.loader, by_itself=True) | _order(self.loader, by_itself=False)
+            changed = [name for name, then in self._start.order.items() if order.get(name, then) != then]
         if self._start.workers and not self._keeps_workers():
             changed.append("persistent_workers")
         if changed:
@@ -287,6 +291,8 @@ def _order(loader: object, *, by_itself: bool) -> dict[str, int]:
 
 def _checksum(value: Any, depth: int = 3) -> int | None:
     """Return a checksum of at most `COMPARED` evenly spaced items of plain values, lists and arrays; else None."""
+    if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_nested):
+        return None
     if hasattr(value, "reshape") and hasattr(value, "tolist"):
         value = value.reshape(-1)
         value = value[:: len(value) // COMPARED + 1].tolist()

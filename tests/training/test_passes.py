@@ -330,6 +330,28 @@ class Yielding(RandomSampler):
         self.next_yielded, self.passes = state["yielded"], state["passes"]
 
 
+def test_the_place_that_a_stream_keeps_is_not_reported_as_changed():
+    class Stream(IterableDataset):
+        def __init__(self):
+            self.place = 0
+
+        def __iter__(self):
+            for self.place in range(self.place + 1, ROWS + 1):
+                yield BY_ROW[self.place - 1]
+            self.place = 0
+
+        def state_dict(self):
+            return {"place": self.place}
+
+        def load_state_dict(self, state):
+            self.place = state["place"]
+
+    one, resumed = (passes(DataLoader(Stream(), SIZE)) for _ in range(2))
+    one.take(2)
+    resumed.load_state_dict(one.state_dict())
+    assert resumed.inexact is None
+
+
 def test_a_sampler_that_keeps_its_place_continues_there():
     make = loader(sampler=lambda: Yielding(BY_ROW))
     assert passes(make()).inexact is None
