@@ -181,10 +181,11 @@ def check_weights(modules: Iterable[nn.Module], step: int, lr: float) -> None:
     """Check that the weights are finite before a run is saved or ends; this waits for the device once.
 
     Raises:
-        NonFiniteError: a parameter is NaN or infinite, or a buffer is NaN.
+        NonFiniteError: a parameter that is trained is NaN or infinite, or a buffer is NaN.
     """
     owners = list(modules)
-    weights = [parameter.detach() for owner in owners for parameter in owner.parameters()]
+    # Frozen parameters do not change. They may be of whole numbers, as when they are quantized.
+    weights = [each.detach() for owner in owners for each in owner.parameters() if each.requires_grad and each.numel()]
     worst = get_total_norm(weights, norm_type=math.inf)
     buffers = [each for owner in owners for each in owner.buffers() if each.is_floating_point()]
     if not bool(worst.isfinite()) or any(bool(buffer.isnan().any()) for buffer in buffers):
