@@ -489,6 +489,14 @@ def test_another_kind_of_loader_is_an_error():
         plain.load_state_dict(passes(EXACT["shuffled, own generator"]()).state_dict())
 
 
+def test_a_damaged_state_of_a_generator_is_an_error():
+    one = passes(EXACT["shuffled, own generator"]())
+    state = one.state_dict()
+    state["now"]["generators"] = [{"a": 1}]
+    with pytest.raises(ValueError, match=r"a Generator of the loaders cannot continue from its saved state \(expected"):
+        one.load_state_dict(state)
+
+
 # Breaks.
 
 
