@@ -2,6 +2,7 @@
 
 import errno
 import io
+import os
 import pickle
 import re
 import stat
@@ -20,11 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from course_utils.errors import positive_integer, positive_number
+from course_utils.errors import positive_integer, positive_number, quoted
 from course_utils.files import remove_unfinished, take_lock, write_atomically
 from course_utils.training.state import State, check_state, listed
 
 NEWEST, PREVIOUS, LOCK = "checkpoint.pt", "checkpoint.previous.pt", "run.lock"
+# What the names of a run's own files begin with; the last are those of TensorBoard.
+OWN_FILES = ("checkpoint", LOCK, "events.out.tfevents.")
 # Format 1 had no plan, callbacks and loss_fn, and "random" in place of "passes"; `load` turns it into format 2.
 FORMAT = 2
 # After a save that took t seconds, the next is due WAIT_FACTOR · t seconds later, at most LONGEST_WAIT.
@@ -44,14 +47,22 @@ def run_folder(run_dir: str | Path) -> Path:
         ValueError: it names no folder.
     """
     if not isinstance(run_dir, str | Path):
-        raise TypeError(f"run_dir must be the name of a folder, as text or as a Path, got {run_dir!r}")
-    if not str(run_dir).strip() or "\0" in str(run_dir):
-        raise ValueError(f"run_dir {str(run_dir)!r} names no folder: give a name such as 'runs/first'")
+        raise TypeError(f"run_dir must be the name of a folder, as text or as a Path, got {quoted(run_dir)}")
+    if not is_file_name(str(run_dir)):
+        raise ValueError(f"run_dir {quoted(str(run_dir))} names no folder: give a name such as 'runs/first'")
     try:
         # Absolute, so that a program that changes its folder later saves to the same place.
         return Path(run_dir).expanduser().absolute()
     except RuntimeError as error:
         raise ValueError(f"run_dir {str(run_dir)!r} begins with a home folder that does not exist: {error}") from error
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether the system can have a file of this name, with or without folders before it."""
+    try:
+        return bool(name.strip()) and b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
 
 
 def save(state: State, folder: str | Path, *, keep_previous: bool = True) -> None:
@@ -280,8 +291,11 @@ class Checkpoints:
         Raises:
             ValueError: another run is using the folder, or has left its files there and `resume` is False; the
                 checkpoints are damaged; or `resume` without a folder.
+            TypeError: `resume` is neither True nor False.
             OSError: the folder cannot be created or written to.
         """
+        if not isinstance(resume, bool):
+            raise TypeError(f"resume must be True or False, got {quoted(resume)}")
         self.error = None
         self._saved_at = time.monotonic()
         if self.folder is None:

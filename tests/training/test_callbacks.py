@@ -405,9 +405,15 @@ def test_best_checkpoint_needs_a_folder():
         BestCheckpoint().on_fit_start(Stage())
 
 
-@pytest.mark.parametrize("file", ["", "..", "a/b.pt", "/best.pt", "checkpoint.pt", "checkpoint.previous.pt", 3])
-def test_a_name_that_leaves_the_folder_or_belongs_to_the_run_is_refused(file):
-    with pytest.raises(ValueError, match=r"file must be a name without a folder .* such as 'best\.pt', got "):
+@pytest.mark.parametrize("file", ["", "..", "a/b.pt", "/best.pt", "a\0.pt", "\ud800.pt", 3])
+def test_a_name_that_leaves_the_folder_or_that_no_file_can_have_is_refused(file):
+    with pytest.raises(ValueError, match=r"file must be a name without a folder, such as 'best\.pt', got "):
+        BestCheckpoint(file=file)
+
+
+@pytest.mark.parametrize("file", ["checkpoint.pt", "checkpoint.previous.pt", "run.lock", "events.out.tfevents.1"])
+def test_a_name_that_belongs_to_the_run_is_refused(file):
+    with pytest.raises(ValueError, match=rf"file '{file}' may be one of the run's own files, .*: choose another name"):
         BestCheckpoint(file=file)
 
 

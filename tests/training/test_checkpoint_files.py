@@ -459,6 +459,7 @@ def test_a_program_that_changes_its_folder_saves_to_the_same_place(tmp_path, mon
         ("", ValueError, r"run_dir '' names no folder: give a name such as 'runs/first'"),
         ("  ", ValueError, r"run_dir '  ' names no folder"),
         ("a\0b", ValueError, r"run_dir 'a\\x00b' names no folder"),
+        ("\ud800", ValueError, r"run_dir '\\ud800' names no folder"),
         ("~nobody_of_this_name/a", ValueError, r"run_dir '~nobody_of_this_name/a' begins with a home folder that does"),
         (3, TypeError, r"run_dir must be the name of a folder, as text or as a Path, got 3"),
         (True, TypeError, r"run_dir must be .*, got True"),
