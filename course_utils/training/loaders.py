@@ -73,7 +73,8 @@ def check_repeatable(name: str, loader: object) -> None:
             f"{name} is a {type(loader).__name__}, which yields single samples: "
             "wrap it, DataLoader(dataset, batch_size=64, shuffle=True)"
         )
-    if not hasattr(loader, "__iter__") or hasattr(loader, "__next__"):
+    iterable = hasattr(loader, "__iter__") and not isinstance(loader, type) and getattr(loader, "ndim", 1) != 0
+    if not iterable or hasattr(loader, "__next__"):
         raise TypeError(
             f"{name} must be iterable again and again, such as a DataLoader, got {type(loader).__name__}: "
             "the batches that an iterator has yielded are gone"

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_utils.errors import quoted
 from course_utils.training import loss_checks
 
 # What the mean of each of PyTorch's losses of (output, y) divides by, as its documentation says. "labels" are those
@@ -97,7 +98,7 @@ class BatchLoss:
         function, keywords = _unwrapped(loss_fn)
         _check_function(function, keywords)
         if count is not None and not callable(count):
-            raise TypeError(f"loss_count must be a function of y that returns a number, got {count!r}")
+            raise TypeError(f"loss_count must be a function of y that returns a number, got {quoted(count)}")
         self.loss_fn, self.joins = loss_fn, joins
         self.module = function if isinstance(function, nn.Module) else None
         self._name = getattr(function, "__name__", type(function).__name__)
@@ -202,7 +203,7 @@ class BatchLoss:
             return number.item() if number.is_cpu else number.reshape(())
         if isinstance(number, Real):
             return float(number)
-        raise TypeError(f"loss_count must return one number, what the mean of loss_fn divides by, got {number!r}")
+        raise TypeError(f"loss_count must return one number, what the mean of loss_fn divides by, got {quoted(number)}")
 
     def _num_labels(self, y: Tensor) -> float | Tensor:
         if y.is_floating_point():

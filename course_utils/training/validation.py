@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from course_utils.errors import positive_integer, unknown_name
+from course_utils.errors import check_name, positive_integer, quoted
 from course_utils.training.loaders import Loader, check_loader, num_batches
 
 
@@ -78,7 +78,9 @@ def check_progress(progress: object) -> None:
         TypeError: it is not True, False or a function.
     """
     if not isinstance(progress, bool) and not callable(progress):
-        raise TypeError(f"progress must be True, False or a function (step, num_steps, history), got {progress!r}")
+        raise TypeError(
+            f"progress must be True, False or a function (step, num_steps, history), got {quoted(progress)}"
+        )
 
 
 def check_options(progress: object, prepare_batch: object, on_nonfinite: str) -> None:
@@ -90,9 +92,10 @@ def check_options(progress: object, prepare_batch: object, on_nonfinite: str) ->
     """
     check_progress(progress)
     if prepare_batch is not None and not callable(prepare_batch):
-        raise TypeError(f"prepare_batch must be a function from a batch to (inputs, y), or None, got {prepare_batch!r}")
-    if on_nonfinite not in ("raise", "skip"):
-        raise unknown_name("on_nonfinite", on_nonfinite, ["raise", "skip"])
+        raise TypeError(
+            f"prepare_batch must be a function from a batch to (inputs, y), or None, got {quoted(prepare_batch)}"
+        )
+    check_name("on_nonfinite", on_nonfinite, ["raise", "skip"])
 
 
 def make_plan(

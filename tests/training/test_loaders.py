@@ -48,6 +48,8 @@ def test_batches_are_counted():
         (Stream(), TypeError, "train is a Stream, which yields single samples: wrap it"),
         (iter([(X, Y)]), TypeError, "train must be iterable again and again.* got list_iterator: the batches"),
         (3, TypeError, "train must be iterable again and again, such as a DataLoader, got int"),
+        (DataLoader, TypeError, "train must be iterable again and again.* got type"),
+        (torch.tensor(3), TypeError, "train must be iterable again and again.* got Tensor"),
         ([], ValueError, "train is empty, 0 batches"),
     ],
 )
