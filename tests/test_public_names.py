@@ -5,6 +5,7 @@ texts and collections that hypothesis draws, the same ones in every run.
 """
 
 import contextlib
+import inspect
 import re
 from fractions import Fraction
 
@@ -21,7 +22,7 @@ from course_utils.devices import resolve_device, seed_everything
 from course_utils.lr import find_lr, iter_sweep_lr, schedules
 from course_utils.models import CNN, MLP, make_model
 from course_utils.optimizers import make_optimizer
-from course_utils.training import Trainer
+from course_utils.training import BestCheckpoint, EarlyStopping, Trainer
 
 
 class Evil:
@@ -113,7 +114,8 @@ def weights():
 
 def train_with(**options):
     model = nn.Linear(2, 2)
-    Trainer(model, options.pop("optimizer", None) or torch.optim.SGD(model.parameters(), lr=0.1), LOSS, **options)
+    parts = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "loss_fn": LOSS}
+    return Trainer(**parts | {"device": "cpu", "progress": False} | options)
 
 
 class Began(Exception):
@@ -121,14 +123,23 @@ class Began(Exception):
 
 
 class Loader:
+    def __len__(self):
+        return 3
+
     def __iter__(self):
         raise Began
 
 
+def fit_with(**options):
+    with contextlib.suppress(Began):
+        train_with().fit(**{"train": Loader(), "num_epochs": 1} | options)
+
+
 def search_with(**options):
     model = nn.Linear(2, 2)
+    parts = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=0.1), "loss_fn": LOSS}
     with contextlib.suppress(Began):
-        find_lr(model, torch.optim.SGD(model.parameters(), lr=0.1), LOSS, Loader(), **options)
+        find_lr(**parts | {"loader": Loader()} | options)
 
 
 def sweep_with(lrs=(0.1, 0.2), **options):
@@ -143,9 +154,11 @@ CHECKS = (
     errors.non_negative_number,
     errors.decay_rate,
 )
-# Of Trainer's arguments these are checked when it is made; those of `fit` are checked there.
-TRAINER = ["device", "precision", "accumulation_steps", "max_grad_norm", "log_every", "checkpoint_every"]
-FINDER = ["start", "end", "num_steps", "accumulation_steps", "max_grad_norm", "precision"]
+TRAINER = [name for name in inspect.signature(Trainer).parameters if name != "track_grad_norm"]
+FIT = list(inspect.signature(Trainer.fit).parameters)[1:]
+FINDER = list(inspect.signature(find_lr).parameters)
+STOPPING = ["monitor", "patience", "min_delta", "mode"]
+BEST = ["monitor", "mode", "file", "model"]
 SWEEP = ["lrs", "optimizer", "num_epochs", "batch_size", "seed", "momentum", "weight_decay", "nesterov"]
 SCHEDULES = {
     schedules.constant: {"step": 3},
@@ -200,6 +213,14 @@ CALLS = [
         for name in ("batch_size", "seed", "device", "root")
     ),
     *((Trainer, name, lambda value, name=name: train_with(**{name: value})) for name in TRAINER),
+    (Trainer, "callbacks", lambda value: train_with(callbacks=[value])),
+    (Trainer.load_state_dict, "state", lambda value: train_with().load_state_dict(value)),
+    *((Trainer.fit, name, lambda value, name=name: fit_with(**{name: value})) for name in FIT),
+    *(
+        (EarlyStopping, name, lambda value, name=name: EarlyStopping(**{"patience": 1} | {name: value}))
+        for name in STOPPING
+    ),
+    *((BestCheckpoint, name, lambda value, name=name: BestCheckpoint(**{name: value})) for name in BEST),
     *((find_lr, name, lambda value, name=name: search_with(**{name: value})) for name in FINDER),
     *((iter_sweep_lr, name, lambda value, name=name: sweep_with(**{name: value})) for name in SWEEP),
     *(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from course_utils import devices
-from course_utils.errors import positive_integer, positive_number
+from course_utils.errors import positive_integer, positive_number, quoted
 from course_utils.training import distributed, gradients, loaders, validation
 from course_utils.training.evaluation import modes_kept
 from course_utils.training.history import History
@@ -125,7 +125,7 @@ def find_lr(
 
     Raises:
         ValueError: `start`, `end` or a count is out of range, the loader is empty, or parts do not fit together.
-        TypeError: the model or the optimizer is not one, or the loader can be iterated over only once.
+        TypeError: the model, the optimizer or the scaler is not one, or the loader can be iterated over only once.
         SystemExit: after SIGTERM or SIGUSR1; its code is 128 + the signal.
 
     >>> x, y = torch.randn(64, 2, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 2
@@ -151,6 +151,8 @@ def find_lr(
     ratios = _ratios(optimizer)
     if scaler is None:
         scaler = devices.make_scaler(precision, device)
+    if not isinstance(scaler, torch.amp.GradScaler):
+        raise TypeError(f"scaler must be a torch.amp.GradScaler or None, got {quoted(scaler)}")
     scaler = copy.deepcopy(scaler)
     autocast = devices.autocast(precision, device)
     losses: list[float] = []

@@ -4,7 +4,7 @@ import inspect
 import io
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,10 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from course_utils.errors import check_name, non_negative_number, positive_integer, unknown_name
+from course_utils.errors import check_name, is_file_name, non_negative_number, positive_integer, quoted, unknown_name
 from course_utils.files import remove_unfinished, write_atomically
 from course_utils.training import comparison, distributed
+from course_utils.training.checkpoint import OWN_FILES
 from course_utils.training.reading import read_plain
 from course_utils.training.scheduling import Scheduling, best_mode
 from course_utils.training.state import load_model_state, model_state
@@ -89,16 +90,16 @@ class _Monitor(Callback):
 
     def __init__(self, monitor: str, mode: str | None):
         if not isinstance(monitor, str):
-            raise TypeError(f"monitor must be the name of a figure, such as 'valid_loss', got {monitor!r}")
+            raise TypeError(f"monitor must be the name of a figure, such as 'valid_loss', got {quoted(monitor)}")
         if mode is not None:
             check_name("mode", mode, ["min", "max"])
         known = best_mode(monitor)
         if mode is None and known is None:
             raise ValueError(
-                f"whether a larger or a smaller {monitor!r} is better is not known: add mode='max' or 'min'"
+                f"whether a larger or a smaller {quoted(monitor)} is better is not known: add mode='max' or 'min'"
             )
         if mode is not None and known not in (None, mode):
-            raise ValueError(f"mode={mode!r} would take the worst {monitor!r} for the best: use mode={known!r}")
+            raise ValueError(f"mode={mode!r} would take the worst {quoted(monitor)} for the best: use mode={known!r}")
         self.monitor, self.mode = monitor, mode or known
         self.best: float | None = None
 
@@ -234,13 +235,15 @@ class BestCheckpoint(_Monitor):
         model: nn.Module | None = None,
     ):
         super().__init__(monitor, mode)
-        if not isinstance(file, str) or file in ("", "..") or Path(file).name != file or file.startswith("checkpoint"):
+        if not isinstance(file, str) or not is_file_name(file) or Path(file).name != file or file == "..":
+            raise ValueError(f"file must be a name without a folder, such as 'best.pt', got {quoted(file)}")
+        if file.startswith(OWN_FILES):
             raise ValueError(
-                f"file must be a name without a folder that does not begin with 'checkpoint', such as 'best.pt', "
-                f"got {file!r}"
+                f"file {quoted(file)} may be one of the run's own files, whose names begin with "
+                f"{', '.join(OWN_FILES)}: choose another name, such as 'best.pt'"
             )
         if model is not None and not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module, or None for the trainer's, got {model!r}")
+            raise TypeError(f"model must be a torch.nn.Module, or None for the trainer's, got {quoted(model)}")
         self.file, self.model = file, model
         self._path: Path | None = None
 
@@ -295,21 +298,25 @@ class BestCheckpoint(_Monitor):
         load_model_state(model, weights)
 
 
-def check_callbacks(callbacks: Iterable[Callback]) -> tuple[Callback, ...]:
+def check_callbacks(callbacks: Sequence[Callback]) -> tuple[Callback, ...]:
     """Return the callbacks as a tuple.
 
     Raises:
         TypeError: one is not an instance of `Callback`, or they are not in a list.
         ValueError: one is given twice, or two write the same file.
     """
-    if isinstance(callbacks, str | Callback) or not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks must be a list of callbacks, got {callbacks!r}: put even a single one into []")
+    if not isinstance(callbacks, list | tuple):
+        raise TypeError(
+            f"callbacks must be a list of callbacks, got {quoted(callbacks)}: put even a single one into []"
+        )
     checked: list[Callback] = []
     for index, each in enumerate(callbacks):
         if inspect.isclass(each):
             raise TypeError(f"callbacks[{index}] is the class {each.__name__}: make an instance, {each.__name__}(…)")
         if not isinstance(each, Callback):
-            raise TypeError(f"callbacks[{index}] is {each!r}: derive its class from course_utils.training.Callback")
+            raise TypeError(
+                f"callbacks[{index}] is {quoted(each)}: derive its class from course_utils.training.Callback"
+            )
         if any(each is other for other in checked):
             raise ValueError(
                 f"callbacks[{index}], {type(each).__name__}, is in the list twice and would be called twice: "

@@ -12,12 +12,14 @@ import filelock
 import torch
 from torch import Tensor, nn
 
-from course_utils.errors import folder_path, positive_integer, positive_number
+from course_utils.errors import folder_path, positive_integer, positive_number, quoted
 from course_utils.files import remove_unfinished, take_lock, write_atomically
 from course_utils.training.reading import FORMAT, read_checkpoint
 from course_utils.training.state import State, check_state
 
 NEWEST, PREVIOUS, LOCK = "checkpoint.pt", "checkpoint.previous.pt", "run.lock"
+# What the names of a run's own files begin with; the last are those of TensorBoard.
+OWN_FILES = ("checkpoint", LOCK, "events.out.tfevents.")
 # After a save that took t seconds, the next is due WAIT_FACTOR · t seconds later, at most LONGEST_WAIT.
 WAIT_FACTOR, LONGEST_WAIT = 100, 10.0
 
@@ -169,8 +171,11 @@ class Checkpoints:
         Raises:
             ValueError: another run uses the folder, or left its files there and `resume` is False; the checkpoints
                 are damaged; or `resume` is True without a folder.
+            TypeError: `resume` is neither True nor False.
             OSError: the folder cannot be created or written to.
         """
+        if not isinstance(resume, bool):
+            raise TypeError(f"resume must be True or False, got {quoted(resume)}")
         self.error = None
         self._saved_at = time.monotonic()
         if self.folder is None:

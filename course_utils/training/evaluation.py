@@ -85,11 +85,12 @@ def evaluate(
                 output = forward(model, inputs)
                 losses.append(loss_fn(output, y))
                 if _are_classes(loss_fn, output, y):
-                    counted = y != loss_fn.ignore_index
-                    right.append(((output.argmax(1) == y) & counted).sum())
+                    classes = y.long()  # as uint8, 156 would equal -100
+                    counted = classes != loss_fn.ignore_index
+                    right.append(((output.argmax(1) == classes) & counted).sum())
                     labels.append(counted.sum())
                     if loss_fn.takes_classes is None:  # and so has not refused them
-                        strange.append((((y < 0) | (y >= output.shape[1])) & counted).sum())
+                        strange.append((((classes < 0) | (classes >= output.shape[1])) & counted).sum())
                 else:
                     strange.append(1)
             if on_batch is not None:

@@ -6,10 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import reduce
 from itertools import accumulate, pairwise
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from course_utils.errors import quoted
 
 if TYPE_CHECKING:
     import pandas
@@ -46,14 +49,8 @@ class History:
     interrupted: bool = field(default=False, compare=False)
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:
-        """Add figures of a step; those whose names are not attributes above are metrics.
-
-        Raises:
-            ValueError: a metric is called "metrics" or "interrupted", which are no figures.
-        """
+        """Add figures of a step; those whose names are not attributes above are metrics."""
         for name, value in figures.items():
-            if name in ("metrics", "interrupted"):
-                raise ValueError(f"a figure cannot be called {name!r}, which is another attribute of History")
             points = getattr(self, name) if name in FIGURES else self.metrics.setdefault(name, [])
             points.append((step, value))
 
@@ -87,6 +84,28 @@ class History:
 
 # The attributes of a history that are lists of points.
 FIGURES = tuple(each.name for each in fields(History) if each.name not in ("metrics", "interrupted"))
+# What an epoch can have of these; the others are of a window, or are not figures.
+OF_EPOCH = ("epoch_loss", "valid_loss", "valid_accuracy")
+
+
+def as_numbers(figures: Mapping[str, object]) -> dict[str, float]:
+    """Return the figures of an epoch as plain numbers; callbacks may have added tensors of one element.
+
+    Raises:
+        TypeError: a figure is not one real number, or its name is not text.
+        ValueError: a figure has the name of something else in a `History`.
+    """
+    plain = {}
+    for name, value in figures.items():
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a figure must be text, got {quoted(name)}")
+        if name not in OF_EPOCH and name in (each.name for each in fields(History)):
+            raise ValueError(f"a figure of an epoch cannot be called {name!r}, which is another attribute of History")
+        number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+        if not isinstance(number, Real):
+            raise TypeError(f"the figure {name!r} must be one number, got {quoted(value)}")
+        plain[name] = float(number)
+    return plain
 
 
 def _points(points: Sequence[Point]) -> list[Point]:

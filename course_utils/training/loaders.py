@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils.data import Dataset
 
 # Ctrl-C also ends the worker processes of a DataLoader. Its next batch then fails with one of these.
@@ -72,7 +73,8 @@ def check_repeatable(name: str, loader: object) -> None:
             f"{name} is a {type(loader).__name__}, which yields single samples: "
             "wrap it, DataLoader(dataset, batch_size=64, shuffle=True)"
         )
-    if not hasattr(loader, "__iter__") or hasattr(loader, "__next__"):
+    iterable = hasattr(loader, "__iter__") and not isinstance(loader, type) and getattr(loader, "ndim", 1) != 0
+    if not iterable or hasattr(loader, "__next__"):
         raise TypeError(
             f"{name} must be iterable again and again, such as a DataLoader, got {type(loader).__name__}: "
             "the batches that an iterator has yielded are gone"
@@ -188,13 +190,13 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 
 def forward(model: nn.Module, inputs: Tensors) -> Any:
-    """Call a model with a batch's inputs: one tensor, several in order, or keywords.
+    """Call a model with a batch's inputs: one tensor or packed sequence, several in order, or keywords.
 
     Raises:
         ValueError: a BatchNorm got a single row in training.
     """
     try:
-        if isinstance(inputs, Tensor):
+        if isinstance(inputs, Tensor | PackedSequence):  # the second is a tuple, but one input
             return model(inputs)
         return model(**inputs) if isinstance(inputs, dict) else model(*inputs)
     except ValueError as error:

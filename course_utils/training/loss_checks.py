@@ -78,7 +78,8 @@ def _problem_of_classes(
         if y.numel() == math.prod(expected):
             return f"{problem}: use y.reshape({', '.join(map(str, (-1, *expected[1:])))})"
         return f"{problem}, one for each place of the output that is not a class"
-    if y.dtype not in (torch.int64, torch.uint8):
+    # For images PyTorch takes int64 only.
+    if y.dtype != torch.int64 and not (y.dtype == torch.uint8 and y.ndim == 1):
         return "labels must be class indices of dtype int64: use y.long(), in the data set or prepare_batch"
     if not values:
         return None

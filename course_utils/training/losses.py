@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from course_utils.errors import quoted
 from course_utils.training import loss_checks
 from course_utils.training.history import Count, Labels
 from course_utils.training.loaders import Batch, tensors_in
@@ -84,7 +85,7 @@ class BatchLoss:
         function, keywords = _unwrapped(loss_fn)
         _check_function(function, keywords)
         if count is not None and not callable(count):
-            raise TypeError(f"loss_count must be a function of y that returns a number, got {count!r}")
+            raise TypeError(f"loss_count must be a function of y that returns a number, got {quoted(count)}")
         self.loss_fn, self.joins = loss_fn, joins
         self.module = function if isinstance(function, nn.Module) else None
         self._name = getattr(function, "__name__", type(function).__name__)
@@ -190,7 +191,7 @@ class BatchLoss:
             return number.item() if number.is_cpu else number.reshape(())
         if isinstance(number, Real):
             return float(number)
-        raise TypeError(f"loss_count must return one number, what the mean of loss_fn divides by, got {number!r}")
+        raise TypeError(f"loss_count must return one number, what the mean of loss_fn divides by, got {quoted(number)}")
 
     def _num_labels(self, y: Tensor) -> float | Tensor:
         if y.is_floating_point():
@@ -199,10 +200,11 @@ class BatchLoss:
         if weight is None:
             if y.is_cpu:
                 return int(np.count_nonzero(y.numpy() != self.ignore_index))  # half of PyTorch's time for a small batch
-            return (y != self.ignore_index).sum()
+            return (y.long() != self.ignore_index).sum()  # as uint8, 156 would equal -100
         weight = self._weight_on(weight, y.device)
         # What is not a class is an error of the call, which comes later.
-        weights = weight[y.long().clamp(0, len(weight) - 1)] * (y != self.ignore_index)
+        labels = y.long()
+        weights = weight[labels.clamp(0, len(weight) - 1)] * (labels != self.ignore_index)
         total = weights.sum(dtype=torch.promote_types(weight.dtype, torch.float32))
         return total.item() if total.is_cpu else total
 

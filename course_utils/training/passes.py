@@ -131,8 +131,10 @@ class Passes:
         set_epoch(self.loader, self.number)
         if self._keeper is not None:
             self._load_keeper(state["kept"])
-        order = checksums(self.loader, by_itself=True) | checksums(self.loader, by_itself=False)
-        changed = [name for name, then in self._start.order.items() if order.get(name, then) != then]
+        changed = []
+        if self._keeper is None:
+            order = checksums(self.loader, by_itself=True) | checksums(self.loader, by_itself=False)
+            changed = [name for name, then in self._start.order.items() if order.get(name, then) != then]
         if self._start.workers and not self._keeps_workers():
             changed.append("persistent_workers")
         if changed:

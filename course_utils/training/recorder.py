@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from course_utils.training import distributed, validation
-from course_utils.training.history import FIGURES, Count, History, LossMeter
+from course_utils.training.history import FIGURES, Count, History, LossMeter, as_numbers
 from course_utils.training.tracking import ReportFunction, Tracking
 
 
@@ -85,9 +85,13 @@ class Recorder:
         validation.check_epoch(epoch, self.meter.epoch.count, skipped_steps)
         return self.meter.epoch.value
 
-    def close_epoch(self, step: int, figures: Mapping[str, float]) -> None:
-        """Record the figures of the epoch that this step ended."""
-        self._record(step, figures)
+    def close_epoch(self, step: int, figures: Mapping[str, object]) -> None:
+        """Record the figures of the epoch that this step ended.
+
+        Raises:
+            TypeError, ValueError: a callback added a figure that is not one number, or whose name is taken.
+        """
+        self._record(step, as_numbers(figures))
         self.meter.reset_epoch()
 
     def report(self, step: int) -> None:

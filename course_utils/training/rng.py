@@ -53,7 +53,7 @@ class RandomStates:
         """Set each generator to its state from `get_state`; those that are not in it stay as they are.
 
         Raises:
-            ValueError: the loaders hold other generators than those of the state.
+            ValueError: the loaders hold other generators than those of the state, or one of them cannot take its state.
         """
         if "own" in state:  # in format 1 of a checkpoint: only those of PyTorch, which come first here
             self._set_generators(state["own"], self.generators[: len(state["own"])])
@@ -78,7 +78,13 @@ class RandomStates:
                 "continue with loaders that are made as they were then"
             )
         for generator, state in zip(mine, states, strict=True):
-            _set(generator, state)
+            try:
+                _set(generator, state)
+            except Exception as error:  # a state of another kind can make a generator fail in any way
+                raise ValueError(
+                    f"a {type(generator).__name__} of the loaders cannot continue from its saved state ({error}): "
+                    "continue with loaders that are made as they were then"
+                ) from error
 
     def changed_since(self, state: State) -> list[str]:
         """Return the names of the states that differ from those in an earlier `get_state()`."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torch.optim import Optimizer, lr_scheduler, swa_utils
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from course_utils.errors import check_name, unknown_name
+from course_utils.errors import check_name, quoted, unknown_name
 
 EVERY = ("step", "epoch")
 # The rates of these do not depend on the length of the run, and they go on without an end.
@@ -57,7 +57,9 @@ class Scheduling:
     ):
         check_name("scheduler_every", every, EVERY)
         if not isinstance(metric, str):
-            raise TypeError(f"scheduler_metric must be the name of a figure, such as 'valid_loss', got {metric!r}")
+            raise TypeError(
+                f"scheduler_metric must be the name of a figure, such as 'valid_loss', got {quoted(metric)}"
+            )
         if scheduler is not None:
             _check_scheduler(scheduler, optimizer)
         self.scheduler, self.every, self.metric = scheduler, every, metric
@@ -233,11 +235,12 @@ def _check_scheduler(scheduler: object, optimizer: Optimizer) -> None:
     if not isinstance(scheduler, LRScheduler):
         if callable(scheduler):
             raise TypeError(
-                f"scheduler is the function {getattr(scheduler, '__name__', repr(scheduler))}: wrap it, as in "
+                f"scheduler is the function {getattr(scheduler, '__name__', quoted(scheduler))}: wrap it, as in "
                 "torch.optim.lr_scheduler.LambdaLR(optimizer, function)"
             )
         raise TypeError(
-            f"scheduler must be a scheduler, got {scheduler!r}: make one from the optimizer, for example {example}"
+            f"scheduler must be a scheduler, got {quoted(scheduler)}: make one from the optimizer, for example "
+            f"{example}"
         )
     if scheduler.optimizer is not optimizer:
         raise ValueError(

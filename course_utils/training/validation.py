@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from course_utils.errors import check_name, positive_integer
+from course_utils.errors import check_name, positive_integer, quoted
 from course_utils.training.loaders import Loader, check_loader, num_batches
 
 
@@ -78,7 +78,9 @@ def check_progress(progress: object) -> None:
         TypeError: it is not True, False or a function.
     """
     if not isinstance(progress, bool) and not callable(progress):
-        raise TypeError(f"progress must be True, False or a function (step, num_steps, history), got {progress!r}")
+        raise TypeError(
+            f"progress must be True, False or a function (step, num_steps, history), got {quoted(progress)}"
+        )
 
 
 def check_options(progress: object, prepare_batch: object, on_nonfinite: str) -> None:
@@ -90,7 +92,9 @@ def check_options(progress: object, prepare_batch: object, on_nonfinite: str) ->
     """
     check_progress(progress)
     if prepare_batch is not None and not callable(prepare_batch):
-        raise TypeError(f"prepare_batch must be a function from a batch to (inputs, y), or None, got {prepare_batch!r}")
+        raise TypeError(
+            f"prepare_batch must be a function from a batch to (inputs, y), or None, got {quoted(prepare_batch)}"
+        )
     check_name("on_nonfinite", on_nonfinite, ["raise", "skip"])
 
 
@@ -205,10 +209,11 @@ def check_weights(modules: Iterable[nn.Module], step: int, lr: float) -> None:
     """Check that the weights are finite before a run is saved or ends; this waits for the device once.
 
     Raises:
-        NonFiniteError: a parameter is NaN or infinite, or a buffer is NaN.
+        NonFiniteError: a parameter that is trained is NaN or infinite, or a buffer is NaN.
     """
     owners = list(modules)
-    weights = [parameter.detach() for owner in owners for parameter in owner.parameters() if parameter.numel()]
+    # Frozen parameters do not change. They may be of whole numbers, as when they are quantized.
+    weights = [each.detach() for owner in owners for each in owner.parameters() if each.requires_grad and each.numel()]
     worst = get_total_norm(weights, norm_type=math.inf)
     buffers = [each for owner in owners for each in owner.buffers() if each.is_floating_point()]
     if not bool(worst.isfinite()) or any(bool(buffer.isnan().any()) for buffer in buffers):

@@ -420,6 +420,11 @@ def test_the_scaler_is_only_lent(digits):
         scaler.scale(torch.ones(1))  # it makes its own tensors at its first use
 
 
+def test_what_is_not_a_scaler_is_refused(digits):
+    with pytest.raises(TypeError, match=r"scaler must be a torch\.amp\.GradScaler or None, got 1024\.0"):
+        find_lr(*warm(), loss_fn, Batches(*digits), scaler=1024.0)
+
+
 def test_it_works_where_gradients_are_off(digits):
     model, optimizer = warm()
     with torch.no_grad():

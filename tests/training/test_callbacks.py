@@ -405,9 +405,15 @@ def test_best_checkpoint_needs_a_folder():
         BestCheckpoint().on_fit_start(Stage())
 
 
-@pytest.mark.parametrize("file", ["", "..", "a/b.pt", "/best.pt", "checkpoint.pt", "checkpoint.previous.pt", 3])
-def test_a_name_that_leaves_the_folder_or_belongs_to_the_run_is_refused(file):
-    with pytest.raises(ValueError, match=r"file must be a name without a folder .* such as 'best\.pt', got "):
+@pytest.mark.parametrize("file", ["", "..", "a/b.pt", "/best.pt", "a\0.pt", "\ud800.pt", 3])
+def test_a_name_that_leaves_the_folder_or_that_no_file_can_have_is_refused(file):
+    with pytest.raises(ValueError, match=r"file must be a name without a folder, such as 'best\.pt', got "):
+        BestCheckpoint(file=file)
+
+
+@pytest.mark.parametrize("file", ["checkpoint.pt", "checkpoint.previous.pt", "run.lock", "events.out.tfevents.1"])
+def test_a_name_that_belongs_to_the_run_is_refused(file):
+    with pytest.raises(ValueError, match=rf"file '{file}' may be one of the run's own files, .*: choose another name"):
         BestCheckpoint(file=file)
 
 
@@ -560,6 +566,13 @@ class Scripted(Callback):
     def on_validation_end(self, trainer, figures):
         if figures:
             figures["score"] = self.values[trainer.step // 6 - 1]
+
+
+def test_a_run_with_a_tensor_as_a_figure_is_resumed(tmp_path):
+    scripted = Scripted(torch.tensor(1.0), torch.tensor([2.0]), torch.tensor(3.0, requires_grad=True))
+    make([scripted], run_dir=tmp_path).fit(data(), data(seed=1), num_epochs=2)
+    history = make([scripted], run_dir=tmp_path).fit(data(), data(seed=1), num_epochs=3, resume=True)
+    assert history.metrics["score"] == [(6, 1.0), (12, 2.0), (18, 3.0)]
 
 
 def test_a_figure_of_a_callback_is_recorded_and_can_stop_the_run(tmp_path):

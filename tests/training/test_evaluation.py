@@ -143,6 +143,12 @@ def test_labels_of_every_integer_dtype_have_an_accuracy():
         assert result.accuracy == expected
 
 
+def test_a_class_whose_number_as_a_byte_is_that_of_an_ignored_label_counts():
+    output, y = numbers(8, 200), torch.full((8,), 256 - 100, dtype=torch.uint8)
+    output[:6, 156] = 9.0
+    assert evaluated(nn.CrossEntropyLoss(), [Batch(output, y, 8)]).accuracy == 0.75
+
+
 def test_no_graph_evaluation_mode_and_all_modes_back():
     model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.BatchNorm1d(3)).double()
     model[2].eval()

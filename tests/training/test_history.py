@@ -2,11 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from course_utils.training.history import History, LossMeter, Mean
+from course_utils.training.history import History, LossMeter, Mean, as_numbers
 
 
 def test_mean_weights_by_samples():
@@ -157,10 +158,24 @@ def test_history_goes_through_a_dict_and_compares_without_speed():
     assert History.from_state_dict(state).metrics == {}
 
 
-@pytest.mark.parametrize("name", ["metrics", "interrupted"])
-def test_a_figure_has_no_name_of_another_attribute(name):
+@pytest.mark.parametrize("name", ["metrics", "interrupted", "lr", "step_loss"])
+def test_a_figure_of_an_epoch_has_no_name_of_another_attribute(name):
     with pytest.raises(ValueError, match=rf"cannot be called '{name}', which is another attribute"):
-        History().add(1, {name: 1.0})
+        as_numbers({"epoch_loss": 1.0, name: 1.0})
+
+
+def test_the_figures_of_an_epoch_become_plain_numbers():
+    given = {"valid_loss": 2, "f1": torch.tensor([0.5], requires_grad=True), "auc": np.float32(0.25), "all": True}
+    assert as_numbers(given) == {"valid_loss": 2.0, "f1": 0.5, "auc": 0.25, "all": 1.0}
+    assert {type(value) for value in as_numbers(given).values()} == {float}
+
+
+@pytest.mark.parametrize("value", ["high", None, torch.ones(2), torch.tensor(1j), [0.5]])
+def test_a_figure_that_is_not_one_number_is_an_error(value):
+    with pytest.raises(TypeError, match=r"the figure 'f1' must be one number, got "):
+        as_numbers({"f1": value})
+    with pytest.raises(TypeError, match=r"the name of a figure must be text, got 3"):
+        as_numbers({3: 1.0})
 
 
 def test_to_frame_has_a_row_a_step_or_says_what_is_missing(monkeypatch):

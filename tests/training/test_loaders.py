@@ -48,6 +48,8 @@ def test_batches_are_counted():
         (Stream(), TypeError, "train is a Stream, which yields single samples: wrap it"),
         (iter([(X, Y)]), TypeError, "train must be iterable again and again.* got list_iterator: the batches"),
         (3, TypeError, "train must be iterable again and again, such as a DataLoader, got int"),
+        (DataLoader, TypeError, "train must be iterable again and again.* got type"),
+        (torch.tensor(3), TypeError, "train must be iterable again and again.* got Tensor"),
         ([], ValueError, "train is empty, 0 batches"),
     ],
 )
@@ -140,6 +142,8 @@ def test_the_model_gets_one_input_several_or_keywords():
     assert forward(model, two) == 2
     assert forward(model, (one, two)) == forward(model, [one, two]) == -1
     assert forward(model, {"other": one, "x": two}) == 1
+    packed = pack_sequence([one, two])
+    assert forward(nn.Identity(), packed) is packed
 
 
 def test_what_is_on_the_device_is_not_copied_and_the_structure_is_kept():

@@ -191,6 +191,8 @@ def test_counts_are_numbers_on_a_cpu_and_a_sum_counts_rows():
     y = labels(8, 5, ignore=-100)
     assert BatchLoss(nn.CrossEntropyLoss()).count(y, 8) == 30
     assert BatchLoss(nn.CrossEntropyLoss()).count(y.to(torch.uint8), 8) == 40
+    byte = torch.tensor([256 - 100, 0], dtype=torch.uint8)  # -100 is the label that is ignored
+    assert BatchLoss(nn.CrossEntropyLoss(torch.ones(200))).count(byte, 2) == 2
     assert BatchLoss(nn.CrossEntropyLoss(reduction="sum")).count(y, 8) == 8
     assert type(BatchLoss(nn.CrossEntropyLoss(WEIGHT)).count(y, 8)) is float
     assert BatchLoss(lambda output, y: output.mean()).count(y, 8) == 8
@@ -473,6 +475,7 @@ CE, MSE, BCE = nn.CrossEntropyLoss(), nn.MSELoss(), nn.BCEWithLogitsLoss()
             r"\(4, 3\), torch.float32, and y of shape \(4, 1\), torch.int64.*y.reshape\(-1\)",
         ),
         (CE, LOGITS, INDICES.float(), r"y of shape \(4,\), torch.float32: labels .* int64: use y.long\(\)"),
+        (CE, torch.zeros(2, 3, 4), torch.zeros(2, 4).byte(), r"uint8: labels must be .* int64: use y.long\(\)"),
         (CE, LOGITS, INDICES.int(), r"torch.int32: labels must be .* int64: use y.long\(\)"),
         (CE, LOGITS, INDICES.bool(), r"torch.bool: labels must be .* int64: use y.long\(\)"),
         (CE, LOGITS, F.one_hot(INDICES), r"use y.argmax\(1\) for one-hot targets, or y.float\(\)"),

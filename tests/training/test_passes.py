@@ -330,6 +330,29 @@ class Yielding(RandomSampler):
         self.next_yielded, self.passes = state["yielded"], state["passes"]
 
 
+def test_the_place_that_a_stream_keeps_is_not_reported_as_changed():
+    class Stream(IterableDataset):
+        def __init__(self):
+            self.place = 0
+
+        def __iter__(self):
+            while self.place < ROWS:
+                self.place += 1
+                yield BY_ROW[self.place - 1]
+            self.place = 0
+
+        def state_dict(self):
+            return {"place": self.place}
+
+        def load_state_dict(self, state):
+            self.place = state["place"]
+
+    one, resumed = (passes(DataLoader(Stream(), SIZE)) for _ in range(2))
+    one.take(2)
+    resumed.load_state_dict(one.state_dict())
+    assert resumed.inexact is None
+
+
 def test_a_sampler_that_keeps_its_place_continues_there():
     make = loader(sampler=lambda: Yielding(BY_ROW))
     assert passes(make()).inexact is None
@@ -464,6 +487,14 @@ def test_another_kind_of_loader_is_an_error():
         plain.load_state_dict(keeping.state_dict())
     with pytest.raises(ValueError, match="drew from 1 generators of its loaders, but these loaders hold 0"):
         plain.load_state_dict(passes(EXACT["shuffled, own generator"]()).state_dict())
+
+
+def test_a_damaged_state_of_a_generator_is_an_error():
+    one = passes(EXACT["shuffled, own generator"]())
+    state = one.state_dict()
+    state["now"]["generators"] = [{"a": 1}]
+    with pytest.raises(ValueError, match=r"a Generator of the loaders cannot continue from its saved state \(expected"):
+        one.load_state_dict(state)
 
 
 # Breaks.

@@ -551,6 +551,31 @@ def test_steps_with_bad_gradients_are_skipped_on_request():
     assert (each.step, each.skipped_steps, len(history.step_loss)) == (8, 2, 8)
 
 
+@pytest.mark.parametrize(
+    "frozen", [torch.zeros(2, dtype=torch.uint8), torch.tensor([True]), torch.zeros(0, 3), torch.tensor([-math.inf])]
+)
+def test_frozen_parameters_may_be_of_any_kind(frozen):
+    model = small_model()
+    model.register_parameter("frozen", nn.Parameter(frozen, requires_grad=False))
+    assert len(trainer(model).fit(batches(), num_epochs=1).epoch_loss) == 1
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        pytest.param(rows(8)[0].to_sparse(), id="sparse"),
+        pytest.param(torch.nested.nested_tensor(list(rows(8)[0].split(1)), layout=torch.jagged), id="jagged"),
+    ],
+)
+def test_a_run_with_a_folder_takes_tensors_of_other_layouts(x, tmp_path):
+    class Model(nn.Linear):
+        def forward(self, x):
+            return super().forward(torch.cat(x.unbind()) if x.is_nested else x)
+
+    each = trainer(Model(6, 3), run_dir=tmp_path)
+    assert len(each.fit([(x, rows(8)[1])], num_epochs=1).epoch_loss) == 1
+
+
 def test_an_epoch_without_any_finite_step_is_an_error():
     data = [(torch.full((8, 6), math.nan), rows(8)[1])] * 3
     with pytest.raises(NonFiniteError, match=r"no step of epoch 1 had finite gradients \(3 skipped\)"):
