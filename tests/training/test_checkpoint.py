@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from course_utils.data import Batches
-from course_utils.training import NonFiniteError, RunCompleteError, Trainer, checkpoint, recorder
+from course_utils.training import NonFiniteError, RunCompleteError, Trainer, checkpoint, reading, recorder
 
 
 def rows(count=40, seed=0):
@@ -245,7 +245,7 @@ def test_a_checkpoint_is_written_every_so_many_epochs_and_at_the_end(tmp_path, m
     monkeypatch.setattr(checkpoint, "save", lambda state, *a, **k: saved.append(state["step"]) or inner(state, *a, **k))
     make(tmp_path, checkpoint_every=every).fit(batches(), num_epochs=5)
     assert saved == expected
-    assert checkpoint._read(tmp_path / "checkpoint.previous.pt")["step"] == expected[-2]
+    assert reading.read_checkpoint(tmp_path / "checkpoint.previous.pt")["step"] == expected[-2]
 
 
 # Exact resume.
