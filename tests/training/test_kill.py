@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # each epoch, and whether a process loads its data.
 RUNS = {
     "4 kills": (4, 24, None, False),
-    "3 kills, saves within epochs": (3, 14, 4, False),
+    "6 kills, saves within epochs": (6, 20, 4, False),
     "30 kills": (30, 80, None, False),
     "20 kills, saves within epochs": (20, 50, 4, False),
     "20 kills, a persistent worker": (20, 50, 4, True),
