@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from course_utils.training import distributed, validation
-from course_utils.training.history import FIGURES, Count, History, LossMeter, as_numbers
+from course_utils.training.history import Count, History, LossMeter, as_numbers
 from course_utils.training.tracking import ReportFunction, Tracking
 
 
@@ -37,11 +37,13 @@ class Recorder:
         """Pass the figures on to these from now on, and time the windows from now on.
 
         Args:
-            first_step: TensorBoard has dropped what its files hold of this step and later, so it gets that again.
+            first_step: TensorBoard drops what its files hold of this step and later, and gets again what is known of it:
+                a run that was killed after its last checkpoint may have written more of that step.
         """
         self._tracking, self._report = tracking, report
-        for name in FIGURES:
-            for step, value in getattr(self.history, name):
+        figures = self.history.state_dict()
+        for name, points in (figures | figures.pop("metrics")).items():
+            for step, value in points:
                 if step >= first_step:
                     tracking.write(step, {name: value})
         alone = distributed.world_size() == 1

@@ -183,14 +183,13 @@ class Trainer(Run):
         with closing(self.checkpoints), finish_step_on_signal(self.stop) as received:
             valid = self._open(train, valid, plan, resume=resume)
             self.network = distributed.wrap(self.model, self.device)
-            first_step = self.step if self.epoch_trained else self.step + 1  # whose figures are still to come
             with (
-                Tracking(self.checkpoints.folder_to_write, first_step=first_step, made_with=self.made_with) as tracking,
+                Tracking(self.checkpoints.folder_to_write, first_step=self.step, made_with=self.made_with) as tracking,
                 reporting(self.progress, self.step, plan["num_steps"]) as report,
                 evaluation.modes_kept(self.model, self.loss_fn.module, training=True),
                 self._interruptible(),
             ):
-                self.recorder.start(tracking, report, self.device, first_step=first_step)
+                self.recorder.start(tracking, report, self.device, first_step=self.step)
                 self._try_validation(valid)
                 self._call("on_fit_start")
                 while self.epoch < num_epochs and not self._halted:
