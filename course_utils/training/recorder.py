@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from course_utils.training import distributed, validation
-from course_utils.training.history import FIGURES, History, LossMeter, as_numbers
+from course_utils.training.history import History, LossMeter, as_numbers
 from course_utils.training.tracking import ReportFunction, Tracking
 
 
@@ -40,8 +40,8 @@ class Recorder:
             first_step: TensorBoard has dropped what its files hold of this step and later, so it gets that again.
         """
         self._tracking, self._report = tracking, report
-        for name in FIGURES:
-            for step, value in getattr(self.history, name):
+        for name, points in self.history.lists().items():
+            for step, value in points:
                 if step >= first_step:
                     tracking.write(step, {name: value})
         alone = distributed.world_size() == 1
