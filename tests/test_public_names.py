@@ -154,7 +154,7 @@ CHECKS = (
     errors.non_negative_number,
     errors.decay_rate,
 )
-TRAINER = [name for name in inspect.signature(Trainer).parameters if name != "track_grad_norm"]
+TRAINER = list(inspect.signature(Trainer).parameters)
 FIT = list(inspect.signature(Trainer.fit).parameters)[1:]
 FINDER = list(inspect.signature(find_lr).parameters)
 STOPPING = ["monitor", "patience", "min_delta", "mode"]

@@ -54,6 +54,10 @@ class History:
             points = getattr(self, name) if name in FIGURES else self.metrics.setdefault(name, [])
             points.append((step, value))
 
+    def lists(self) -> dict[str, list[Point]]:
+        """Return all lists of points by the names of their figures, also of those that callbacks add."""
+        return {name: getattr(self, name) for name in FIGURES} | self.metrics
+
     def state_dict(self) -> dict[str, Any]:
         """Return copies of the lists as a dict that a checkpoint can hold."""
         figures = {name: list(getattr(self, name)) for name in FIGURES}
@@ -77,8 +81,7 @@ class History:
             import pandas
         except ImportError as error:
             raise ImportError("History.to_frame needs pandas: pip install pandas") from error
-        lists = {name: getattr(self, name) for name in FIGURES} | self.metrics
-        columns = {name: pandas.Series(dict(points), dtype="float64") for name, points in lists.items()}
+        columns = {name: pandas.Series(dict(points), dtype="float64") for name, points in self.lists().items()}
         return pandas.DataFrame(columns).rename_axis("step").sort_index()
 
 

@@ -37,12 +37,10 @@ class Recorder:
         """Pass the figures on to these from now on, and time the windows from now on.
 
         Args:
-            first_step: TensorBoard drops what its files hold of this step and later, and gets again what is known of it:
-                a run that was killed after its last checkpoint may have written more of that step.
+            first_step: TensorBoard drops what its files hold of this step and later, and gets again what is known.
         """
         self._tracking, self._report = tracking, report
-        figures = self.history.state_dict()
-        for name, points in (figures | figures.pop("metrics")).items():
+        for name, points in self.history.lists().items():
             for step, value in points:
                 if step >= first_step:
                     tracking.write(step, {name: value})

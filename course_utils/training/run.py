@@ -48,7 +48,9 @@ class Run:
     autocast: AbstractContextManager[object]
     prepare_batch: Callable[[Any], tuple[Any, Any]] | None
     on_nonfinite: str
+    accumulation_steps: int
     _passes: Passes
+    _steps_per_epoch: int | None
 
     def __init__(self) -> None:
         self.step = self.epoch = self.position = self.skipped_steps = 0
@@ -156,7 +158,7 @@ class Run:
         elif self._has_begun:  # other data, from their beginning
             passes.number = self._passes.number
         else:
-            passes.number, passes.position = self.epoch, self.position
+            passes.number, passes.position = self._place_without_passes(loaders.num_batches(train))
         self._passes, self._place, self._has_begun = passes, None, True
         validation.check_epochs_left(self.checkpoints.folder, self.epoch, plan["num_epochs"])
         validation.check_same_epoch(self.position, self.plan, plan)
@@ -166,6 +168,13 @@ class Run:
         if self.checkpoints.folder is not None and passes.inexact is not None:
             validation.warn_inexact(passes.inexact, resumed=state is not None)
         return valid
+
+    def _place_without_passes(self, num_batches: int | None) -> tuple[int, int]:
+        """Return the number of the pass and the place in it, for a state that does not hold them."""
+        if self._steps_per_epoch is None or not num_batches:
+            return self.epoch, self.position
+        taken = self.epoch * self._steps_per_epoch * self.accumulation_steps + self.position
+        return divmod(taken, num_batches)
 
     def _modules(self) -> list[nn.Module]:
         return [self.model] if self.loss_fn.module is None else [self.model, self.loss_fn.module]
@@ -217,14 +226,14 @@ class Run:
     def evaluate(self, loader: Loader) -> Evaluation:
         """Compute loss per sample and accuracy on some batches, and restore the mode of the model."""
         loaders.check_loader("loader", loader)
-        return self._evaluate(self._prepared("loader", loader))
+        return self._evaluate(loaders.prepare("loader", batch, self.prepare_batch) for batch in loader)
 
     def _try_validation(self, valid: Loader | None) -> None:
         """Evaluate one batch, so that what does not fit is found before the first epoch, and not after it."""
         if valid is None or hasattr(valid, "load_state_dict"):  # such a loader would go on after that batch
             return
         states = self._passes.random_states.get_state()
-        found = self._evaluate(islice(self._prepared("valid", valid), 1))
+        found = self._evaluate(islice(self._prepared(valid), 1))
         self._passes.random_states.set_state(states)
         check_monitors(self.schedule, self.callbacks, validates=True, has_accuracy=found.accuracy is not None)
 
@@ -232,12 +241,16 @@ class Run:
         options |= {"device": self.device, "autocast": self.autocast}
         return evaluation.evaluate(self.model, self.loss_fn, batches, **options)
 
-    def _prepared(self, name: str, loader: Loader) -> Iterator[Batch]:
-        """Yield a loader's batches, checked, until the run is to end."""
-        for batch in loader:
-            yield loaders.prepare(name, batch, self.prepare_batch)
+    def _prepared(self, valid: Loader) -> Iterator[Batch]:
+        """Yield the batches of validation, checked, until the run is to end."""
+        for batch in valid:
+            yield loaders.prepare("valid", batch, self.prepare_batch)
             if self._halted:
                 return
+
+    def _may_have_lost_workers(self) -> bool:
+        """Return whether the signal that is to end this run may also have ended the processes of a DataLoader."""
+        return self._stopping and distributed.world_size() == 1
 
     def _call(self, hook: str, *arguments: object) -> None:
         for callback in self.callbacks:
@@ -251,8 +264,11 @@ class Run:
         except KeyboardInterrupt:
             self.history.interrupted = True
 
-    def _validate(self, valid: Loader, figures: dict[str, float]) -> None:
-        """Evaluate and add the figures; if the run is stopped meanwhile, add none, so that it evaluates again later."""
+    def _validate(self, valid: Loader, figures: dict[str, float]) -> bool:
+        """Evaluate and add the figures; if the run is stopped meanwhile, add none, so that it evaluates again later.
+
+        Returns whether the figures are there; a callback that stops the run when it has seen them does not undo that.
+        """
         loaders.set_epoch(valid, self.epoch)
         random_states = self._passes.random_states
         before = random_states.get_state()
@@ -260,14 +276,19 @@ class Run:
         try:
             self._call("on_validation_start")
             result = self._evaluate(
-                self._prepared("valid", valid),
+                self._prepared(valid),
                 all_reduce_sum=self.recorder.all_reduce_sum,
                 on_batch=partial(self._call, "on_validation_batch") if self.callbacks else None,
             )
             if not self._halted:
                 found = result.figures()
+        except loaders.LOST_WORKER:
+            if not self._may_have_lost_workers():
+                raise
+            self._halted = True
         finally:
             self._call("on_validation_end", found)
-        if self._halted:
-            random_states.set_state(before)
+            if not found:
+                random_states.set_state(before)
         figures |= found
+        return bool(found)

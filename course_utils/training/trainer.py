@@ -91,7 +91,7 @@ class Trainer(Run):
             loss_fn, count=loss_count, joins=self.accumulation_steps > 1 or distributed.world_size() > 1
         )
         validation.check_optimizer(optimizer, model, self.loss_fn.module)
-        validation.check_options(progress, prepare_batch, on_nonfinite)
+        validation.check_options(progress, prepare_batch, on_nonfinite, track_grad_norm)
         self.device = distributed.local_device(device)
         devices.check_precision(precision, self.device)
         self.max_grad_norm = None if max_grad_norm is None else positive_number("max_grad_norm", max_grad_norm)
@@ -183,13 +183,14 @@ class Trainer(Run):
         with closing(self.checkpoints), finish_step_on_signal(self.stop) as received:
             valid = self._open(train, valid, plan, resume=resume)
             self.network = distributed.wrap(self.model, self.device)
+            first_step = max(self.step, 1)  # its figures may have come in part: they are written again
             with (
-                Tracking(self.checkpoints.folder_to_write, first_step=self.step, made_with=self.made_with) as tracking,
+                Tracking(self.checkpoints.folder_to_write, first_step=first_step, made_with=self.made_with) as tracking,
                 reporting(self.progress, self.step, plan["num_steps"]) as report,
                 evaluation.modes_kept(self.model, self.loss_fn.module, training=True),
                 self._interruptible(),
             ):
-                self.recorder.start(tracking, report, self.device, first_step=self.step)
+                self.recorder.start(tracking, report, self.device, first_step=first_step)
                 self._try_validation(valid)
                 self._call("on_fit_start")
                 while self.epoch < num_epochs and not self._halted:
@@ -229,7 +230,7 @@ class Trainer(Run):
             try:
                 batches = self._next_batches()
             except (KeyboardInterrupt, *loaders.LOST_WORKER) as error:
-                if not self._stopping and not isinstance(error, KeyboardInterrupt):
+                if not isinstance(error, KeyboardInterrupt) and not self._may_have_lost_workers():
                     raise
                 self._halted = self.history.interrupted = True
                 return
@@ -284,9 +285,7 @@ class Trainer(Run):
         if valid is not None or self.callbacks:
             self._save_if_due(self.epoch + 1)  # they may fail
         with self._saved_if_it_fails():
-            if valid is not None:
-                self._validate(valid, figures)
-            if not self._halted:
+            if valid is None or self._validate(valid, figures):
                 self.schedule.after_epoch(figures)
                 self.recorder.close_epoch(self.step, figures)
                 self.epoch, self.position, self.epoch_trained = self.epoch + 1, 0, False

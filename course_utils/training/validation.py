@@ -83,11 +83,12 @@ def check_progress(progress: object) -> None:
         )
 
 
-def check_options(progress: object, prepare_batch: object, on_nonfinite: str) -> None:
+def check_options(progress: object, prepare_batch: object, on_nonfinite: str, track_grad_norm: bool) -> None:
     """Check options of the trainer that are functions or names.
 
     Raises:
-        TypeError: `progress` or `prepare_batch` is neither a function nor one of its other values.
+        TypeError: `progress` or `prepare_batch` is neither a function nor one of its other values, or
+            `track_grad_norm` is neither True nor False.
         ValueError: `on_nonfinite` is neither "raise" nor "skip".
     """
     check_progress(progress)
@@ -96,6 +97,8 @@ def check_options(progress: object, prepare_batch: object, on_nonfinite: str) ->
             f"prepare_batch must be a function from a batch to (inputs, y), or None, got {quoted(prepare_batch)}"
         )
     check_name("on_nonfinite", on_nonfinite, ["raise", "skip"])
+    if not isinstance(track_grad_norm, bool):
+        raise TypeError(f"track_grad_norm must be True or False, got {quoted(track_grad_norm)}")
 
 
 def make_plan(

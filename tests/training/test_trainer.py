@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 from torch.overrides import TorchFunctionMode
@@ -21,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from course_utils import devices
 from course_utils.data import Batches, load
 from course_utils.models import MLP
-from course_utils.training import NonFiniteError, RunCompleteError, Trainer
+from course_utils.training import Callback, NonFiniteError, RunCompleteError, Trainer, checkpoint
 
 
 def rows(count=50, dtype=torch.float32, seed=0):
@@ -733,3 +734,57 @@ def test_a_run_never_ends_with_weights_that_are_not_finite():
     each = trainer(lr=3e38, loss_fn=lambda logits, y: 100 * nn.functional.cross_entropy(logits, y))
     with pytest.raises(NonFiniteError, match=r"the weights are not finite after step 1 at lr 3e\+38"):
         each.fit([(1000 * x, y)], num_epochs=1)
+
+
+# Found by trying to break the loop.
+
+
+class StopsIn(Callback):
+    """Stops the run when it reaches a point for the first time."""
+
+    def __init__(self, point):
+        setattr(self, point, lambda trainer, *_: trainer.stop())
+
+
+def test_all_batches_are_evaluated_after_a_run_that_was_stopped():
+    each = trainer(callbacks=[StopsIn("on_epoch_end")])
+    each.fit(batches(), num_epochs=2)
+    assert each.evaluate(batches()) == trainer(each.model).evaluate(batches())
+
+
+def test_a_callback_that_stops_when_it_has_seen_the_figures_of_validation_loses_none():
+    each = trainer(callbacks=[StopsIn("on_validation_end")])
+    history = each.fit(batches(), batches(), num_epochs=2)
+    assert (each.epoch, each.position, each.epoch_trained) == (1, 0, False)
+    assert [len(each) for each in (history.epoch_loss, history.valid_loss)] == [1, 1]
+
+
+def test_a_state_without_the_place_in_the_passes_finds_it_from_the_steps():
+    data = list(zip(*(each.split(8) for each in rows(24)), strict=True))
+    once, first, second = (trainer() for _ in range(3))
+    once.fit(data, num_epochs=2, steps_per_epoch=5)
+    first.fit(data, num_epochs=1, steps_per_epoch=5)
+    second.load_state_dict(first.state_dict())
+    second.fit(data, num_epochs=2, steps_per_epoch=5)
+    assert same_weights(once.model, second.model)
+
+
+def test_the_figures_of_an_epoch_that_ended_after_the_last_checkpoint_are_in_tensorboard_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("course_utils.training.tracking.HOLD", 0)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(step, num_steps, history):
+        if step == 5:
+            raise Killed
+
+    data = list(zip(*(each.split(8) for each in rows(24)), strict=True))
+    each = trainer(run_dir=tmp_path, log_every=1, checkpoint_every_steps=3, checkpoint_every=9, progress=kill)
+    with pytest.raises(Killed):
+        each.fit(data, num_epochs=3)
+    assert checkpoint.load(tmp_path)["step"] == 3
+    trainer(run_dir=tmp_path, log_every=1).fit(data, num_epochs=3, resume=True)
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert [event.step for event in events.Scalars("loss/epoch")] == [3, 6, 9]
+    assert [event.step for event in events.Scalars("loss/step")] == list(range(1, 10))
