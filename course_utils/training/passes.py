@@ -10,6 +10,9 @@ from course_utils.training.loaders import Batch, Loader, no_batches, set_epoch
 from course_utils.training.order import FIXED_ORDER, STATE_DICT, checksums, keeper_of_the_place, why_inexact
 from course_utils.training.rng import RandomStates, State
 
+# The first takes within a pass show which random states such takes change.
+WATCHED = 16
+
 
 class _Start(NamedTuple):
     """How a pass began.
@@ -56,7 +59,8 @@ class Passes:
         self._ended = False  # by a short take; the next one returns no batches
         self._start = _Start(None, {}, self._has_workers())
         self._draws_order = type(loader) not in FIXED_ORDER
-        self._drawn_from: list[str] | None = None  # the random states that change when batches are taken
+        self._drawn_from: set[str] = set()  # the random states that change when batches are taken within a pass
+        self._watched = 0  # how many times that was looked for
 
     def take(self, n: int) -> list[Batch]:
         """Return the next n batches: fewer at the end of a pass, then once none, and then those of the next pass.
@@ -68,11 +72,13 @@ class Passes:
         """
         if self._ended:
             return self._end_pass()
-        # Reading all random states takes a third of a small step. Within a pass, read only those that changed when its
+        # Reading all random states takes a third of a small step. Within a pass, read only those that changed when the
         # first batches were taken.
-        needs_all = self._batches is None and (self.position > 0 or self._draws_order)
-        draws_nothing = self._drawn_from == [] and not needs_all
-        before = {} if draws_nothing else self.random_states.get_state(None if needs_all else self._drawn_from)
+        begins, watches = self._batches is None, self._watched < WATCHED
+        reads_all = watches or (begins and (self.position > 0 or self._draws_order))
+        before: State = {}
+        if reads_all or self._drawn_from:
+            before = self.random_states.get_state(None if reads_all else self._drawn_from)
         kept = self._state_of_keeper() if n > 1 else None
         try:
             if self._batches is None:
@@ -81,8 +87,9 @@ class Passes:
         except BaseException:
             self._go_back(before, kept)
             raise
-        if self._drawn_from is None:
-            self._drawn_from = self.random_states.changed_since(before)
+        if watches and not begins:
+            self._watched += 1
+            self._drawn_from.update(self.random_states.changed_since(before))
         if not batches and not self.position:
             if self._kept is None:
                 raise no_batches("train", self.number + 1)
