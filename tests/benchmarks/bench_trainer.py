@@ -59,11 +59,12 @@ class Workload:
     title: str
     make_model: Callable[[], nn.Module]
     num_epochs: int
+    embedded_aim: float  # for Trainer on Batches with everything on
 
 
 WORKLOADS = {
-    "mlp": Workload("MLP", functools.partial(models.MLP, hidden=(32,)), 40),
-    "cnn": Workload("CNN", models.CNN, 16),
+    "mlp": Workload("MLP", functools.partial(models.MLP, hidden=(32,)), 40, 0.60),
+    "cnn": Workload("CNN", models.CNN, 16, 0.90),
 }
 
 
@@ -458,7 +459,7 @@ def aims(table: Table) -> list[tuple[str, bool]]:
 
     judged = []
     for key, workload in WORKLOADS.items():
-        for name, limit in (("trainer", 1.03), ("trainer-full", 1.10), ("trainer-batches-full", 0.60)):
+        for name, limit in (("trainer", 1.06), ("trainer-full", 1.10), ("trainer-batches-full", workload.embedded_aim)):
             if key in table.get(name, {}):
                 value = ratio(name, key)
                 sentence = f"{workload.title}: {CONTESTANTS[name].title} {value:.3f}, aim {limit:.2f}"
