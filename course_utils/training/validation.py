@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
@@ -49,7 +49,7 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module, loss_module: nn.Modu
 
     Raises:
         TypeError: it is not an optimizer, or its `step` needs a closure.
-        ValueError: it holds other tensors.
+        ValueError: it holds other tensors, or its lr, momentum or weight_decay is NaN, infinite or negative.
     """
     if not isinstance(optimizer, Optimizer):
         given = optimizer.__name__ if isinstance(optimizer, type) else type(optimizer).__name__
@@ -60,6 +60,14 @@ def check_optimizer(optimizer: Optimizer, model: nn.Module, loss_module: nn.Modu
             f"{type(optimizer).__name__}.step() needs a closure that computes the loss again, several times a step, "
             "but the loop computes the gradients once: use an optimizer whose step() works without, such as SGD or Adam"
         )
+    for index, group in enumerate(optimizer.param_groups):
+        for name in ("lr", "momentum", "weight_decay"):
+            value = group.get(name, 0.0)
+            if not isinstance(value, Tensor) and not 0 <= value < math.inf:
+                raise ValueError(
+                    f"the optimizer's {name} (group {index}) must be a finite number of at least 0, "
+                    f"got {quoted(value)}: make the optimizer with another one"
+                )
     owners = [model] if loss_module is None else [model, loss_module]
     own = {id(parameter) for owner in owners for parameter in owner.parameters()}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]

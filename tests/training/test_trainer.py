@@ -592,6 +592,16 @@ def test_an_optimizer_of_another_model_is_refused():
         Trainer(small_model(), optimizer, nn.CrossEntropyLoss())
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", math.nan), ("momentum", math.nan), ("momentum", math.inf), ("weight_decay", math.nan)]
+)
+def test_an_optimizer_with_a_setting_that_is_no_number_is_refused(name, value):
+    model = small_model()
+    optimizer = torch.optim.SGD(model.parameters(), **({"lr": 0.1} | {name: value}))
+    with pytest.raises(ValueError, match=rf"the optimizer's {name} \(group 0\) must be a finite number.* got {value}"):
+        Trainer(model, optimizer, nn.CrossEntropyLoss())
+
+
 def test_parameters_on_two_devices_are_refused():
     model = small_model()
     model[2].to("meta")
