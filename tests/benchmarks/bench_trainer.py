@@ -48,7 +48,7 @@ MEMORY_STEPS, MEMORY_EVERY = 20_000, 2_000
 RESULT = "RESULT "
 ALT = (
     "Bars of the CPU time of a training run, as a ratio to the hand-written loop with a DataLoader, for an MLP and a "
-    "CNN. Trainer is near 1, Trainer on Batches is below 1, and every library is above 1."
+    "CNN. Trainer is a little above 1, Trainer on Batches is below 1, and most libraries are above Trainer."
 )
 
 
