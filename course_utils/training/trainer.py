@@ -144,7 +144,8 @@ class Trainer(Run):
         if self.measures_gradients:
             self.scaler.unscale_(self.optimizer)
             self.grad_norm = gradients.clip(self.optimizer, self.max_grad_norm)
-        if self.on_nonfinite == "raise" or self._are_finite(self.grad_norm, *losses):
+        self.is_finite = self.on_nonfinite == "raise" or self._are_finite(self.grad_norm, *losses)
+        if self.is_finite:
             self.scaler.step(self.optimizer)
         self.scaler.update()
         return losses
@@ -265,8 +266,7 @@ class Trainer(Run):
         """Take one step; if it was skipped, count that, restore the buffers, and return no losses."""
         scale, buffers = self.scaler.get_scale(), self._copied_buffers()
         losses = self.train_step(batches, shares)
-        is_finite = self.on_nonfinite == "raise" or self._are_finite(self.grad_norm, *losses)
-        if is_finite and self.scaler.get_scale() >= scale:
+        if self.is_finite and self.scaler.get_scale() >= scale:
             return losses
         self.skipped_steps += 1
         self._restore_buffers(buffers)
