@@ -6,7 +6,7 @@ from pathlib import Path
 
 from loop_doctor.explain import Finding, fill
 from loop_doctor.messages import COURSE, PROBLEM, Plural
-from loop_doctor.record import Record
+from loop_doctor.records import Record
 
 # By the number of problems and of hints: none, one, or more.
 HEADLINES = {

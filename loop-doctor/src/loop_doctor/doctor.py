@@ -11,7 +11,7 @@ from loop_doctor.card import as_html, as_text
 from loop_doctor.explain import Finding, explain
 from loop_doctor.meanings import meaning_of
 from loop_doctor.messages import PROBLEM
-from loop_doctor.record import Record
+from loop_doctor.records import Record
 from loop_doctor.rules import diagnoses
 from loop_doctor.watch import Watch
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from loop_doctor.call_sites import Location
 
 if TYPE_CHECKING:
-    from loop_doctor.record import OptimizerRecord
+    from loop_doctor.records import OptimizerRecord
 
 MAX_GONE = 1024  # weights that are remembered after they have been freed: more than a rule can name
 

@@ -8,7 +8,7 @@ import sys
 
 from loop_doctor.call_sites import CallSites
 from loop_doctor.parameters import ParameterRegistry
-from loop_doctor.record import Record
+from loop_doctor.records import Record
 from loop_doctor.watchers.backward import BackwardWatcher
 from loop_doctor.watchers.device_reads import DeviceReadWatcher
 from loop_doctor.watchers.epochs import EpochWatcher

@@ -1,6 +1,6 @@
 """The rules: what is wrong, and how sure that is. One small function for each code, over what was seen."""
 
-from loop_doctor.record import Record
+from loop_doctor.records import Record
 from loop_doctor.rules import accumulation, curves, harmless, losses, modes, steps, writers
 from loop_doctor.rules.base import Diagnosis, Rule
 

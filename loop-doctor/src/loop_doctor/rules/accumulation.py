@@ -1,6 +1,6 @@
 """Rules for the accumulation of gradients over micro-batches."""
 
-from loop_doctor.record import Record
+from loop_doctor.records import Record
 from loop_doctor.rules.base import FEW, Diagnosis, num_micro_batches, rule
 
 

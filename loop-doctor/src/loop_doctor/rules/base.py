@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loop_doctor.call_sites import Location
-from loop_doctor.record import ModelRecord, OptimizerRecord, Record, Tally
+from loop_doctor.records import ModelRecord, OptimizerRecord, Record, Tally
 
 FEW = 2  # something that is seen once may be an accident of the first turn
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from loop_doctor.ledger import BATCHES, FIXED, SAMPLES, Reading, Tag
-from loop_doctor.record import Record
+from loop_doctor.records import Record
 from loop_doctor.rules.base import Diagnosis, num_micro_batches, rule
 
 

@@ -1,6 +1,6 @@
 """What is often reported as a mistake, and does no harm in this loop."""
 
-from loop_doctor.record import Record
+from loop_doctor.records import Record
 from loop_doctor.rules.base import FEW, Diagnosis, is_trained, rule
 
 

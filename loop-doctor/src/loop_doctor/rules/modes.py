@@ -1,6 +1,6 @@
 """Rules for train and eval mode, and for gradients during validation."""
 
-from loop_doctor.record import Record
+from loop_doctor.records import Record
 from loop_doctor.rules.base import FEW, Diagnosis, is_trained, rule
 
 

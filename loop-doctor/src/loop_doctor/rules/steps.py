@@ -2,7 +2,7 @@
 
 import math
 
-from loop_doctor.record import Record
+from loop_doctor.records import Record
 from loop_doctor.rules.base import FEW, Diagnosis, most_often, num_micro_batches, rule
 
 

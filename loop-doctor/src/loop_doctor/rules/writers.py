@@ -1,6 +1,6 @@
 """Rules for the TensorBoard writer, and for readings that wait for the accelerator."""
 
-from loop_doctor.record import Record
+from loop_doctor.records import Record
 from loop_doctor.rules.base import Diagnosis, rule
 
 

@@ -10,7 +10,7 @@ from loop_doctor.call_sites import CallSites, Location
 from loop_doctor.graph import leaves, wrapped
 from loop_doctor.growth import GraphMarker
 from loop_doctor.parameters import Mark, Parameter, ParameterRegistry
-from loop_doctor.record import OptimizerRecord, PendingBackward, Record
+from loop_doctor.records import OptimizerRecord, PendingBackward, Record
 from loop_doctor.watchers.epochs import EpochWatcher
 from loop_doctor.watchers.losses import LossWatcher
 from loop_doctor.watchers.models import ModelWatcher

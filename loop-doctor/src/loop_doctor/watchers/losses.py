@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from loop_doctor.call_sites import CallSites, Location, spot_of
 from loop_doctor.graph import read_factors, read_loss, wrapped
 from loop_doctor.ledger import Series
-from loop_doctor.record import Record
+from loop_doctor.records import Record
 from loop_doctor.watchers.epochs import EpochWatcher
 from loop_doctor.watchers.models import ModelWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches

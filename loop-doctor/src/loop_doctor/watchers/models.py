@@ -13,7 +13,7 @@ from loop_doctor.graph import address, tensors_in, wrapped
 from loop_doctor.growth import GraphMarker
 from loop_doctor.identity_map import IdentityMap
 from loop_doctor.parameters import ParameterRegistry
-from loop_doctor.record import ModelRecord, Record
+from loop_doctor.records import ModelRecord, Record
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope, is_compiling
 

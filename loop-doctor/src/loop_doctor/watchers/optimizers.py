@@ -11,7 +11,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from loop_doctor.call_sites import CallSites, Location
 from loop_doctor.identity_map import IdentityMap
 from loop_doctor.parameters import Mark, ParameterRegistry
-from loop_doctor.record import ModelRecord, OptimizerRecord, Record
+from loop_doctor.records import ModelRecord, OptimizerRecord, Record
 from loop_doctor.watchers.models import ModelWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope

@@ -5,7 +5,7 @@ from typing import Any
 from torch.optim import lr_scheduler
 
 from loop_doctor.call_sites import CallSites
-from loop_doctor.record import Record
+from loop_doctor.records import Record
 from loop_doctor.watchers.optimizers import OptimizerWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope

@@ -11,7 +11,7 @@ from torch import Tensor
 from loop_doctor.call_sites import CallSites, Location
 from loop_doctor.graph import is_number
 from loop_doctor.identity_map import IdentityMap
-from loop_doctor.record import Record, WriterRecord
+from loop_doctor.records import Record, WriterRecord
 from loop_doctor.watchers.device_reads import DeviceReadWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope

@@ -1,32 +1,16 @@
-"""What was seen in one block: counters, first locations and first numbers. It does not grow with the run."""
+"""What one optimizer did."""
 
-import weakref
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from loop_doctor.call_sites import Location
-from loop_doctor.growth import GrowthDetector, LiveGraphs
-from loop_doctor.ledger import AT_ONCE, Ledger, Series
+from loop_doctor.ledger import AT_ONCE
 from loop_doctor.parameters import Parameter
-
-
-@dataclass
-class Tally:
-    """How often something was seen, where first, and the facts of that first time."""
-
-    count: int = 0
-    location: Location | None = None
-    facts: dict[str, Any] = field(default_factory=dict)
-
-    def note(self, location: Location | None, **facts: Any) -> None:
-        """Count once more; the first location and facts are kept."""
-        if self.count == 0:
-            self.location, self.facts = location, facts
-        self.count += 1
+from loop_doctor.records.parts import Tally
 
 
 class PendingBackward(NamedTuple):
@@ -107,78 +91,3 @@ class OptimizerRecord:
             move = distance / length if length > 0 else 0.0
             self.largest_move = max(self.largest_move, move)
             self.num_large_moves += move > 0.5
-
-
-@dataclass(eq=False)
-class ModelRecord:
-    """One model that the user's own code called."""
-
-    name: str
-    ref: "weakref.ref[nn.Module]"
-    parameters: dict[str, Parameter] = field(default_factory=dict)
-    sensitive: list[str] = field(default_factory=list)  # layers that behave differently in eval mode
-    calls_dropout: bool = False  # as a function, not as a layer
-    dropped: str = ""  # the function's name, if eval mode turned it off
-    num_calls: int = 0
-    steps_in_eval: Tally = field(default_factory=Tally)
-    num_steps_in_train: int = 0
-    calls_without_backward: Tally = field(default_factory=Tally)
-    calls_in_eval: int = 0
-    evaluated_in_train: Tally = field(default_factory=Tally)
-
-
-@dataclass(eq=False)
-class WriterRecord:
-    """One TensorBoard writer."""
-
-    ref: "weakref.ref[Any]"
-    folder: str
-    made_inside: bool
-    location: Location | None
-    num_written: int = 0
-    closed_at: Location | None = None
-    num_closes: int = 0
-    written_after_close: Tally = field(default_factory=Tally)
-    closed_again: Tally = field(default_factory=Tally)
-    num_since_close: int = 0
-
-    def open(self) -> bool:
-        """Return whether it is open now, or was when it was last seen."""
-        writer = self.ref()
-        if writer is None:
-            return self.closed_at is None or self.num_since_close > 0
-        return writer.all_writers is not None
-
-
-@dataclass(eq=False)
-class Record:
-    """Everything that was seen in one block."""
-
-    ledger: Ledger = field(default_factory=Ledger)
-    optimizers: list[OptimizerRecord] = field(default_factory=list)
-    models: list[ModelRecord] = field(default_factory=list)
-    writers: list[WriterRecord] = field(default_factory=list)
-    losses: dict[object, Series] = field(default_factory=dict)  # the series that backward calls started from
-    num_backwards: int = 0
-    num_gradients: int = 0
-    num_graphs_read: int = 0
-    num_steps: int = 0
-    num_scaler_steps: int = 0
-    num_manual_updates: int = 0
-    num_parameters_reached: int = 0
-    backward_location: Location | None = None
-    unchanged: list[tuple[str, int]] = field(default_factory=list)  # received gradients, never changed
-    manual_stale: Tally = field(default_factory=Tally)
-    losses_kept: LiveGraphs = field(default_factory=LiveGraphs)
-    outputs_kept: LiveGraphs = field(default_factory=LiveGraphs)
-    passed_again: GrowthDetector = field(default_factory=GrowthDetector)  # outputs a backward call met a second time
-    strays: list[Parameter] = field(default_factory=list)  # received gradients, in no model that was called, unchanged
-    softmax: Tally = field(default_factory=Tally)
-    scalar_images: Tally = field(default_factory=Tally)
-    early_schedulers: Tally = field(default_factory=Tally)
-    num_scheduler_steps: int = 0
-    waits: Counter[Location | None] = field(default_factory=Counter)
-    num_waits: int = 0
-    other_threads: bool = False
-    tensorboardx: bool = False
-    interrupted: bool = False

@@ -1,0 +1,51 @@
+"""The words about TensorBoard writers, and reads from an accelerator."""
+
+from loop_doctor.messages.parts import HINT, Message, Plural
+
+_WRITTEN_AFTER_CLOSE = Plural(
+    "count", "Something was written once after close().", "Something was written {count:,} times after close()."
+)
+
+MESSAGES: dict[str, Message] = {
+    "writer-closed-early": Message(
+        "The writer is closed inside the loop. This raises no error: every later value opens a new event file, "
+        "TensorBoard may show only some of them, and it takes time.",
+        {
+            "inside": (
+                _WRITTEN_AFTER_CLOSE,
+                Plural("closes", "The writer was closed once.", "The writer was closed {closes:,} times in all."),
+                "Every write after a close() started a new event file.",
+            ),
+            "before": (_WRITTEN_AFTER_CLOSE, "The writer was closed before the block that was watched."),
+        },
+        {"": "with SummaryWriter(…) as writer:  # closes once, at the end\n    train(writer)"},
+        "07_summary_writer",
+    ),
+    "writer-left-open": Message(
+        "The writer is still open. What it has not written to disk yet is lost if the program ends now.",
+        {
+            "": (
+                Plural(
+                    "written",
+                    "The writer of `{folder}` received 1 record and was not closed.",
+                    "The writer of `{folder}` received {written:,} records and was not closed.",
+                ),
+            )
+        },
+        {"": "with SummaryWriter(…) as writer:  # closes at the end, also after an error\n    train(writer)"},
+        "07_summary_writer",
+    ),
+    "scalar-as-image": Message(
+        "add_image received a single number. It expects an image and raises an error.",
+        {"": (Plural("count", "`{tag}` was a number, once.", "`{tag}` was a number, {count:,} times."),)},
+        {"": "writer.add_scalar({tag!r}, value, step)"},
+        "07_summary_writer",
+    ),
+    "waits-every-step": Message(
+        "The program reads a number from the accelerator at every step, and waits for it every time.",
+        {"": ("It read {waits:,} numbers in {steps:,} steps.",)},
+        {"": "running_loss += loss.detach()  # on the device\nif step % 100 == 0:\n    value = running_loss.item()"},
+        "06_item",
+        HINT,
+    ),
+}

@@ -1,0 +1,49 @@
+"""What was seen in one block: counters, first locations and first numbers. It does not grow with the run."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from loop_doctor.call_sites import Location
+from loop_doctor.growth import GrowthDetector, LiveGraphs
+from loop_doctor.ledger import Ledger, Series
+from loop_doctor.parameters import Parameter
+from loop_doctor.records.models import ModelRecord
+from loop_doctor.records.optimizers import OptimizerRecord, PendingBackward
+from loop_doctor.records.parts import Tally
+from loop_doctor.records.writers import WriterRecord
+
+__all__ = ["ModelRecord", "OptimizerRecord", "PendingBackward", "Record", "Tally", "WriterRecord"]
+
+
+@dataclass(eq=False)
+class Record:
+    """Everything that was seen in one block."""
+
+    ledger: Ledger = field(default_factory=Ledger)
+    optimizers: list[OptimizerRecord] = field(default_factory=list)
+    models: list[ModelRecord] = field(default_factory=list)
+    writers: list[WriterRecord] = field(default_factory=list)
+    losses: dict[object, Series] = field(default_factory=dict)  # the series that backward calls started from
+    num_backwards: int = 0
+    num_gradients: int = 0
+    num_graphs_read: int = 0
+    num_steps: int = 0
+    num_scaler_steps: int = 0
+    num_manual_updates: int = 0
+    num_parameters_reached: int = 0
+    backward_location: Location | None = None
+    unchanged: list[tuple[str, int]] = field(default_factory=list)  # received gradients, never changed
+    manual_stale: Tally = field(default_factory=Tally)
+    losses_kept: LiveGraphs = field(default_factory=LiveGraphs)
+    outputs_kept: LiveGraphs = field(default_factory=LiveGraphs)
+    passed_again: GrowthDetector = field(default_factory=GrowthDetector)  # outputs a backward call met a second time
+    strays: list[Parameter] = field(default_factory=list)  # received gradients, in no model that was called, unchanged
+    softmax: Tally = field(default_factory=Tally)
+    scalar_images: Tally = field(default_factory=Tally)
+    early_schedulers: Tally = field(default_factory=Tally)
+    num_scheduler_steps: int = 0
+    waits: Counter[Location | None] = field(default_factory=Counter)
+    num_waits: int = 0
+    other_threads: bool = False
+    tensorboardx: bool = False
+    interrupted: bool = False

@@ -1,0 +1,27 @@
+"""What was seen of one model."""
+
+import weakref
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from loop_doctor.parameters import Parameter
+from loop_doctor.records.parts import Tally
+
+
+@dataclass(eq=False)
+class ModelRecord:
+    """One model that the user's own code called."""
+
+    name: str
+    ref: "weakref.ref[nn.Module]"
+    parameters: dict[str, Parameter] = field(default_factory=dict)
+    sensitive: list[str] = field(default_factory=list)  # layers that behave differently in eval mode
+    calls_dropout: bool = False  # as a function, not as a layer
+    dropped: str = ""  # the function's name, if eval mode turned it off
+    num_calls: int = 0
+    steps_in_eval: Tally = field(default_factory=Tally)
+    num_steps_in_train: int = 0
+    calls_without_backward: Tally = field(default_factory=Tally)
+    calls_in_eval: int = 0
+    evaluated_in_train: Tally = field(default_factory=Tally)
