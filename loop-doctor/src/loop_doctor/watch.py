@@ -10,6 +10,8 @@ from loop_doctor.call_sites import CallSites
 from loop_doctor.parameters import ParameterRegistry
 from loop_doctor.records import Record
 from loop_doctor.watchers.backward import BackwardWatcher
+from loop_doctor.watchers.checkpoints import CheckpointWatcher
+from loop_doctor.watchers.data import DataWatcher
 from loop_doctor.watchers.device_reads import DeviceReadWatcher
 from loop_doctor.watchers.epochs import EpochWatcher
 from loop_doctor.watchers.losses import LossWatcher
@@ -31,6 +33,7 @@ class Watch:
         self._models = ModelWatcher(*shared, self._parameters)
         self._optimizers = OptimizerWatcher(*shared, self._parameters, self._models)
         self._epochs = EpochWatcher(self.scope)
+        self._data = DataWatcher(*shared)
         losses = LossWatcher(*shared, self._models, self._epochs)
         self._backward = BackwardWatcher(
             *shared, self._parameters, self._models, self._epochs, losses, self._optimizers
@@ -43,6 +46,8 @@ class Watch:
             losses,
             SchedulerWatcher(*shared, self._optimizers),
             self._epochs,
+            self._data,
+            CheckpointWatcher(*shared),
             WriterWatcher(*shared, reads),
             reads,
         )
@@ -68,3 +73,4 @@ class Watch:
         self._optimizers.finish()
         self._parameters.release()
         self._epochs.finish()
+        self._data.finish()

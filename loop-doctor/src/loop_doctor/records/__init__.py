@@ -7,6 +7,8 @@ from loop_doctor.call_sites import Location
 from loop_doctor.growth import GrowthDetector, LiveGraphs
 from loop_doctor.ledger import Ledger, Series
 from loop_doctor.parameters import Parameter
+from loop_doctor.records.checkpoints import CheckpointRecord
+from loop_doctor.records.data import DataRecord
 from loop_doctor.records.models import ModelRecord
 from loop_doctor.records.optimizers import OptimizerRecord, PendingBackward
 from loop_doctor.records.parts import Tally
@@ -23,6 +25,8 @@ class Record:
     optimizers: list[OptimizerRecord] = field(default_factory=list)
     models: list[ModelRecord] = field(default_factory=list)
     writers: list[WriterRecord] = field(default_factory=list)
+    data: DataRecord = field(default_factory=DataRecord)
+    checkpoints: CheckpointRecord = field(default_factory=CheckpointRecord)
     losses: dict[object, Series] = field(default_factory=dict)  # the series that backward calls started from
     num_backwards: int = 0
     num_gradients: int = 0
