@@ -23,6 +23,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 # Where the doctor, or anything else, could leave something behind.
 PLACES = (
+    torch,
+    dataloader.DataLoader,
     Tensor,
     torch._C.TensorBase,
     torch.autograd,
