@@ -17,6 +17,7 @@ from loop_doctor.records import Record
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope
 
+ENDS = 4  # how many tensors of a state are followed, from its beginning and from its end
 DEEP, WIDE = 3, 4096  # how much of a saved object is looked through
 COUNTERS = ("epoch", "step", "iter")
 
@@ -48,6 +49,7 @@ class CheckpointWatcher:
         self._kept: IdentityMap[Kept] = IdentityMap()
         self._from_file: IdentityMap[LoadedFile] = IdentityMap()
         self._waiting: list[LoadedFile] = []  # whose weights were loaded, before the first step
+        self._any_file = False
         self._inside = False
         self._patches: Patches | None = None
 
@@ -82,8 +84,10 @@ class CheckpointWatcher:
     def _keep(self, state: Any, location: Location | None) -> None:
         if location is None or not isinstance(state, Mapping):
             return
-        for value in state.values():
-            if isinstance(value, Tensor) and value.is_floating_point() and not value.is_inference():
+        values = [v for v in state.values() if isinstance(v, Tensor) and v.is_floating_point()]
+        # Averages of weights ask for the state at each step: a few tensors from both ends are enough.
+        for value in values if len(values) <= 2 * ENDS else values[:ENDS] + values[-ENDS:]:
+            if not value.is_inference():
                 self._kept.put(value, Kept(location, value._version, self._record.num_steps))
 
     def _followed(self, values: Iterator[Tensor]) -> tuple[Tensor, Kept] | None:
@@ -103,11 +107,14 @@ class CheckpointWatcher:
         return load_state_dict
 
     def _look_at_loading(self, module: nn.Module, state: Mapping[str, Any]) -> None:
-        own = {_memory(parameter) for parameter in module.parameters()} - {None}
-        followed = self._followed(v for v in state.values() if isinstance(v, Tensor) and _memory(v) in own)
-        if followed is not None:
+        followed = self._followed(value for value in state.values() if isinstance(value, Tensor))
+        if followed is not None and _memory(followed[0]) in {_memory(weight) for weight in module.parameters()} - {
+            None
+        }:
             kept = followed[1]
             self._record.checkpoints.loaded_uncopied.note(kept.location, steps=self._record.num_steps - kept.num_steps)
+        if not self._any_file:
+            return
         tensors = [value for value in state.values() if isinstance(value, Tensor)]
         file = next((found for value in tensors if (found := self._from_file.get(value)) is not None), None)
         weights = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -134,7 +141,7 @@ class CheckpointWatcher:
             if self._scope.sees() and isinstance(checkpoint, dict):
                 groups, counters = _optimizer_groups(checkpoint), _counters(checkpoint)
                 if groups and counters:
-                    file = LoadedFile(groups, counters)
+                    file, self._any_file = LoadedFile(groups, counters), True
                     for tensor in _tensors(checkpoint):
                         self._from_file.put(tensor, file)
             return checkpoint
