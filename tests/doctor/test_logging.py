@@ -14,8 +14,11 @@ import tensorboardX
 import torch
 import torch.nn.functional as F
 from case_parts import BATCHES, batches, network, sgd
+from cure_parts import Cure, run, with_fix
 from loop_doctor import LoopDoctor
+from loop_doctor.watchers import device_reads
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+from test_cases import parts, the_same
 from torch.utils.tensorboard import SummaryWriter
 
 KINDS = {"torch": SummaryWriter, "tensorboardX": lambda folder: tensorboardX.SummaryWriter(str(folder))}
@@ -233,3 +236,50 @@ def test_a_log_message_keeps_its_line_and_its_text():
     assert len(lines) == 2 * BATCHES
     assert list(doctor.curves.values()) == ["this batch's loss"] * 2
     assert [name.partition(",")[0] for name in doctor.curves] == ["loss", "loss"]
+
+
+# The fix for reads from an accelerator, for which the CPU has to play one.
+
+READS = Cure(
+    "waits-every-step",
+    """
+model = network()
+optimizer = sgd(model)
+running_loss = 0.0
+for step, (x, y) in enumerate(batches() * 3):
+    optimizer.zero_grad()
+    loss = F.cross_entropy(model(x), y)
+    loss.backward()
+    optimizer.step()
+    # cure
+    running_loss += loss.item()
+    # end
+result = model, running_loss
+""",
+    """
+model = network()
+optimizer = sgd(model)
+losses = []
+for x, y in batches() * 3:
+    optimizer.zero_grad()
+    losses.append(F.cross_entropy(model(x), y))
+    losses[-1].backward()
+    optimizer.step()
+    losses[-1] = losses[-1].detach()
+total = losses[0] + 0.0
+for loss in losses[1:]:
+    total = total + loss
+result = model, total
+""",
+)
+
+
+def test_the_fix_for_reads_at_every_step_makes_the_loop_right(tmp_path, monkeypatch):
+    monkeypatch.setattr(device_reads, "DEVICES_THAT_WAIT", ("cpu",))
+    doctor, _ = run(READS.faulty, tmp_path / "faulty")
+    assert codes(doctor) == ["waits-every-step"]
+    doctor, cured = run(with_fix(READS, doctor.findings[0].fix), tmp_path / "cured")
+    assert doctor.findings == [], str(doctor)
+    doctor, right = run(READS.right, tmp_path / "right")
+    assert doctor.findings == [], str(doctor)
+    assert the_same(list(parts(cured)), list(parts(right)))

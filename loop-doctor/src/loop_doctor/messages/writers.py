@@ -6,6 +6,7 @@ _WRITTEN_AFTER_CLOSE = Plural(
     "count", "Something was written once after close().", "Something was written {count:,} times after close()."
 )
 
+_ALL_EPOCHS = "\n    for epoch in range(num_epochs):\n        train(writer)"
 _AT_ONE_STEP = (
     "`{tag}` received {most:,} different values at step {step:,}.",
     "Of the {logs:,} values that were compared, {count:,} came at a step that already had another value.",
@@ -24,7 +25,7 @@ MESSAGES: dict[str, Message] = {
             ),
             "before": (_WRITTEN_AFTER_CLOSE, "The writer was closed before the block that was watched."),
         },
-        {"": "with SummaryWriter(…) as writer:  # closes once, at the end\n    train(writer)"},
+        {"": "with SummaryWriter(…) as writer:  # closes once, at the end" + _ALL_EPOCHS},
         "07_summary_writer",
     ),
     "writer-left-open": Message(
@@ -38,7 +39,7 @@ MESSAGES: dict[str, Message] = {
                 ),
             )
         },
-        {"": "with SummaryWriter(…) as writer:  # closes at the end, also after an error\n    train(writer)"},
+        {"": "with SummaryWriter(…) as writer:  # closes at the end, also after an error" + _ALL_EPOCHS},
         "07_summary_writer",
     ),
     "scalar-as-image": Message(
