@@ -171,6 +171,21 @@ def test_print_prints_the_same_and_reads_the_numbers(capsys):
     assert 'print("so far", sum(totals)' in doctor.findings[0].where
 
 
+def test_the_fix_for_a_printed_sum_prints(capsys):
+    total = 0.0
+
+    def after(loss, epoch, step):
+        nonlocal total
+        total = loss.item() + (total if step else 0.0)
+        if step + 1 == BATCHES:
+            print("loss", total)
+
+    with LoopDoctor() as doctor:
+        train(after=after)
+    assert codes(doctor) == ["loss-not-averaged"]
+    assert "print('loss', running_loss / num_batches)" in doctor.findings[0].fix
+
+
 def test_texts_counters_and_numbers_that_are_no_losses_are_no_curves():
     def after(loss, epoch, step):
         print(f"{loss.item()}", epoch, step, True, None, 0.5 * step, float("nan"), torch.ones(2), object())

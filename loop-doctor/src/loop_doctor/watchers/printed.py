@@ -80,15 +80,23 @@ class PrintWatcher:
         for count, (label, value) in enumerate(numbers):
             if count == MAX_NUMBERS:
                 return
-            # A number on an accelerator is read by the user's own call, if at all, and never a second time.
-            if isinstance(value, _PLAIN) or not is_scalar(value) or (isinstance(value, Tensor) and not value.is_cpu):
+            if type(value) is not float and not may_read(value):
                 continue
             location = location or self._sites.current()
             if location is None:
                 return
-            place = f"{how} at {os.path.basename(location.file)}:{location.line}"
+            place = f"{how} at {location.file.rpartition(os.sep)[2]}:{location.line}"
             number = self._scope.unseen(float, value.detach() if isinstance(value, Tensor) else value)
             self._record.ledger.show(f"{label}, {place}" if label else f"{place}, number {count + 1}", number, location)
+
+
+def may_read(value: Any) -> bool:
+    """Return whether a value is a number that can be read at no cost.
+
+    A number on an accelerator is read by the user's own call, if at all, and never a second time.
+    """
+    on_device = isinstance(value, Tensor) and not value.is_cpu
+    return not on_device and not isinstance(value, _PLAIN) and is_scalar(value)
 
 
 def label_in(text: str) -> str:
