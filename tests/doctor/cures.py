@@ -1,6 +1,7 @@
 """All proofs of fixes."""
 
 import cures_data  # noqa: F401
+import cures_logging  # noqa: F401
 import cures_steps  # noqa: F401
 from cure_parts import CURES, Cure
 

@@ -62,7 +62,7 @@ def train_with_lightning(folder: Path) -> nn.Module:
 
 def train_with_ignite(folder: Path) -> nn.Module:
     from ignite.engine import Events, create_supervised_evaluator, create_supervised_trainer
-    from ignite.handlers.tensorboard_logger import TensorboardLogger
+    from ignite.handlers.tensorboard_logger import TensorboardLogger, global_step_from_engine
     from ignite.metrics import Loss, RunningAverage
 
     model, criterion = Classifier(dropout=0.2), nn.CrossEntropyLoss()
@@ -75,7 +75,14 @@ def train_with_ignite(folder: Path) -> nn.Module:
         logger.attach_output_handler(
             trainer, every, "train", metric_names=["average"], output_transform=lambda x: {"loss": x}
         )
-        logger.attach_output_handler(evaluator, Events.EPOCH_COMPLETED, "valid", metric_names=["loss"])
+        # Without the trainer's step, all values of the evaluator would be at its own step, which is always 1.
+        logger.attach_output_handler(
+            evaluator,
+            Events.EPOCH_COMPLETED,
+            "valid",
+            metric_names=["loss"],
+            global_step_transform=global_step_from_engine(trainer),
+        )
         trainer.run(loader(), max_epochs=3)
     return model
 

@@ -1,16 +1,21 @@
 """Every mistake is reported by its code and its line, nothing is reported on a correct loop, and no run is changed."""
 
+import builtins
 import contextlib
 import gc
+import logging
 import random
 import re
+import sys
 import weakref
 from collections import Counter
 
 import cases
 import numpy as np
 import pytest
+import tensorboardX
 import torch
+import tqdm.std
 from loop_doctor import LoopDoctor
 from loop_doctor.messages import MESSAGES
 from loop_doctor.watchers import device_reads
@@ -36,6 +41,11 @@ PLACES = (
     *(kind for kind in vars(schedulers).values() if isinstance(kind, type)),
     dataloader._BaseDataLoaderIter,
     SummaryWriter,
+    tensorboardX.SummaryWriter,
+    tqdm.std.tqdm,
+    builtins,
+    logging,
+    logging.Logger,
     nn.Module,
     nn.Linear,
 )
@@ -120,11 +130,12 @@ def examine(case, tmp_path, monkeypatch):
     if case.waits:
         monkeypatch.setattr(device_reads, "DEVICES_THAT_WAIT", ("cpu",))
     plain = outcome(case, tmp_path / "plain")
-    before, hooks = attributes(), [dict(each) for each in GLOBAL_HOOKS]
+    before, hooks, finders = attributes(), [dict(each) for each in GLOBAL_HOOKS], list(sys.meta_path)
     doctor = LoopDoctor(**dict(case.options))
     watched = outcome(case, tmp_path / "watched", doctor)
     assert attributes() == before
     assert [dict(each) for each in GLOBAL_HOOKS] == hooks
+    assert sys.meta_path == finders
     assert the_same(plain, watched)
     return doctor
 

@@ -33,6 +33,7 @@ class CallSites:
 
     def __init__(self) -> None:
         self._kinds: dict[str, str] = {}
+        self._skipped: tuple[str, ...] = _SKIPPED
         self._locations: dict[Spot, tuple[CodeType, Location]] = {}
         self._paths: dict[tuple[Spot, ...], tuple[int, CodeType | None, Location | None]] = {(): (0, None, None)}
 
@@ -45,7 +46,7 @@ class CallSites:
             file = frame.f_code.co_filename
             kind = kinds.get(file)
             if kind is None:
-                kind = kinds[file] = _kind(file)
+                kind = kinds[file] = self._kind(file)
             if kind == "runner":
                 break
             if kind == "user":
@@ -53,12 +54,24 @@ class CallSites:
             frame = frame.f_back
         return found
 
+    def skip(self, folder: str) -> None:
+        """Skip the frames of a library too: its files are not the user's."""
+        self._skipped = (*self._skipped, folder)
+        self._kinds.clear()
+
     def called_by_user(self) -> bool:
         """Return whether the user's code, and not an optimizer or the doctor, called the function that asks."""
         frame: FrameType | None = sys._getframe(2)
         while frame is not None and frame.f_code.co_filename.endswith(_READERS):
             frame = frame.f_back
         return frame is not None and not frame.f_code.co_filename.startswith(_SKIPPED)
+
+    def _kind(self, file: str) -> str:
+        if file.startswith(self._skipped) or file.endswith(_TRANSPARENT):
+            return "skipped"
+        if file.startswith("<frozen") or any(part in file for part in _RUNNERS):
+            return "runner"
+        return "user"
 
     def current(self) -> Location | None:
         """Return the line of the user's code that is running, or None if there is none."""
@@ -93,11 +106,3 @@ def spot_of(frame: FrameType) -> Spot:
     """Return the instruction a frame is at, as a key. A code object would do, but hashing one costs microseconds."""
     code = frame.f_code
     return code.co_filename, code.co_firstlineno, frame.f_lasti
-
-
-def _kind(file: str) -> str:
-    if file.startswith(_SKIPPED) or file.endswith(_TRANSPARENT):
-        return "skipped"
-    if file.startswith("<frozen") or any(part in file for part in _RUNNERS):
-        return "runner"
-    return "user"

@@ -107,8 +107,6 @@ def _notes(record: Record) -> list[str]:
     found = []
     if not record.num_backwards and not record.num_gradients and not record.num_steps:
         found.append("The block made no backward call and no optimizer step, so there was no loop to examine.")
-    if record.tensorboardx:
-        found.append("The writer of tensorboardX is not watched; the one of torch.utils.tensorboard is.")
     if record.other_threads:
         found.append("Another thread trained too. Only the thread that opened the block is watched.")
     if record.interrupted:

@@ -94,8 +94,8 @@ class LoopDoctor:
 
     @property
     def curves(self) -> dict[str, str]:
-        """What the values of each scalar tag are."""
-        return {name: meaning_of(tag.meaning()) for name, tag in self._seen().ledger.tags.items()}
+        """What the values of each scalar tag are, and those printed values that are made of losses."""
+        return {name: meaning_of(tag.meaning()) for name, tag in self._seen().ledger.curves().items()}
 
     def __repr__(self) -> str:
         if self._watch is not None:

@@ -22,6 +22,7 @@ MATCHES = 8  # windows that one logged value may fit
 AT_ONCE = 64  # losses on an accelerator are fetched together, so that watching does not wait at each step
 MAX_SERIES = 12
 MAX_TAGS = 64
+MAX_SHOWN = 32
 
 
 class Sums(NamedTuple):
@@ -186,11 +187,11 @@ class Reading:
         tolerance = max(tolerance, 1e-6 if self.series.rounded else 0.0)
         part = self.series.since(self.origin, tag, self.window)
         total = part.weighted if self.weighted else part.losses
-        if part.batches == 0 or not math.isfinite(total):
+        if part.batches == 0 or not math.isfinite(total) or not math.isfinite(value):
             return False
         if self.divisor == FIXED and self.fixed == 0.0:
             found = total / value if value else 0.0
-            self.fixed = float(round(found))
+            self.fixed = float(round(found)) if math.isfinite(found) else 0.0  # a quotient can be too large
             if self.fixed < 1 or abs(found - self.fixed) > tolerance * abs(found):
                 return False
         by = {BATCHES: part.batches, SAMPLES: part.samples, FIXED: self.fixed}[self.divisor]
@@ -222,6 +223,10 @@ class Tag:
     readings: list[Reading] | None = None
     at: dict[int, Sums] = field(default_factory=dict)
     exact: bool = True
+
+    def is_nothing(self) -> bool:
+        """Return whether no later value can change that these are no losses."""
+        return self.num_logs > 4 and self.readings is not None and not self.readings
 
     def log(self, value: float, every: list[Series]) -> None:
         """Compare a logged value with everything it may still be."""
@@ -309,6 +314,7 @@ class Ledger:
     def __init__(self) -> None:
         self.series: dict[object, Series] = {}
         self.tags: dict[str, Tag] = {}
+        self.shown: dict[str, Tag] = {}  # what was only printed
 
     def of(self, key: object, phase: str, reduction: str | None, *, rounded: bool = False) -> Series | None:
         """Return the series of one line of code, or None if too many lines have one already."""
@@ -324,7 +330,24 @@ class Ledger:
 
     def log(self, tag: str, value: float, location: Location | None) -> None:
         """Note that `value` was logged as `tag`."""
-        if tag not in self.tags and len(self.tags) >= MAX_TAGS:
+        self._compare(self.tags, MAX_TAGS, tag, value, location)
+
+    def show(self, tag: str, value: float, location: Location | None) -> None:
+        """Note that `value` was printed; what it is called is `tag`."""
+        self._compare(self.shown, MAX_SHOWN, tag, value, location)
+
+    def curves(self) -> dict[str, Tag]:
+        """Return the tags that were logged, and what was printed if it is made of losses."""
+        return {**{name: tag for name, tag in self.shown.items() if tag.meaning() is not None}, **self.tags}
+
+    def _compare(self, tags: dict[str, Tag], most: int, name: str, value: float, location: Location | None) -> None:
+        tag = tags.get(name)
+        if tag is None:
+            if len(tags) >= most:
+                return
+            tag = tags[name] = Tag(name, location)
+        if tag.is_nothing():  # then nothing has to be fetched for it either
+            tag.num_logs += 1
             return
         self.fold()
-        self.tags.setdefault(tag, Tag(tag, location)).log(value, list(self.series.values()))
+        tag.log(value, list(self.series.values()))

@@ -4,8 +4,6 @@ A user's loop is watched from outside: PyTorch's global hooks for optimizers, wr
 nodes of the autograd graph. All of them are removed at the end.
 """
 
-import sys
-
 from loop_doctor.call_sites import CallSites
 from loop_doctor.parameters import ParameterRegistry
 from loop_doctor.records import Record
@@ -14,10 +12,14 @@ from loop_doctor.watchers.checkpoints import CheckpointWatcher
 from loop_doctor.watchers.data import DataWatcher
 from loop_doctor.watchers.device_reads import DeviceReadWatcher
 from loop_doctor.watchers.epochs import EpochWatcher
+from loop_doctor.watchers.imports import Imports
+from loop_doctor.watchers.logged import LoggedValues
 from loop_doctor.watchers.losses import LossWatcher
 from loop_doctor.watchers.models import ModelWatcher
 from loop_doctor.watchers.optimizers import OptimizerWatcher
 from loop_doctor.watchers.patches import Patches
+from loop_doctor.watchers.printed import PrintWatcher
+from loop_doctor.watchers.runs import RunWatcher
 from loop_doctor.watchers.schedulers import SchedulerWatcher
 from loop_doctor.watchers.scope import Scope
 from loop_doctor.watchers.writers import WriterWatcher
@@ -38,7 +40,8 @@ class Watch:
         self._backward = BackwardWatcher(
             *shared, self._parameters, self._models, self._epochs, losses, self._optimizers
         )
-        reads = DeviceReadWatcher(*shared)
+        reads, imports = DeviceReadWatcher(*shared), Imports(shared[2])
+        values = LoggedValues(*shared, reads)
         self._watchers = (
             self._optimizers,
             self._models,
@@ -48,8 +51,11 @@ class Watch:
             self._epochs,
             self._data,
             CheckpointWatcher(*shared),
-            WriterWatcher(*shared, reads),
             reads,
+            imports,
+            WriterWatcher(*shared, values, imports),
+            RunWatcher(self.scope, values, imports),
+            PrintWatcher(*shared, imports),
         )
 
     def begin(self) -> None:
@@ -67,7 +73,6 @@ class Watch:
         record.losses_kept.forget()
         record.outputs_kept.forget()
         record.interrupted = interrupted
-        record.tensorboardx = "tensorboardX" in sys.modules
         record.ledger.fold()
         self._backward.finish()
         self._optimizers.finish()

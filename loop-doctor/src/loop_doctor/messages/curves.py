@@ -11,6 +11,8 @@ _DIVIDE = {
     "writer.add_scalar({tag!r}, running_loss / num_samples, step)",
     "batches": "num_batches += 1  # next to running_loss += …\n"
     "writer.add_scalar({tag!r}, running_loss / num_batches, step)",
+    "samples, printed": "num_samples += len(x)  # next to running_loss += …\nprint('loss', running_loss / num_samples)",
+    "batches, printed": "num_batches += 1  # next to running_loss += …\nprint('loss', running_loss / num_batches)",
 }
 
 MESSAGES: dict[str, Message] = {

@@ -12,9 +12,9 @@ from loop_doctor.records.data import DataRecord
 from loop_doctor.records.models import ModelRecord
 from loop_doctor.records.optimizers import OptimizerRecord, PendingBackward
 from loop_doctor.records.parts import Tally
-from loop_doctor.records.writers import WriterRecord
+from loop_doctor.records.writers import StepLog, WriterRecord
 
-__all__ = ["ModelRecord", "OptimizerRecord", "PendingBackward", "Record", "Tally", "WriterRecord"]
+__all__ = ["ModelRecord", "OptimizerRecord", "PendingBackward", "Record", "StepLog", "Tally", "WriterRecord"]
 
 
 @dataclass(eq=False)
@@ -27,6 +27,7 @@ class Record:
     writers: list[WriterRecord] = field(default_factory=list)
     data: DataRecord = field(default_factory=DataRecord)
     checkpoints: CheckpointRecord = field(default_factory=CheckpointRecord)
+    step_logs: list[StepLog] = field(default_factory=list)
     losses: dict[object, Series] = field(default_factory=dict)  # the series that backward calls started from
     num_backwards: int = 0
     num_gradients: int = 0
@@ -49,5 +50,4 @@ class Record:
     waits: Counter[Location | None] = field(default_factory=Counter)
     num_waits: int = 0
     other_threads: bool = False
-    tensorboardx: bool = False
     interrupted: bool = False

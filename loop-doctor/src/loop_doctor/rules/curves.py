@@ -26,17 +26,20 @@ def wrong_divisor(record: Record) -> Diagnosis | None:
 
 
 def _check_tags(record: Record, code: str) -> Diagnosis | None:
-    found = list(_tags_with(record, code))
+    ledger = record.ledger
+    found = list(_tags_with(record, code, ledger.tags)) or list(_tags_with(record, code, ledger.shown))
     if not found:
         return None
     tag, reading = found[0]
     facts = {"tag": tag.name, "reading": reading, "others": len(found) - 1, "logs": tag.num_logs}
     variant = "samples" if reading.weighted or reading.series.reduction == "sum" else "batches"
+    if tag.name not in record.ledger.tags:
+        variant += ", printed"
     return Diagnosis(code, tag.num_logs, tag.location, facts, variant)
 
 
-def _tags_with(record: Record, code: str) -> Iterator[tuple[Tag, Reading]]:
-    for tag in record.ledger.tags.values():
+def _tags_with(record: Record, code: str, tags: dict[str, Tag]) -> Iterator[tuple[Tag, Reading]]:
+    for tag in tags.values():
         reading = tag.meaning()
         if reading is not None and _mistake(reading) == code and not _is_one_step(record, reading):
             yield tag, reading

@@ -41,7 +41,11 @@ def missing_step(record: Record) -> Diagnosis | None:
     idle = [
         o
         for o in record.optimizers
-        if not o.num_steps and o.parameters and o.received and not any(p.changed for p in o.parameters)
+        if not o.num_steps
+        and o.parameters
+        and o.received
+        # Another optimizer steps for it when it only wraps that one, as in Accelerate.
+        and not any(p.changed or any(other.num_steps for other in p.optimizers) for p in o.parameters)
     ]
     if idle:
         first = idle[0]

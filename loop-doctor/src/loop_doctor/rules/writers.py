@@ -1,6 +1,6 @@
 """Rules for the TensorBoard writer, and for readings that wait for the accelerator."""
 
-from loop_doctor.records import Record
+from loop_doctor.records import Record, StepLog
 from loop_doctor.rules.base import Diagnosis, rule
 
 
@@ -30,6 +30,26 @@ def writer_left_open(record: Record) -> Diagnosis | None:
 def scalar_as_image(record: Record) -> Diagnosis | None:
     """add_image was given a single number."""
     return Diagnosis.of("scalar-as-image", record.scalar_images) if record.scalar_images.count else None
+
+
+@rule("repeated-global-step")
+def repeated_global_step(record: Record) -> Diagnosis | None:
+    """Most values of a tag came at a step that already had another value."""
+    found = [log for log in record.step_logs if _repeats_its_steps(log)]
+    if not found:
+        return None
+    log = found[0]
+    most, step = log.most
+    without = log.library == "tensorboard" and log.num_without_step == log.num_compared
+    others = len({other.tag for other in found} - {log.tag})
+    facts = {"tag": log.tag, "most": most, "step": step, "logs": log.num_compared, "others": others}
+    return Diagnosis.of("repeated-global-step", log.repeats, "without" if without else log.library, **facts)
+
+
+def _repeats_its_steps(log: StepLog) -> bool:
+    # Two values at one step are often two things under one name, and a run that is resumed repeats the lesser part of
+    # its steps.
+    return log.most[0] >= 3 and log.repeats.count > log.num_compared / 2
 
 
 @rule("waits-every-step")

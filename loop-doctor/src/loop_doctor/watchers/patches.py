@@ -25,6 +25,8 @@ class Patches:
         setattr(owner, name, wrapper)
 
         def undo() -> None:
+            if vars(owner).get(name) is not wrapper:  # the user has replaced it since then, and keeps that
+                return
             if own is None:
                 delattr(owner, name)
             else:
