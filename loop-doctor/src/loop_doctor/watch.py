@@ -35,13 +35,14 @@ class Watch:
         self._backward = BackwardWatcher(
             *shared, self._parameters, self._models, self._epochs, losses, self._optimizers
         )
+        self._schedulers = SchedulerWatcher(*shared, self._optimizers, self._epochs, self._models.accuracies)
         reads = DeviceReadWatcher(*shared)
         self._watchers = (
             self._optimizers,
             self._models,
             self._backward,
             losses,
-            SchedulerWatcher(*shared, self._optimizers),
+            self._schedulers,
             self._epochs,
             WriterWatcher(*shared, reads),
             reads,
@@ -66,5 +67,6 @@ class Watch:
         record.ledger.fold()
         self._backward.finish()
         self._optimizers.finish()
+        self._schedulers.finish()
         self._parameters.release()
         self._epochs.finish()

@@ -10,9 +10,19 @@ from loop_doctor.parameters import Parameter
 from loop_doctor.records.models import ModelRecord
 from loop_doctor.records.optimizers import OptimizerRecord, PendingBackward
 from loop_doctor.records.parts import Tally
+from loop_doctor.records.schedules import PlateauRecord, ScheduleRecord, Schedules
 from loop_doctor.records.writers import WriterRecord
 
-__all__ = ["ModelRecord", "OptimizerRecord", "PendingBackward", "Record", "Tally", "WriterRecord"]
+__all__ = [
+    "ModelRecord",
+    "OptimizerRecord",
+    "PendingBackward",
+    "PlateauRecord",
+    "Record",
+    "ScheduleRecord",
+    "Tally",
+    "WriterRecord",
+]
 
 
 @dataclass(eq=False)
@@ -42,6 +52,7 @@ class Record:
     scalar_images: Tally = field(default_factory=Tally)
     early_schedulers: Tally = field(default_factory=Tally)
     num_scheduler_steps: int = 0
+    schedules: Schedules = field(default_factory=Schedules)
     waits: Counter[Location | None] = field(default_factory=Counter)
     num_waits: int = 0
     other_threads: bool = False

@@ -20,6 +20,8 @@ class ModelRecord:
     calls_dropout: bool = False  # as a function, not as a layer
     dropped: str = ""  # the function's name, if eval mode turned it off
     num_calls: int = 0
+    rows_evaluated: int = 0
+    rows_trained: int = 0
     steps_in_eval: Tally = field(default_factory=Tally)
     num_steps_in_train: int = 0
     calls_without_backward: Tally = field(default_factory=Tally)

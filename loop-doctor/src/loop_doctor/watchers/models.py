@@ -14,6 +14,7 @@ from loop_doctor.growth import GraphMarker
 from loop_doctor.identity_map import IdentityMap
 from loop_doctor.parameters import ParameterRegistry
 from loop_doctor.records import ModelRecord, Record
+from loop_doctor.watchers.accuracies import AccuracyWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope, is_compiling
 
@@ -36,6 +37,7 @@ class ModelWatcher:
     """Watches the calls of whole models, not of their layers.
 
     Attributes:
+        accuracies: counts right answers.
         batch_size: how many rows the last model or loss function was given, or 0.
         eval_mode: whether the last model that was called was in eval mode.
         reached: for each model, its last call that the current backward call has reached.
@@ -44,6 +46,7 @@ class ModelWatcher:
 
     def __init__(self, record: Record, scope: Scope, sites: CallSites, parameters: ParameterRegistry):
         self._record, self._scope, self._sites, self._parameters = record, scope, sites, parameters
+        self.accuracies = AccuracyWatcher(scope, sites)
         self.batch_size = 0
         self.eval_mode = False
         self.reached: dict[int, ModelCall] = {}
@@ -121,6 +124,12 @@ class ModelWatcher:
         if not isinstance(output, Tensor):
             result = next((t for t in tensors_in(output) if t.grad_fn is not None), None)
         node = None if result is None else result.grad_fn
+        if node is None or self.eval_mode:
+            model.rows_evaluated += self.batch_size
+            if self.accuracies.wanted:
+                self.accuracies.evaluated(id(model), output)
+        else:
+            model.rows_trained += self.batch_size
         if node is None:
             if not self.eval_mode:
                 model.evaluated_in_train.note(self._sites.current())
