@@ -14,6 +14,7 @@ from loop_doctor.watchers.device_reads import DeviceReadWatcher
 from loop_doctor.watchers.epochs import EpochWatcher
 from loop_doctor.watchers.losses import LossWatcher
 from loop_doctor.watchers.models import ModelWatcher
+from loop_doctor.watchers.modes import ModeWatcher
 from loop_doctor.watchers.optimizers import OptimizerWatcher
 from loop_doctor.watchers.patches import Patches
 from loop_doctor.watchers.schedulers import SchedulerWatcher
@@ -28,10 +29,11 @@ class Watch:
         self.record, self.scope = Record(), Scope()
         shared = self.record, self.scope, CallSites()
         self._patches, self._parameters = Patches(), ParameterRegistry()
-        self._models = ModelWatcher(*shared, self._parameters)
-        self._optimizers = OptimizerWatcher(*shared, self._parameters, self._models)
         self._epochs = EpochWatcher(self.scope)
-        losses = LossWatcher(*shared, self._models, self._epochs)
+        self._modes = ModeWatcher(*shared, self._parameters, self._epochs)
+        self._models = ModelWatcher(*shared, self._parameters, self._modes)
+        self._optimizers = OptimizerWatcher(*shared, self._parameters, self._models)
+        losses = LossWatcher(*shared, self._models, self._epochs, self._modes)
         self._backward = BackwardWatcher(
             *shared, self._parameters, self._models, self._epochs, losses, self._optimizers
         )
@@ -39,6 +41,7 @@ class Watch:
         reads = DeviceReadWatcher(*shared)
         self._watchers = (
             self._optimizers,
+            self._modes,
             self._models,
             self._backward,
             losses,
@@ -59,6 +62,7 @@ class Watch:
         self.scope.end()
         self._patches.remove()
         record = self.record
+        self._modes.finish()
         self._models.finish()
         record.losses_kept.forget()
         record.outputs_kept.forget()

@@ -159,7 +159,7 @@ def _reversal(plateau: PlateauRecord) -> str | None:
         return None
     if plateau.whole and metrics[0] in (0, 1) and all(after == before + 1 for before, after in pairwise(metrics)):
         return "epoch"
-    if plateau.num_right == len(metrics) and plateau.num_wrong < len(metrics):
+    if plateau.num_right >= len(metrics) - 1 and plateau.num_wrong < len(metrics):
         return "accuracy"
     # An error rate also rises if the model learns its training data by heart, but not by this much.
     against = _correlation(metrics, plateau.losses)
