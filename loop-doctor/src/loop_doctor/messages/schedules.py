@@ -27,6 +27,11 @@ MESSAGES: dict[str, Message] = {
                 "Its numbers fit epochs, and it is stepped after each batch.",
                 _RATE,
             ),
+            "waves": (
+                *_SEEN,
+                "That number counts epochs, and step() is called after each batch, so the learning rate went down and "
+                "up again {waves:.1f} times.",
+            ),
             "epoch": (*_SEEN, "That number counts batches, and step() is called once per epoch.", _RATE),
             "pass": (
                 *_SEEN,
@@ -50,6 +55,7 @@ MESSAGES: dict[str, Message] = {
         {
             "": "scheduler.step()  # as often as the schedule expects",
             "batch": "scheduler.step()  # after the loop over the batches, once per epoch",
+            "waves": "scheduler.step()  # after the loop over the batches, once per epoch",
             "epoch": "scheduler.step()  # after each optimizer.step(), because {argument} counts batches",
             "pass": "{argument} = num_epochs  # step() is called once per epoch",
             "micro": "scheduler.step()  # right after optimizer.step(), not at every micro-batch",

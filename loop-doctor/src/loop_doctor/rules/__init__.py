@@ -21,6 +21,7 @@ CONSEQUENCES = {
     "missing-backward": ("missing-step", "optimizer-of-another-model", "parameters-not-optimized"),
     "optimizer-of-another-model": ("missing-step", "parameters-not-optimized", "missing-zero-grad"),
     "zero-grad-before-step": ("missing-step", "accumulation-tail-dropped"),
+    "schedule-out-of-step": ("scheduler-before-optimizer",),
     "missing-step": ("missing-zero-grad", "parameters-not-optimized", "scheduler-before-optimizer"),
 }
 

@@ -34,7 +34,7 @@ def _misfit(schedule: ScheduleRecord, record: Record) -> str | None:
         return "micro"
     passes = schedule.passes
     if gap == 1 and passes.num >= 2 and passes.per_pass >= 2 and _counts_epochs(schedule):
-        return "batch"
+        return "waves" if schedule.argument == "T_max" else "batch"
     if gap >= 2 and schedule.num_steps >= FEW and _counts_batches(schedule, record, gap):
         return "pass" if schedule.numbers[:1] in ((passes.batches,), (passes.per_pass,)) else "epoch"
     if _rises_again(schedule):
@@ -95,8 +95,9 @@ def _counts_batches(schedule: ScheduleRecord, record: Record, gap: int) -> bool:
         if number <= max(schedule.num_steps, gap - 1) or _is_written_out(schedule.source, number):
             continue
         said = COUNTS_BATCHES.search(schedule.source) is not None
-        if said and any(batches and number % batches == 0 for batches in (passes.batches, passes.per_pass)):
-            return not schedule.function
+        multiple = any(batches and number % batches == 0 for batches in (passes.batches, passes.per_pass))
+        if said and multiple and not schedule.function:
+            return True
         whole = {steps, passes.batches * passes.num}
         if number in whole and not record.interrupted and (said or not schedule.source):
             return True
@@ -117,7 +118,7 @@ def _facts(schedule: ScheduleRecord) -> dict[str, object]:
         "name": schedule.name,
         "argument": argument or "num_training_steps",
         "number": number,
-        "given": f"{argument}={number}" if argument else "",
+        "waves": steps / (2 * number) if number else 0.0,
         "steps": steps,
         "optimizer_steps": schedule.optimizer.num_steps,
         "epochs": max(passes.num, 1),

@@ -1,0 +1,1 @@
+"""Loops that evaluate in train mode or let frozen batch norm learn, and loops that look like them."""
