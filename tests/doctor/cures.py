@@ -1,5 +1,7 @@
 """All proofs of fixes."""
 
+import cures_modes  # noqa: F401
+import cures_schedules  # noqa: F401
 import cures_steps  # noqa: F401
 from cure_parts import CURES, Cure
 

@@ -34,7 +34,8 @@ def sensitive_layers(model: nn.Module) -> Iterator[Sensitive]:
         weighted = next(layer.parameters(recurse=False), None) is not None or isinstance(layer, nn.MultiheadAttention)
         if weighted and not isinstance(layer, _Norm):
             frozen = _is_frozen(layer)
-            yield from (Sensitive(*dropout[:2], frozen, dropout[2]) for dropout in waiting)
+            for dropout in waiting:
+                yield Sensitive(*dropout[:2], frozen or _is_in_frozen_part(model, dropout[0]), dropout[2])
             waiting, before = [], layer
         if not differs_in_eval_mode(layer):
             continue
@@ -62,6 +63,12 @@ def differs_in_eval_mode(layer: nn.Module) -> bool:
 def _is_frozen(layer: nn.Module | None) -> bool:
     """Return whether a layer has weights, and none of them is trained."""
     weights = [] if layer is None else list(layer.parameters(recurse=isinstance(layer, nn.MultiheadAttention)))
+    return bool(weights) and not any(weight.requires_grad for weight in weights)
+
+
+def _is_in_frozen_part(model: nn.Module, name: str) -> bool:
+    """Return whether the part of a model that a layer is in has weights, and none of them is trained."""
+    weights = list(model.get_submodule(name.rpartition(".")[0]).parameters())
     return bool(weights) and not any(weight.requires_grad for weight in weights)
 
 

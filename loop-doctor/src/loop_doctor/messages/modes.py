@@ -20,7 +20,7 @@ MESSAGES: dict[str, Message] = {
                 "It affects {names}.",
             )
         },
-        {"": "model.eval()  # before each evaluation, and model.train() after it"},
+        {"": "model.eval()\nwith torch.no_grad():\n    …  # the evaluation\nmodel.train()  # back to training"},
         "08_the_whole_loop",
     ),
     "frozen-norm-still-learns": Message(

@@ -4,6 +4,7 @@ import functools
 import sys
 import weakref
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope, is_compiling
 
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+MAX_OUTPUTS = 4  # of one call, that are followed
 _LAYERS = nn.modules.dropout.__file__
 
 
@@ -33,7 +35,8 @@ class ModelCall:
     location: Location | None
     from_model: bool = False  # its input was another model's output
     reached: bool = False
-    reached_inside: bool = False  # a gradient was taken during the call
+    reached_inside: bool = False  # a gradient was taken during the call, or through another output
+    num_alive: int = 1  # outputs that are followed
     gradients: int = 0  # how many gradients had been taken before the call ended
 
 
@@ -64,6 +67,7 @@ class ModelWatcher:
         self._functional: IdentityMap[str] = IdentityMap()
         self._running: nn.Module | None = None  # the model that is being called
         self._graphs: dict[int, tuple[ModelCall, Any]] = {}
+        self._others: dict[int, weakref.ref[GraphMarker]] = {}
         self._last_results: dict[int, int] = {}
 
     def install(self, patches: Patches) -> None:
@@ -78,6 +82,7 @@ class ModelWatcher:
         for key, (_, handle) in list(self._graphs.items()):
             handle.remove()  # and the marker with it
             self._drop(key)
+        self._others.clear()
         for model in self._record.models:
             self._look_through(model)
         self.reached.clear()
@@ -164,6 +169,24 @@ class ModelWatcher:
         self._graphs[id(marker)] = call, node.register_prehook(functools.partial(self._reach, marker, call))
         kept.follow(marker, self._drop)
         kept.look(location)
+        if self.eval_mode and not isinstance(output, Tensor):
+            self._follow_others(output, node, call)
+
+    def _follow_others(self, output: Any, node: Any, call: ModelCall) -> None:
+        """Follow further outputs of an evaluation: a gradient through any of them needs the graph."""
+        others = {
+            other.grad_fn: other for other in islice(tensors_in(output), MAX_OUTPUTS) if other.grad_fn is not None
+        }
+        for other in others.keys() - {node}:
+            marker = GraphMarker()
+            key = id(marker)
+            self._graphs[key] = call, other.register_prehook(functools.partial(_reach_other, marker, call))
+            self._others[key] = weakref.ref(marker, functools.partial(self._drop_other, key))
+            call.num_alive += 1
+
+    def _drop_other(self, key: int, _: Any) -> None:
+        self._others.pop(key, None)
+        self._drop(key)
 
     def _comes_from_model(self, model: ModelRecord, tensor: Tensor | None) -> bool:
         """Return whether a model's input is the last output of another model."""
@@ -181,7 +204,10 @@ class ModelWatcher:
     def _drop(self, key: int) -> None:
         """A model's output has been freed, with its graph."""
         call, _ = self._graphs.pop(key, (None, None))
-        if call is None or not call.eval_mode or call.reached or call.reached_inside:
+        if call is None or not call.eval_mode:
+            return
+        call.num_alive -= 1
+        if call.num_alive or call.reached or call.reached_inside:
             return
         if call.gradients == self._record.num_gradients:  # else the user may have taken gradients through a part of it
             call.model.calls_without_backward.note(call.location)
@@ -215,3 +241,8 @@ class ModelWatcher:
             return original(*args, **kwargs)
 
         return dropout
+
+
+def _reach_other(marker: GraphMarker, call: ModelCall, gradients: Any) -> None:
+    """A backward call has reached a further output of a model."""
+    call.reached_inside = True

@@ -25,6 +25,21 @@ SAMPLE = 64
 _BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
+class _Input:
+    """A batch that a model was given, to recognize it when it comes again, also in another shape."""
+
+    __slots__ = ("_address", "_size", "_tensor")
+
+    def __init__(self, tensor: Tensor):
+        self._tensor = weakref.ref(tensor if tensor._base is None else tensor._base)
+        self._address, self._size = address(tensor), tensor.numel()
+
+    def same_as(self, tensor: Tensor) -> bool:
+        """Return whether a tensor is this batch. An address alone would not do, because memory is used again."""
+        whole = tensor if tensor._base is None else tensor._base
+        return self._tensor() is whole and (self._address, self._size) == (address(tensor), tensor.numel())
+
+
 class ModeWatcher:
     """Watches in which mode the layers of models are.
 
@@ -45,7 +60,7 @@ class ModeWatcher:
         self._evaluated: ModelRecord | None = (
             None  # the model of the last call, if that was an evaluation in train mode
         )
-        self._last_input: weakref.ref[Tensor] | None = None
+        self._last_input: _Input | None = None
         self._last_delivered: tuple[int, int] = (0, 0)
         self._training: weakref.ref[Any] | None = None  # the iterator that delivered the last training batch
         self._discards: dict[tuple[str, int, int], bool] = {}
@@ -87,7 +102,7 @@ class ModeWatcher:
     def trained(self, model: ModelRecord, module: nn.Module, tensor: Tensor | None) -> None:
         """Note a call that built a graph."""
         self._evaluated = None
-        self._last_input = None if tensor is None else _reference(tensor)
+        self._last_input = None if tensor is None else _Input(tensor)
         iterator = self._epochs.iterator
         if iterator is not None and (self._training is None or self._training() is not iterator):
             self._training = weakref.ref(iterator)
@@ -171,12 +186,11 @@ class ModeWatcher:
             run.close()
             self._begin_run(model, module)
         run.num_calls += 1
-        last = None if self._last_input is None else self._last_input()
-        if tensor is None or last is (tensor if tensor._base is None else tensor._base):
+        if tensor is None or (self._last_input is not None and self._last_input.same_as(tensor)):
             run.excluded = (
                 True  # the same batch once more: several draws of dropout, or a look at the loss after a step
             )
-        self._last_input = None if tensor is None else _reference(tensor)
+        self._last_input = None if tensor is None else _Input(tensor)
         iterator = self._epochs.iterator
         delivered = id(iterator), getattr(iterator, "_num_yielded", 0)
         if iterator is not None and delivered != self._last_delivered:
@@ -214,10 +228,6 @@ def _discards(code: Any, at: int) -> bool:
     following = (step for step in dis.get_instructions(code) if step.offset > at and step.opname != "CACHE")
     step = next(following, None)
     return step is not None and (step.opname == "POP_TOP" or (step.opname.startswith("STORE") and step.argval == "_"))
-
-
-def _reference(tensor: Tensor) -> "weakref.ref[Tensor]":
-    return weakref.ref(tensor if tensor._base is None else tensor._base)
 
 
 def _takes_in(layer: nn.Module) -> bool:
