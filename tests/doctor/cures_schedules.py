@@ -271,7 +271,7 @@ VALIDATE = (
     + """
 def validate(metric):
     with torch.no_grad():
-        return sum(float(metric(model(x), y)) for x, y in batches(32)) / 2
+        return sum(float(metric(model(x), y)) for x, y in loader(32)) / 2
 
 def train():
     for x, y in batches():

@@ -503,6 +503,18 @@ def head_trained_in_eval_mode(folder):
     return model, optimizer
 
 
+@correct("eval-mode-while-training", style="batch norm fixed by eval(), its weights frozen, no other layer like it")
+def fixed_norms_between_trained_layers(folder):
+    model = Normed()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.requires_grad_(False)
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], 0.05)
+    model.eval()
+    train_epoch(model, optimizer, batches() * 3)
+    return model, optimizer
+
+
 @correct("eval-mode-while-training", style="eval mode, and train mode for the part that is trained")
 def trained_part_in_train_mode(folder):
     model = Normed(0.2)

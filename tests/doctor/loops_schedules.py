@@ -425,7 +425,7 @@ def plateau_of_an_accuracy(folder):
     for _ in range(6):
         for x, y in loader():
             train_step(model, optimizer, x, y)
-        scheduler.step(accuracy_of(model, batches(40)))  # <- plateau-metric-reversed
+        scheduler.step(accuracy_of(model, loader(40)))  # <- plateau-metric-reversed
     return model, optimizer
 
 
@@ -445,11 +445,11 @@ def plateau_of_a_percentage(folder):
         def validate(self):
             self.model.eval()
             right, total = torch.tensor(0), 0
-            for x, y in batches(30):
-                batch = {"inputs": x, "labels": y}
+            dataset = [{"inputs": x, "labels": y} for x, y in zip(*rows(30), strict=True)]
+            for batch in torch.utils.data.DataLoader(dataset, 7):
                 logits = self.model(batch["inputs"])
                 right += torch.eq(logits.max(dim=1).indices, batch["labels"]).sum()
-                total += x.shape[0]
+                total += len(logits)
             self.model.train()
             return 100.0 * right / total
 
@@ -500,7 +500,7 @@ def plateaus_with_the_right_sign(folder):
         for _ in range(6):
             for x, y in loader():
                 train_step(model, optimizer, x, y)
-            scheduler.step(sign(accuracy_of(model, batches(40))))
+            scheduler.step(sign(accuracy_of(model, loader(40))))
         results += [model, optimizer]
     return results
 

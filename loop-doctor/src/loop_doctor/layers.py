@@ -22,6 +22,10 @@ class Sensitive:
     frozen: bool
     before: nn.Module | None
 
+    def may_be_off(self) -> bool:
+        """Return whether eval mode is right in training: it belongs to a frozen part, or its own weights are frozen."""
+        return self.frozen or _is_frozen(self.layer)
+
     def __str__(self) -> str:
         return f"{self.name or type(self.layer).__name__} ({type(self.layer).__name__})"
 

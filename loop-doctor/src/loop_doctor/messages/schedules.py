@@ -33,6 +33,11 @@ MESSAGES: dict[str, Message] = {
                 "up again {waves:.1f} times.",
             ),
             "epoch": (*_SEEN, "That number counts batches, and step() is called once per epoch.", _RATE),
+            "function": (
+                _CALLS,
+                "The schedule is as long as all optimizer steps together, and step() is called once per epoch.",
+                _RATE,
+            ),
             "pass": (
                 *_SEEN,
                 "That number counts batches, and step() is called once per epoch.",
@@ -57,6 +62,7 @@ MESSAGES: dict[str, Message] = {
             "batch": "scheduler.step()  # after the loop over the batches, once per epoch",
             "waves": "scheduler.step()  # after the loop over the batches, once per epoch",
             "epoch": "scheduler.step()  # after each optimizer.step(), because {argument} counts batches",
+            "function": "scheduler.step()  # after each optimizer.step(), because the schedule counts batches",
             "pass": "{argument} = num_epochs  # step() is called once per epoch",
             "micro": "scheduler.step()  # right after optimizer.step(), not at every micro-batch",
             "past": "{argument} = {steps}  # as often as scheduler.step() is called",

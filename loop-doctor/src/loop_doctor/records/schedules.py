@@ -45,7 +45,7 @@ class ScheduleRecord:
         numbers: the values of that argument, or for a function the whole numbers that it uses.
         source: the text of the call that made it, and of the assignments to the names in it; "" if it is not known.
         gaps: how many optimizer steps came between two steps of the schedule.
-        function: whether the rate comes from a function of the user's.
+        function: whether its length is not an argument of its own, so that the numbers are only likely.
         lowered: the share of the highest rate that was left after the first pass.
         ended: whether a step was refused because the schedule was over.
         num_seen: optimizer steps whose rate is known.

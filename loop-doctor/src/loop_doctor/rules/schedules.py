@@ -36,7 +36,8 @@ def _misfit(schedule: ScheduleRecord, record: Record) -> str | None:
     if gap == 1 and passes.num >= 2 and passes.per_pass >= 2 and _counts_epochs(schedule):
         return "waves" if schedule.argument == "T_max" else "batch"
     if gap >= 2 and schedule.num_steps >= FEW and _counts_batches(schedule, record, gap):
-        return "pass" if schedule.numbers[:1] in ((passes.batches,), (passes.per_pass,)) else "epoch"
+        is_pass = schedule.argument and schedule.numbers[0] in (passes.batches, passes.per_pass)
+        return "pass" if is_pass else "epoch" if schedule.argument else "function"
     if _rises_again(schedule):
         return "past"
     if _is_gone(schedule):

@@ -153,7 +153,7 @@ class ModelWatcher:
         self._modes.trained(model, module, tensor)
         if self.eval_mode and model.calls_in_eval & (model.calls_in_eval - 1) == 0:
             model.off = [
-                str(layer) for layer in sensitive_layers(module) if not layer.frozen and not layer.layer.training
+                str(layer) for layer in sensitive_layers(module) if not (layer.layer.training or layer.may_be_off())
             ]
         kept = self._record.outputs_kept
         # Finding the location costs as much as all the rest here, so it is found only if it may be reported.

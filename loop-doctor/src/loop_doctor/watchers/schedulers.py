@@ -24,6 +24,7 @@ from loop_doctor.watchers.scope import Scope
 
 MAX_SCHEDULES = 64
 MAX_NUMBERS = 16
+COUNTERS = ("last_epoch", "_step_count")  # of every scheduler
 
 # The argument that says how long a schedule is.
 LENGTHS = {
@@ -96,6 +97,7 @@ class SchedulerWatcher:
 
     def install(self, patches: Patches) -> None:
         """Put the wrappers in place."""
+        self._accuracies.install(patches)
         patches.on_removal(register_optimizer_step_pre_hook(self._passes.before_step).remove)
         patches.wrap(lr_scheduler.LRScheduler, "_initial_step", self._initial_step)
         patches.wrap(lr_scheduler.ReduceLROnPlateau, "__init__", self._plateau_init)
@@ -183,7 +185,7 @@ class SchedulerWatcher:
         kind = next((kind.__name__ for kind in type(scheduler).__mro__ if kind.__name__ in LENGTHS), "")
         schedule = ScheduleRecord(type(scheduler).__name__, optimizer, self._passes.of(scheduler.optimizer))
         schedule.argument, schedule.source = LENGTHS.get(kind, ""), source
-        schedule.function = hasattr(scheduler, "lr_lambdas")
+        schedule.function = not schedule.argument
         schedule.numbers = _numbers(scheduler, schedule.argument)
         schedule.optimizer_steps = optimizer.num_steps
         _note_rate(schedule, scheduler.optimizer)
@@ -267,12 +269,18 @@ def _numbers(scheduler: Any, argument: str) -> tuple[int, ...]:
     if argument:
         length = getattr(scheduler, argument, None)
         return (int(length),) if isinstance(length, int | float) and math.isfinite(length) else ()
+    parts = getattr(scheduler, "_schedulers", None)
+    if isinstance(scheduler, lr_scheduler.SequentialLR) and parts:
+        last = _numbers(parts[-1], LENGTHS.get(type(parts[-1]).__name__, ""))
+        return (scheduler._milestones[-1] + last[0],) if len(last) == 1 else ()
     found: list[int] = []
+    if type(scheduler).__module__ != lr_scheduler.__name__:
+        found += [value for name, value in vars(scheduler).items() if type(value) is int and name not in COUNTERS]
     for function in getattr(scheduler, "lr_lambdas", ()):
         cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or () if _is_full(cell)]
         given = (*getattr(function, "args", ()), *(getattr(function, "keywords", None) or {}).values())
-        owner = getattr(function, "__self__", None)
-        found += [value for value in (*cells, *given, *getattr(owner, "__dict__", {}).values()) if type(value) is int]
+        owner = vars(function.__self__) if hasattr(getattr(function, "__self__", None), "__dict__") else {}
+        found += [value for value in (*cells, *given, *owner.values()) if type(value) is int]
     return tuple(dict.fromkeys(found))[:MAX_NUMBERS]
 
 
