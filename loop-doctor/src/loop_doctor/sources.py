@@ -19,5 +19,5 @@ def call_text(frame: FrameType) -> str:
     lines = linecache.getlines(file)
     text = "".join(lines[first - 1 : last])
     names = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*(?!\s*[(=\w.])", text))
-    assigned = [line for line in lines if (found := re.match(r"\s*(\w+)\s*=(?!=)", line)) and found[1] in names]
+    assigned = [line for line in lines if names & set(re.findall(r"(?:^|;)\s*(\w+)\s*=(?!=)", line))]
     return text + "".join(line for line in assigned[:MAX_ASSIGNMENTS] if line not in text)

@@ -45,11 +45,11 @@ def _misfit(schedule: ScheduleRecord, record: Record) -> str | None:
     return None
 
 
-def _is_gone(schedule: ScheduleRecord) -> bool:
+def _is_gone(schedule: ScheduleRecord, share: float = 0.5) -> bool:
     """Return whether a large part of the steps was made at a rate of almost nothing, after a higher one."""
     if schedule.rate > 1e-3 * schedule.highest or schedule.num_low < MANY:
         return False
-    return schedule.num_low >= 0.5 * schedule.num_seen or schedule.num_zero >= 0.25 * schedule.num_seen
+    return schedule.num_low >= share * schedule.num_seen or schedule.num_zero >= 0.25 * schedule.num_seen
 
 
 def _rises_again(schedule: ScheduleRecord) -> bool:
@@ -77,7 +77,9 @@ def _micro_batches_are_too_many(schedule: ScheduleRecord, record: Record, size: 
 def _counts_epochs(schedule: ScheduleRecord) -> bool:
     """Return whether a schedule that is stepped after each batch has a length or a decay meant for epochs."""
     passes = schedule.passes
-    if _is_gone(schedule) and schedule.name in (*MULTIPLIERS, "LambdaLR"):
+    if _is_gone(schedule, 0.3) and schedule.name in MULTIPLIERS:
+        return True
+    if _is_gone(schedule) and schedule.name == "LambdaLR":
         return True
     number = schedule.numbers[0] if schedule.numbers else 0
     if schedule.argument == "T_max" and schedule.num_steps > 2 * number:

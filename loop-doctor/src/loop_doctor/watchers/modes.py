@@ -28,24 +28,23 @@ _BatchNorm = nn.modules.batchnorm._BatchNorm
 class _Input:
     """A batch that a model was given, to recognize it when it comes again, also in another shape."""
 
-    __slots__ = ("_address", "_size", "_tensor")
+    __slots__ = ("_part", "_tensor")
 
     def __init__(self, tensor: Tensor):
-        self._tensor = weakref.ref(tensor if tensor._base is None else tensor._base)
-        self._address, self._size = address(tensor), tensor.numel()
+        whole = tensor._base
+        self._tensor = weakref.ref(tensor if whole is None else whole)
+        self._part = None if whole is None else (address(tensor), tensor.numel())
 
     def same_as(self, tensor: Tensor) -> bool:
         """Return whether a tensor is this batch. An address alone would not do, because memory is used again."""
         whole = tensor if tensor._base is None else tensor._base
-        return self._tensor() is whole and (self._address, self._size) == (address(tensor), tensor.numel())
+        if self._tensor() is not whole:
+            return False
+        return (self._part or (address(whole), whole.numel())) == (address(tensor), tensor.numel())
 
 
 class ModeWatcher:
-    """Watches in which mode the layers of models are.
-
-    Attributes:
-        epochs: which iterator delivers the batches.
-    """
+    """Watches in which mode the layers of models are."""
 
     def __init__(
         self, record: Record, scope: Scope, sites: CallSites, parameters: ParameterRegistry, epochs: EpochWatcher
@@ -102,7 +101,8 @@ class ModeWatcher:
     def trained(self, model: ModelRecord, module: nn.Module, tensor: Tensor | None) -> None:
         """Note a call that built a graph."""
         self._evaluated = None
-        self._last_input = None if tensor is None else _Input(tensor)
+        if model.sensitive or model.calls_dropout:
+            self._last_input = None if tensor is None else _Input(tensor)
         iterator = self._epochs.iterator
         if iterator is not None and (self._training is None or self._training() is not iterator):
             self._training = weakref.ref(iterator)

@@ -13,7 +13,7 @@ from torch.utils.data.dataloader import _DatasetKind
 from loop_doctor.call_sites import CallSites
 from loop_doctor.identity_map import IdentityMap
 from loop_doctor.ledger import Series, Tag
-from loop_doctor.records import PlateauRecord, Record, ScheduleRecord
+from loop_doctor.records import PlateauRecord, Record, ScheduleRecord, Tally
 from loop_doctor.records.schedules import FIRST, PassCount
 from loop_doctor.sources import call_text
 from loop_doctor.watchers.accuracies import AccuracyWatcher
@@ -119,8 +119,8 @@ class SchedulerWatcher:
         def initial_step(scheduler: Any, *args: Any, **kwargs: Any) -> Any:
             result = silent(scheduler, *args, **kwargs)
             if self._scope.sees():
-                frames = self._sites.user_frames(1)
-                self._know(scheduler, call_text(frames[0]) if frames else "")
+                # A library's function, or one of the user's, often makes the scheduler and is given the length.
+                self._know(scheduler, "".join(map(call_text, self._sites.user_frames(2))))
             return result
 
         return initial_step
@@ -149,6 +149,9 @@ class SchedulerWatcher:
             schedule = self._schedules.get(scheduler) or self._know(scheduler, "")
             gap = schedule.count_steps()
             new = gap not in schedule.gaps
+            if schedule.num_steps == 1 and not schedule.optimizer.num_steps:
+                # Not in the wrong order: a resumed run catches up, or these are the micro-batches of the first step.
+                self._record.early_schedulers = Tally()
             schedule.step(gap, self._sites.current() if new or schedule.location is None else None)
             schedule.given_epoch = schedule.given_epoch or bool(args or kwargs)
             try:
