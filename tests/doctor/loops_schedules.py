@@ -403,6 +403,69 @@ def schedules_in_short_runs(folder):
     return model, optimizer
 
 
+@correct("scheduler-before-optimizer", "schedule-out-of-step", style="a resumed run that catches up")
+def schedule_that_catches_up(folder):
+    model = network()
+    optimizer = sgd(model, 0.1)
+    scheduler = schedulers.CosineAnnealingLR(optimizer, 12)
+    with ignored():
+        for _ in range(6):
+            scheduler.step()
+    for _ in range(6):
+        for x, y in loader():
+            train_step(model, optimizer, x, y)
+        scheduler.step()
+    return model, optimizer
+
+
+@correct("scheduler-before-optimizer", "schedule-out-of-step", style="a linear decay planned in micro-batches")
+def linear_decay_in_micro_batches(folder):
+    model, data, epochs = network(), loader(128, 8), 4
+    optimizer = adam(model)
+    total = epochs * len(data)
+    scheduler = schedulers.LambdaLR(optimizer, lambda step: max(0.0, 1 - step / total))
+    for _ in range(epochs):
+        for i, (x, y) in enumerate(data):
+            (F.cross_entropy(model(x), y) / 4).backward()
+            if (i + 1) % 4 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+            with ignored():
+                scheduler.step()
+    return model, optimizer
+
+
+@correct("schedule-out-of-step", "missing-zero-grad", style="L-BFGS, mixed precision, a run that stops early")
+def schedules_in_other_loops(folder):
+    x, y = rows()
+    linear = nn.Linear(SIZE, CLASSES)
+    newton = torch.optim.LBFGS(linear.parameters(), lr=0.5, max_iter=3)
+    scheduler = schedulers.CosineAnnealingLR(newton, 10)
+    for _ in range(10):
+
+        def closure():
+            newton.zero_grad()
+            loss = F.cross_entropy(linear(x), y)
+            loss.backward()
+            return loss
+
+        newton.step(closure)
+        scheduler.step()
+    model, data = network(), loader()
+    optimizer, scaler = sgd(model, 0.1), torch.amp.GradScaler("cpu", enabled=False)
+    linear_decay = schedulers.PolynomialLR(optimizer, 20 * len(data))
+    for epoch in range(20):
+        for x, y in data:
+            optimizer.zero_grad()
+            scaler.scale(F.cross_entropy(model(x), y)).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            linear_decay.step()
+        if epoch == 2:
+            break
+    return linear, newton, model, optimizer
+
+
 # plateau-metric-reversed
 
 

@@ -19,5 +19,7 @@ def call_text(frame: FrameType) -> str:
     lines = linecache.getlines(file)
     text = "".join(lines[first - 1 : last])
     names = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*(?!\s*[(=\w.])", text))
-    assigned = [line for line in lines if names & set(re.findall(r"(?:^|;)\s*(\w+)\s*=(?!=)", line))]
-    return text + "".join(line for line in assigned[:MAX_ASSIGNMENTS] if line not in text)
+    # Assignments in the same function, the nearest ones first, and those outside functions.
+    before = lines[frame.f_code.co_firstlineno - 1 : first - 1][::-1] + [line for line in lines if line[:1].strip()]
+    assigned = [line for line in before if names & set(re.findall(r"(?:^|;)\s*(\w+)\s*=(?!=)", line))]
+    return text + "".join(assigned[:MAX_ASSIGNMENTS])

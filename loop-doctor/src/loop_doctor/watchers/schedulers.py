@@ -120,7 +120,8 @@ class SchedulerWatcher:
             result = silent(scheduler, *args, **kwargs)
             if self._scope.sees():
                 # A library's function, or one of the user's, often makes the scheduler and is given the length.
-                self._know(scheduler, "".join(map(call_text, self._sites.user_frames(2))))
+                frames = self._sites.user_frames(2) if len(self._followed) < MAX_SCHEDULES else []
+                self._know(scheduler, "".join(map(call_text, frames)))
             return result
 
         return initial_step
