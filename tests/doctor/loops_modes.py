@@ -310,6 +310,19 @@ def calls_without_gradients(folder):
     return model, shape, optimizer
 
 
+@correct("train-mode-while-evaluating", style="the loss of the same batch after each step")
+def loss_after_each_step(folder):
+    model = Classifier(dropout=0.2)
+    optimizer = sgd(model)
+    for x, y in batches() * 3:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        with torch.no_grad():
+            F.cross_entropy(model(x), y)
+    return model, optimizer
+
+
 @correct("train-mode-while-evaluating", style="no layer depends on it, dropout of zero, layer norm")
 def evaluated_in_an_indifferent_train_mode(folder):
     model = nn.Sequential(nn.Linear(SIZE, 16), nn.LayerNorm(16), nn.Dropout(0.0), nn.Linear(16, CLASSES))
@@ -478,6 +491,18 @@ def frozen_for_a_while(folder):
         if epoch == 1:
             model.backbone.requires_grad_(True)
         train_epoch(model, optimizer, loader())
+    return model, optimizer
+
+
+@correct("frozen-norm-still-learns", style="frozen in most steps, not in all")
+def frozen_in_most_steps(folder):
+    model = Normed()
+    optimizer = sgd(model)
+    for i, (x, y) in enumerate(batches() * 3):
+        model.backbone.requires_grad_(i in (4, 5, 6))
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
     return model, optimizer
 
 

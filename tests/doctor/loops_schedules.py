@@ -282,16 +282,22 @@ def plan_as_long_as_an_epoch(folder):
 
 @correct("schedule-out-of-step", style="planned epochs that happen to be as many as all batches, cut short")
 def plan_as_long_as_the_run(folder):
-    model, data, num_epochs = network(), loader(), 30
-    optimizer = sgd(model, 0.1)
-    scheduler = schedulers.CosineAnnealingLR(optimizer, num_epochs)
-    for epoch in range(num_epochs):
-        if epoch == 5:
-            break
-        for x, y in data:
-            train_step(model, optimizer, x, y)
-        scheduler.step()
-    return model, optimizer
+    results = []
+    for cosine in (True, False):
+        model, data, num_epochs = network(), loader(), 30
+        optimizer = sgd(model, 0.1)
+        if cosine:
+            scheduler = schedulers.CosineAnnealingLR(optimizer, num_epochs)
+        else:
+            scheduler = schedulers.PolynomialLR(optimizer, total_iters=30)
+        for epoch in range(num_epochs):
+            if epoch == 5:
+                break
+            for x, y in data:
+                train_step(model, optimizer, x, y)
+            scheduler.step()
+        results += [model, optimizer]
+    return results
 
 
 @correct("schedule-out-of-step", style="warm-up and cosine over all batches, as one function")

@@ -15,7 +15,6 @@ class FrozenNorms:
         part: the largest part of the model that holds all of them and nothing that is trained, or "".
         weights: their weights and biases.
         location: the call of train() that put them into train mode, or the first call of the model.
-        looks: how often they were looked at.
         in_train: how often all of them were in train mode and had taken in new batches.
         num_fed: how often a frozen model's output went into another model.
     """
@@ -24,7 +23,6 @@ class FrozenNorms:
     part: str = ""
     weights: list[Parameter] = field(default_factory=list)
     location: Location | None = None
-    looks: int = 0
     in_train: int = 0
     num_fed: int = 0
 

@@ -65,7 +65,6 @@ class ScheduleRecord:
     given_epoch: bool = False
     gaps: Counter[int] = field(default_factory=Counter)
     optimizer_steps: int = 0
-    first: float = 0.0
     rate: float = 0.0
     highest: float = 0.0
     lowest: float = 0.0
@@ -78,7 +77,7 @@ class ScheduleRecord:
     def note_rate(self, rate: float) -> None:
         """Note the rate that the next optimizer steps use."""
         if not self.highest:
-            self.first = self.highest = self.lowest = rate
+            self.highest = self.lowest = rate
         self.rate = rate
         if rate > self.highest:
             self.highest = self.lowest = rate
@@ -118,8 +117,7 @@ class PlateauRecord:
         tag: compares each metric with the losses that the doctor saw.
         metrics: the first metrics.
         losses: for each of them, the mean training loss since the last one, or None if it is not known.
-        valid: and the mean validation loss.
-        rows: and on how many rows each model was evaluated or trained.
+        rows: on how many rows each model was evaluated or trained.
     """
 
     mode: str
@@ -129,7 +127,6 @@ class PlateauRecord:
     whole: bool = True  # every metric was a Python int
     metrics: list[float] = field(default_factory=list)
     losses: list[float | None] = field(default_factory=list)
-    valid: list[float | None] = field(default_factory=list)
     rows: list[tuple[int, ...]] = field(default_factory=list)
     num_right: int = 0  # metrics that were a share of right answers
     num_wrong: int = 0  # and of wrong ones

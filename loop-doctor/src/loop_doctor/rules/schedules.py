@@ -126,7 +126,6 @@ def _facts(schedule: ScheduleRecord) -> dict[str, object]:
         "optimizer_steps": schedule.optimizer.num_steps,
         "epochs": max(passes.num, 1),
         "batches": passes.batches or passes.per_pass or passes.steps,
-        "first": schedule.first,
         "highest": schedule.highest,
         "last": schedule.rate,
         "low": schedule.num_low,

@@ -135,7 +135,6 @@ class ModeWatcher:
             norms.names, norms.in_train = (), 0
             return
         moved = [self._has_moved(layer) for layer in found]
-        norms.looks += 1
         if norms.names != tuple(layer.name for layer in found):
             norms.names, norms.in_train = tuple(layer.name for layer in found), 0
             norms.weights = [

@@ -222,8 +222,6 @@ class SchedulerWatcher:
         plateau.whole = plateau.whole and type(metric) is int
         plateau.metrics.append(value)
         plateau.losses.append(self._mean_since(plateau, list(self._record.losses.values())))
-        valid = [series for series in self._record.ledger.series.values() if series.phase == "valid"]
-        plateau.valid.append(self._mean_since(plateau, valid))
         plateau.rows.append(self._rows_since(plateau))
         plateau.note_rate(rate)
 
