@@ -146,7 +146,6 @@ def plateau_metric_reversed(record: Record) -> Diagnosis | None:
                 "mode": plateau.mode,
                 "lowered": plateau.num_lowered,
                 "rate": plateau.rates[-1] if plateau.rates else math.nan,
-                "first_rate": plateau.rates[0] if plateau.rates else math.nan,
             }
             return Diagnosis("plateau-metric-reversed", plateau.num_steps, plateau.location, facts, variant)
     return None
