@@ -5,6 +5,8 @@ import faulty_loops  # noqa: F401
 import loops_checkpoints  # noqa: F401
 import loops_data  # noqa: F401
 import loops_logging  # noqa: F401
+import loops_modes  # noqa: F401
+import loops_schedules  # noqa: F401
 from case_parts import CORRECT, FAULTY, Case
 
 __all__ = ["CORRECT", "FAULTY", "Case"]

@@ -16,6 +16,7 @@ from loop_doctor.watchers.imports import Imports
 from loop_doctor.watchers.logged import LoggedValues
 from loop_doctor.watchers.losses import LossWatcher
 from loop_doctor.watchers.models import ModelWatcher
+from loop_doctor.watchers.modes import ModeWatcher
 from loop_doctor.watchers.optimizers import OptimizerWatcher
 from loop_doctor.watchers.patches import Patches
 from loop_doctor.watchers.printed import PrintWatcher
@@ -32,22 +33,25 @@ class Watch:
         self.record, self.scope = Record(), Scope()
         shared = self.record, self.scope, CallSites()
         self._patches, self._parameters = Patches(), ParameterRegistry()
-        self._models = ModelWatcher(*shared, self._parameters)
-        self._optimizers = OptimizerWatcher(*shared, self._parameters, self._models)
         self._epochs = EpochWatcher(self.scope)
         self._data = DataWatcher(*shared)
-        losses = LossWatcher(*shared, self._models, self._epochs)
+        self._modes = ModeWatcher(*shared, self._parameters, self._epochs)
+        self._models = ModelWatcher(*shared, self._parameters, self._modes)
+        self._optimizers = OptimizerWatcher(*shared, self._parameters, self._models)
+        losses = LossWatcher(*shared, self._models, self._epochs, self._modes)
         self._backward = BackwardWatcher(
             *shared, self._parameters, self._models, self._epochs, losses, self._optimizers
         )
+        self._schedulers = SchedulerWatcher(*shared, self._optimizers, self._epochs, self._models.accuracies)
         reads, imports = DeviceReadWatcher(*shared), Imports(shared[2])
         values = LoggedValues(*shared, reads)
         self._watchers = (
             self._optimizers,
+            self._modes,
             self._models,
             self._backward,
             losses,
-            SchedulerWatcher(*shared, self._optimizers),
+            self._schedulers,
             self._epochs,
             self._data,
             CheckpointWatcher(*shared),
@@ -69,6 +73,7 @@ class Watch:
         self.scope.end()
         self._patches.remove()
         record = self.record
+        self._modes.finish()
         self._models.finish()
         record.losses_kept.forget()
         record.outputs_kept.forget()
@@ -76,6 +81,7 @@ class Watch:
         record.ledger.fold()
         self._backward.finish()
         self._optimizers.finish()
+        self._schedulers.finish()
         self._parameters.release()
         self._epochs.finish()
         self._data.finish()

@@ -12,9 +12,20 @@ from loop_doctor.records.data import DataRecord
 from loop_doctor.records.models import ModelRecord
 from loop_doctor.records.optimizers import OptimizerRecord, PendingBackward
 from loop_doctor.records.parts import Tally
+from loop_doctor.records.schedules import PlateauRecord, ScheduleRecord, Schedules
 from loop_doctor.records.writers import StepLog, WriterRecord
 
-__all__ = ["ModelRecord", "OptimizerRecord", "PendingBackward", "Record", "StepLog", "Tally", "WriterRecord"]
+__all__ = [
+    "ModelRecord",
+    "OptimizerRecord",
+    "PendingBackward",
+    "PlateauRecord",
+    "Record",
+    "ScheduleRecord",
+    "StepLog",
+    "Tally",
+    "WriterRecord",
+]
 
 
 @dataclass(eq=False)
@@ -47,6 +58,7 @@ class Record:
     scalar_images: Tally = field(default_factory=Tally)
     early_schedulers: Tally = field(default_factory=Tally)
     num_scheduler_steps: int = 0
+    schedules: Schedules = field(default_factory=Schedules)
     waits: Counter[Location | None] = field(default_factory=Counter)
     num_waits: int = 0
     other_threads: bool = False

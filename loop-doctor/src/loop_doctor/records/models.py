@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from loop_doctor.parameters import Parameter
+from loop_doctor.records.modes import Evaluations, FrozenNorms
 from loop_doctor.records.parts import Tally
 
 
@@ -20,8 +21,15 @@ class ModelRecord:
     calls_dropout: bool = False  # as a function, not as a layer
     dropped: str = ""  # the function's name, if eval mode turned it off
     num_calls: int = 0
+    num_graphs: int = 0  # calls that built a graph
+    num_frozen_calls: int = 0  # calls in train mode that built none, before any that did
+    rows_evaluated: int = 0
+    rows_trained: int = 0
     steps_in_eval: Tally = field(default_factory=Tally)
     num_steps_in_train: int = 0
+    off: list[str] = field(default_factory=list)  # layers of a trained part that were off in eval mode
+    norms: FrozenNorms = field(default_factory=FrozenNorms)
+    evaluations: Evaluations = field(default_factory=Evaluations)
     calls_without_backward: Tally = field(default_factory=Tally)
     calls_in_eval: int = 0
     evaluated_in_train: Tally = field(default_factory=Tally)

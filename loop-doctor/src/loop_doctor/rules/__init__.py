@@ -1,13 +1,24 @@
 """The rules: what is wrong, and how sure that is. One small function for each code, over what was seen."""
 
 from loop_doctor.records import Record
-from loop_doctor.rules import accumulation, checkpoints, curves, data, harmless, losses, modes, steps, writers
+from loop_doctor.rules import (
+    accumulation,
+    checkpoints,
+    curves,
+    data,
+    harmless,
+    losses,
+    modes,
+    schedules,
+    steps,
+    writers,
+)
 from loop_doctor.rules.base import Diagnosis, Rule
 
 # In the order in which findings are reported.
 RULES: dict[str, Rule] = {
     found.code: found
-    for module in (steps, accumulation, losses, modes, data, checkpoints, writers, curves, harmless)
+    for module in (steps, accumulation, losses, schedules, modes, data, checkpoints, writers, curves, harmless)
     for found in vars(module).values()
     if isinstance(found, Rule)
 }
@@ -21,6 +32,7 @@ CONSEQUENCES = {
     "missing-backward": ("missing-step", "optimizer-of-another-model", "parameters-not-optimized"),
     "optimizer-of-another-model": ("missing-step", "parameters-not-optimized", "missing-zero-grad"),
     "zero-grad-before-step": ("missing-step", "accumulation-tail-dropped"),
+    "schedule-out-of-step": ("scheduler-before-optimizer",),
     "missing-step": ("missing-zero-grad", "parameters-not-optimized", "scheduler-before-optimizer"),
 }
 

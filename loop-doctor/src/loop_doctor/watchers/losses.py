@@ -13,6 +13,7 @@ from loop_doctor.ledger import Series
 from loop_doctor.records import Record
 from loop_doctor.watchers.epochs import EpochWatcher
 from loop_doctor.watchers.models import ModelWatcher
+from loop_doctor.watchers.modes import ModeWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope
 
@@ -34,7 +35,16 @@ LOSSES = (
 class LossWatcher:
     """Watches the loss functions and the losses that backward calls start from."""
 
-    def __init__(self, record: Record, scope: Scope, sites: CallSites, models: ModelWatcher, epochs: EpochWatcher):
+    def __init__(
+        self,
+        record: Record,
+        scope: Scope,
+        sites: CallSites,
+        models: ModelWatcher,
+        epochs: EpochWatcher,
+        modes: ModeWatcher,
+    ):
+        self._modes = modes
         self._record, self._scope, self._sites = record, scope, sites
         self._models, self._epochs = models, epochs
         self._backwards_at_valid = -1
@@ -89,6 +99,8 @@ class LossWatcher:
         spot = spot_of(frames[0]) if frames else None
         del frames
         training = result.requires_grad and not self._models.eval_mode
+        if not result.requires_grad:
+            self._modes.loss_without_graph()
         if isinstance(inputs, Tensor) and inputs.ndim:
             self._models.batch_size = inputs.size(0)
         phase = "train" if training else "valid"

@@ -4,6 +4,7 @@ import functools
 import sys
 import weakref
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,12 +13,16 @@ from loop_doctor.call_sites import CallSites, Location
 from loop_doctor.graph import address, tensors_in, wrapped
 from loop_doctor.growth import GraphMarker
 from loop_doctor.identity_map import IdentityMap
+from loop_doctor.layers import sensitive_layers
 from loop_doctor.parameters import ParameterRegistry
 from loop_doctor.records import ModelRecord, Record
+from loop_doctor.watchers.accuracies import AccuracyWatcher
+from loop_doctor.watchers.modes import ModeWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope, is_compiling
 
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
+MAX_OUTPUTS = 4  # of one call, that are followed
 _LAYERS = nn.modules.dropout.__file__
 
 
@@ -30,20 +35,28 @@ class ModelCall:
     location: Location | None
     from_model: bool = False  # its input was another model's output
     reached: bool = False
+    reached_inside: bool = False  # a gradient was taken during the call, or through another output
+    num_alive: int = 1  # outputs that are followed
+    gradients: int = 0  # how many gradients had been taken before the call ended
 
 
 class ModelWatcher:
     """Watches the calls of whole models, not of their layers.
 
     Attributes:
+        accuracies: counts right answers.
         batch_size: how many rows the last model or loss function was given, or 0.
         eval_mode: whether the last model that was called was in eval mode.
         reached: for each model, its last call that the current backward call has reached.
         num_reached_again: how many calls it has reached that an earlier backward call had reached.
     """
 
-    def __init__(self, record: Record, scope: Scope, sites: CallSites, parameters: ParameterRegistry):
+    def __init__(
+        self, record: Record, scope: Scope, sites: CallSites, parameters: ParameterRegistry, modes: ModeWatcher
+    ):
+        self._modes = modes
         self._record, self._scope, self._sites, self._parameters = record, scope, sites, parameters
+        self.accuracies = AccuracyWatcher(scope, sites)
         self.batch_size = 0
         self.eval_mode = False
         self.reached: dict[int, ModelCall] = {}
@@ -54,6 +67,7 @@ class ModelWatcher:
         self._functional: IdentityMap[str] = IdentityMap()
         self._running: nn.Module | None = None  # the model that is being called
         self._graphs: dict[int, tuple[ModelCall, Any]] = {}
+        self._others: dict[int, weakref.ref[GraphMarker]] = {}
         self._last_results: dict[int, int] = {}
 
     def install(self, patches: Patches) -> None:
@@ -68,6 +82,7 @@ class ModelWatcher:
         for key, (_, handle) in list(self._graphs.items()):
             handle.remove()  # and the marker with it
             self._drop(key)
+        self._others.clear()
         for model in self._record.models:
             self._look_through(model)
         self.reached.clear()
@@ -81,16 +96,19 @@ class ModelWatcher:
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             if is_compiling() or self._running is not None or not self._scope.sees():
                 return original(module, *args, **kwargs)
-            self._running = module
+            self._running, before = module, self._num_gradients()
             try:
                 output = original(module, *args, **kwargs)
             finally:
                 self._running = None
             if output is not None:
-                self._called(module, args, output)
+                self._called(module, args, output, before)
             return output
 
         return call
+
+    def _num_gradients(self) -> int:
+        return self._record.num_gradients + self._record.num_backwards
 
     def _known(self, module: nn.Module) -> ModelRecord | None:
         """Return the record of a model, or None for a module without weights, such as a loss function."""
@@ -103,7 +121,7 @@ class ModelWatcher:
             self._record.models.append(model)
         return model
 
-    def _called(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _called(self, module: nn.Module, args: tuple[Any, ...], output: Any, gradients_before: int) -> None:
         model = self._known(module)
         if model is None:
             return
@@ -121,21 +139,54 @@ class ModelWatcher:
         if not isinstance(output, Tensor):
             result = next((t for t in tensors_in(output) if t.grad_fn is not None), None)
         node = None if result is None else result.grad_fn
+        if node is None or self.eval_mode:
+            model.rows_evaluated += self.batch_size
+            if self.accuracies.wanted:
+                self.accuracies.evaluated(id(model), output)
+        else:
+            model.rows_trained += self.batch_size
         if node is None:
             if not self.eval_mode:
                 model.evaluated_in_train.note(self._sites.current())
+                self._modes.without_graph(model, module, tensor, output)
             return
+        self._modes.trained(model, module, tensor)
+        if self.eval_mode and model.calls_in_eval & (model.calls_in_eval - 1) == 0:
+            model.off = [
+                str(layer) for layer in sensitive_layers(module) if not (layer.layer.training or layer.may_be_off())
+            ]
         kept = self._record.outputs_kept
         # Finding the location costs as much as all the rest here, so it is found only if it may be reported.
         location = self._sites.current() if self.eval_mode or kept.piles_up() else None
         others = len(self._last_results) > (id(model) in self._last_results)
         from_model = others and self._comes_from_model(model, tensor)
         marker, call = GraphMarker(), ModelCall(model, self.eval_mode, location, from_model)
+        # A model whose forward takes gradients, such as forces, needs its graph.
+        call.reached_inside = self._num_gradients() != gradients_before
+        call.gradients = self._record.num_gradients
         self._last_results[id(model)] = address(result)
         # The hook holds the marker, so the marker lives as long as the node that carries the hook.
         self._graphs[id(marker)] = call, node.register_prehook(functools.partial(self._reach, marker, call))
         kept.follow(marker, self._drop)
         kept.look(location)
+        if self.eval_mode and not isinstance(output, Tensor):
+            self._follow_others(output, node, call)
+
+    def _follow_others(self, output: Any, node: Any, call: ModelCall) -> None:
+        """Follow further outputs of an evaluation: a gradient through any of them needs the graph."""
+        others = {
+            other.grad_fn: other for other in islice(tensors_in(output), MAX_OUTPUTS) if other.grad_fn is not None
+        }
+        for other in others.keys() - {node}:
+            marker = GraphMarker()
+            key = id(marker)
+            self._graphs[key] = call, other.register_prehook(functools.partial(_reach_other, marker, call))
+            self._others[key] = weakref.ref(marker, functools.partial(self._drop_other, key))
+            call.num_alive += 1
+
+    def _drop_other(self, key: int, _: Any) -> None:
+        self._others.pop(key, None)
+        self._drop(key)
 
     def _comes_from_model(self, model: ModelRecord, tensor: Tensor | None) -> bool:
         """Return whether a model's input is the last output of another model."""
@@ -153,7 +204,12 @@ class ModelWatcher:
     def _drop(self, key: int) -> None:
         """A model's output has been freed, with its graph."""
         call, _ = self._graphs.pop(key, (None, None))
-        if call is not None and call.eval_mode and not call.reached:
+        if call is None or not call.eval_mode:
+            return
+        call.num_alive -= 1
+        if call.num_alive or call.reached or call.reached_inside:
+            return
+        if call.gradients == self._record.num_gradients:  # else the user may have taken gradients through a part of it
             call.model.calls_without_backward.note(call.location)
 
     def _look_through(self, model: ModelRecord) -> None:
@@ -168,11 +224,7 @@ class ModelWatcher:
             if name.count(".") < known.name.count(".") or known.name.startswith("parameter "):
                 known.name = name
             model.parameters[name] = known
-        model.sensitive = [
-            f"{name or type(layer).__name__} ({type(layer).__name__})"
-            for name, layer in module.named_modules()
-            if _differs_in_eval_mode(layer)
-        ]
+        model.sensitive = [str(layer) for layer in sensitive_layers(module)]
 
     def _dropout(self, name: str, original: AnyFunction) -> AnyFunction:
         """Notice dropout that a model's forward calls as a function."""
@@ -191,11 +243,6 @@ class ModelWatcher:
         return dropout
 
 
-def _differs_in_eval_mode(layer: nn.Module) -> bool:
-    if isinstance(layer, nn.modules.dropout._DropoutNd):
-        return layer.p > 0
-    if isinstance(layer, nn.modules.batchnorm._NormBase):
-        return layer.track_running_stats
-    if isinstance(layer, nn.RNNBase):
-        return layer.dropout > 0 and layer.num_layers > 1
-    return isinstance(layer, nn.MultiheadAttention) and layer.dropout > 0
+def _reach_other(marker: GraphMarker, call: ModelCall, gradients: Any) -> None:
+    """A backward call has reached a further output of a model."""
+    call.reached_inside = True

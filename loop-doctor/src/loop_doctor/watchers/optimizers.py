@@ -147,7 +147,7 @@ class OptimizerWatcher:
         for key, call in list(self._models.reached.items()):
             if not _trains(record, call.model):
                 continue
-            if call.eval_mode and (call.model.sensitive or call.model.dropped):
+            if call.eval_mode and (call.model.off or call.model.dropped):
                 call.model.steps_in_eval.note(call.location)
             else:
                 call.model.num_steps_in_train += 1
