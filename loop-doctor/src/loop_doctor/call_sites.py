@@ -12,10 +12,13 @@ MAX_LOCATIONS = 1024
 
 Spot = tuple[str, int, int]
 
-# Frames of PyTorch and of this package are skipped; the search ends at whatever runs a cell, a test or a script.
+# Frames of PyTorch and of this package are skipped, and those of libraries that train if the user's code called them.
+# The search ends at whatever runs a cell, a test or a script.
 _SKIPPED = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
 _READERS = (f"torch{os.sep}_tensor.py", f"torch{os.sep}_tensor_str.py")  # print(loss) and f"{loss:.3f}"
 _TRANSPARENT = ("contextlib.py", "functools.py")
+_TRAINERS = ("lightning", "pytorch_lightning", "lightning_fabric", "accelerate", "transformers", "ignite", "fastai")
+_LIBRARIES = tuple(f"-packages{os.sep}{name}{os.sep}" for name in (*_TRAINERS, "fastcore", "skorch", "trl"))
 _RUNNERS = tuple(f"{os.sep}{name}{os.sep}" for name in ("IPython", "ipykernel", "_pytest", "pluggy"))
 
 
@@ -40,6 +43,7 @@ class CallSites:
         """Return the user's frames, innermost first, at most `limit` of them."""
         frame: FrameType | None = sys._getframe(1)
         found: list[FrameType] = []
+        library: list[FrameType] = []
         kinds = self._kinds
         while frame is not None and len(found) < limit:
             file = frame.f_code.co_filename
@@ -50,8 +54,10 @@ class CallSites:
                 break
             if kind == "user":
                 found.append(frame)
+            elif kind == "library" and len(library) < limit:
+                library.append(frame)
             frame = frame.f_back
-        return found
+        return found or library
 
     def called_by_user(self) -> bool:
         """Return whether the user's code, and not an optimizer or the doctor, called the function that asks."""
@@ -100,4 +106,4 @@ def _kind(file: str) -> str:
         return "skipped"
     if file.startswith("<frozen") or any(part in file for part in _RUNNERS):
         return "runner"
-    return "user"
+    return "library" if any(part in file for part in _LIBRARIES) else "user"

@@ -10,12 +10,14 @@ from loop_doctor.call_sites import CallSites
 from loop_doctor.parameters import ParameterRegistry
 from loop_doctor.records import Record
 from loop_doctor.watchers.backward import BackwardWatcher
+from loop_doctor.watchers.clipping import ClipWatcher
 from loop_doctor.watchers.device_reads import DeviceReadWatcher
 from loop_doctor.watchers.epochs import EpochWatcher
 from loop_doctor.watchers.losses import LossWatcher
 from loop_doctor.watchers.models import ModelWatcher
 from loop_doctor.watchers.optimizers import OptimizerWatcher
 from loop_doctor.watchers.patches import Patches
+from loop_doctor.watchers.scalers import ScalerWatcher
 from loop_doctor.watchers.schedulers import SchedulerWatcher
 from loop_doctor.watchers.scope import Scope
 from loop_doctor.watchers.writers import WriterWatcher
@@ -29,15 +31,19 @@ class Watch:
         shared = self.record, self.scope, CallSites()
         self._patches, self._parameters = Patches(), ParameterRegistry()
         self._models = ModelWatcher(*shared, self._parameters)
-        self._optimizers = OptimizerWatcher(*shared, self._parameters, self._models)
         self._epochs = EpochWatcher(self.scope)
+        self._clips = ClipWatcher(*shared, self._parameters)
+        self._optimizers = OptimizerWatcher(*shared, self._parameters, self._models, self._clips, self._epochs)
+        scalers = ScalerWatcher(*shared, self._parameters, self._optimizers, self._clips)
         losses = LossWatcher(*shared, self._models, self._epochs)
         self._backward = BackwardWatcher(
-            *shared, self._parameters, self._models, self._epochs, losses, self._optimizers
+            *shared, self._parameters, self._models, self._epochs, losses, self._optimizers, scalers
         )
         reads = DeviceReadWatcher(*shared)
         self._watchers = (
             self._optimizers,
+            self._clips,
+            scalers,
             self._models,
             self._backward,
             losses,
@@ -66,5 +72,6 @@ class Watch:
         record.ledger.fold()
         self._backward.finish()
         self._optimizers.finish()
+        self._clips.finish()
         self._parameters.release()
         self._epochs.finish()

@@ -10,6 +10,7 @@ from loop_doctor.parameters import Parameter
 from loop_doctor.records.models import ModelRecord
 from loop_doctor.records.optimizers import OptimizerRecord, PendingBackward
 from loop_doctor.records.parts import Tally
+from loop_doctor.records.scalers import ScalingRecord
 from loop_doctor.records.writers import WriterRecord
 
 __all__ = ["ModelRecord", "OptimizerRecord", "PendingBackward", "Record", "Tally", "WriterRecord"]
@@ -40,6 +41,10 @@ class Record:
     strays: list[Parameter] = field(default_factory=list)  # received gradients, in no model that was called, unchanged
     softmax: Tally = field(default_factory=Tally)
     scalar_images: Tally = field(default_factory=Tally)
+    scaling: ScalingRecord = field(default_factory=ScalingRecord)
+    recreated: Tally = field(
+        default_factory=Tally
+    )  # optimizers that took over the weights of the last one of their line
     early_schedulers: Tally = field(default_factory=Tally)
     num_scheduler_steps: int = 0
     waits: Counter[Location | None] = field(default_factory=Counter)

@@ -20,8 +20,10 @@ class ModelRecord:
     calls_dropout: bool = False  # as a function, not as a layer
     dropped: str = ""  # the function's name, if eval mode turned it off
     num_calls: int = 0
+    fresh: bool = False  # its weights were as a layer initializes them when it was first called
     steps_in_eval: Tally = field(default_factory=Tally)
     num_steps_in_train: int = 0
     calls_without_backward: Tally = field(default_factory=Tally)
     calls_in_eval: int = 0
+    left_out: Tally = field(default_factory=Tally)  # of every optimizer, while others' weights got gradients too
     evaluated_in_train: Tally = field(default_factory=Tally)

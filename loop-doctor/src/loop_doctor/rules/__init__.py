@@ -1,20 +1,28 @@
 """The rules: what is wrong, and how sure that is. One small function for each code, over what was seen."""
 
 from loop_doctor.records import Record
-from loop_doctor.rules import accumulation, curves, harmless, losses, modes, steps, writers
+from loop_doctor.rules import accumulation, clipping, curves, harmless, losses, modes, scalers, steps, writers
 from loop_doctor.rules.base import Diagnosis, Rule
 
 # In the order in which findings are reported.
 RULES: dict[str, Rule] = {
     found.code: found
-    for module in (steps, accumulation, losses, modes, writers, curves, harmless)
+    for module in (steps, scalers, clipping, accumulation, losses, modes, writers, curves, harmless)
     for found in vars(module).values()
     if isinstance(found, Rule)
 }
 
 # What only follows from a finding, and is reported with it.
 CONSEQUENCES = {
-    "missing-zero-grad": ("learning-rate-too-high", "loss-not-finite"),
+    "missing-zero-grad": ("gradients-leak-in", "learning-rate-too-high", "loss-not-finite"),
+    "gradients-leak-in": ("learning-rate-too-high", "loss-not-finite"),
+    "scaler-misused": (
+        "clipping-misplaced",
+        "learning-rate-too-high",
+        "loss-not-finite",
+        "missing-step",
+        "accumulation-tail-dropped",
+    ),
     "learning-rate-too-high": ("loss-not-finite",),
     "repeated-step": ("learning-rate-too-high", "loss-not-finite"),
     "accumulation-not-scaled": ("learning-rate-too-high", "loss-not-finite"),
