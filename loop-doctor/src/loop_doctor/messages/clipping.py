@@ -6,8 +6,8 @@ IN_PLACE = "loss.backward()\ntorch.nn.utils.{call}(model.parameters(), {limit})\
 
 MESSAGES: dict[str, Message] = {
     "clipping-misplaced": Message(
-        "The gradients are clipped at the wrong time, so your limit does not do what it is meant for. The right time is "
-        "once for each step, after all gradients of the step are computed and before the step uses them.",
+        "The gradients are clipped at the wrong time, so your limit does not do what it is meant for. The right time "
+        "is once for each step, after all gradients of the step are computed and before the step uses them.",
         {
             "late": (
                 "{count:,} times, {call}() clipped gradients that a step had already used, and they were thrown away "
