@@ -82,7 +82,7 @@ def clipped_first(folder):
     optimizer = torch.optim.SGD(parameters, lr=0.05)
     for x, y in batches() * 2:
         optimizer.zero_grad(set_to_none=False)
-        nn.utils.clip_grad_value_(parameters, clip_value=0.5)  # <- clipping-misplaced
+        nn.utils.clip_grad_norm_(parameters, 0.5, norm_type=1)  # <- clipping-misplaced
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
     return model, optimizer

@@ -48,7 +48,7 @@ MESSAGES: dict[str, Message] = {
             "    scaler.update()\n"
             "    optimizer.zero_grad()",
             "early": "scaler.step(optimizer)  # of every optimizer\nscaler.update()  # once, after all of them",
-            "recreated": "scaler = torch.amp.GradScaler()  # once, before the loop",
+            "recreated": "scaler = torch.amp.GradScaler()  # once, before the loop\nfor epoch in range(num_epochs):",
         },
         "08_the_whole_loop",
     ),

@@ -64,7 +64,7 @@ MESSAGES: dict[str, Message] = {
                 "This line created {count:,} {name} optimizers for the same {weights:,} parameters, one after another.",
             )
         },
-        {"": "optimizer = torch.optim.{name}(model.parameters(), lr=…)  # once, before the loop"},
+        {"": "optimizer = {kind}(model.parameters(), lr=…)  # once, before the loop\nfor epoch in range(num_epochs):"},
         "01_optimizers",
     ),
     "missing-step": Message(

@@ -54,7 +54,8 @@ class Lineages:
         lineage.last, lineage.weights, lineage.data = record, None, None
         if not lineage.rewound and lineage.count > 2:
             recreated = self._record.recreated
-            recreated.note(location, name=record.name, weights=len(record.parameters))
+            kind = f"torch.optim.{record.name}" if hasattr(torch.optim, record.name) else record.name
+            recreated.note(location, name=record.name, kind=kind, weights=len(record.parameters))
             recreated.count = max(recreated.count, lineage.count)
 
     def stepped(self, record: OptimizerRecord, optimizer: Optimizer) -> None:
