@@ -63,6 +63,7 @@ class OptimizerRecord:
     made_at: Location | None = None
     location: Location | None = None
     backward_location: Location | None = None
+    own_backward: bool = False  # that backward call gave gradients to no other optimizer's weights
     num_steps: int = 0
     num_zero_grads: int = 0
     stepped_first: bool = False  # its first step came before its first zero_grad()

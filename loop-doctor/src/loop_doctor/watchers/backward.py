@@ -144,7 +144,9 @@ class BackwardWatcher:
         self._scalers.note_backward(roots, optimizers)
         steps = tuple([(optimizer, optimizer.num_steps) for optimizer in optimizers])
         for optimizer in optimizers:
-            optimizer.backward_location = optimizer.backward_location or location
+            if optimizer.backward_location is None or (len(optimizers) == 1 and not optimizer.own_backward):
+                # The loss that gives gradients to no other optimizer's weights is this one's.
+                optimizer.backward_location, optimizer.own_backward = location, len(optimizers) == 1
             optimizer.pending_at = record.num_steps + record.num_manual_updates
             if optimizer.pending and optimizer.leak is None:
                 optimizer.leak = _leak(optimizer, reached, location)

@@ -205,7 +205,7 @@ class OptimizerWatcher:
         record = self._optimizers.get(optimizer)
         if record is None or not self._scope.sees():
             return
-        if self.in_closure is record and record.backwards_before == self._record.num_backwards and record.pending:
+        if self.in_closure is record and record.backwards_before == self._record.num_backwards:
             # The closure computed nothing: a library passes one to every step.
             self.in_closure, record.num_closures = None, record.num_closures - 1
             self._use(record)
