@@ -606,16 +606,107 @@ def different_periods(folder):
     return encoder, head, often, rarely
 
 
+@correct("gradients-leak-in", "missing-zero-grad", "accumulation-not-scaled", style="after DCGAN's example")
+def dcgan(folder):
+    net_g, net_d, opt_g, opt_d = _gan()
+    criterion = nn.BCEWithLogitsLoss()
+    for x, _ in batches() * 2:
+        label = torch.ones(len(x), 1)
+        net_d.zero_grad()
+        criterion(net_d(x), label).backward()
+        fake = net_g(torch.randn(len(x), 4))
+        label.fill_(0)
+        criterion(net_d(fake.detach()), label).backward()
+        opt_d.step()
+        net_g.zero_grad()
+        label.fill_(1)
+        criterion(net_d(fake), label).backward()
+        opt_g.step()
+    return net_g, net_d, opt_g, opt_d
+
+
+@correct("gradients-leak-in", "clipping-misplaced", style="a WGAN: five steps of the critic, weights clamped")
+def wgan(folder):
+    generator, critic, for_g, for_d = _gan()
+    for i, (x, _) in enumerate(batches() * 3):
+        for_d.zero_grad()
+        (critic(generator(torch.randn(len(x), 4)).detach()).mean() - critic(x).mean()).backward()
+        for_d.step()
+        for p in critic.parameters():
+            p.data.clamp_(-0.05, 0.05)
+        if i % 5 == 4:
+            for_g.zero_grad()
+            (-critic(generator(torch.randn(len(x), 4))).mean()).backward()
+            for_g.step()
+    return generator, critic, for_g, for_d
+
+
+@correct("gradients-leak-in", "missing-zero-grad", style="an adversarial autoencoder with three optimizers")
+def adversarial_autoencoder(folder):
+    encoder, decoder, critic = nn.Linear(SIZE, 4), nn.Linear(4, SIZE), nn.Linear(4, 1)
+    for_e, for_d, for_c = adam(encoder), adam(decoder), adam(critic)
+    for x, _ in batches() * 2:
+        for optimizer in (for_e, for_d, for_c):
+            optimizer.zero_grad()
+        F.mse_loss(decoder(encoder(x)), x).backward()
+        for_e.step()
+        for_d.step()
+        for optimizer in (for_e, for_d, for_c):
+            optimizer.zero_grad()
+        (critic(encoder(x).detach()).mean() - critic(torch.randn(len(x), 4)).mean()).backward()
+        for_c.step()
+        for optimizer in (for_e, for_d, for_c):
+            optimizer.zero_grad()
+        (-critic(encoder(x)).mean()).backward()
+        for_e.step()
+    return encoder, decoder, critic, for_e, for_d, for_c
+
+
+@correct("gradients-leak-in", style="two networks that learn from each other, both losses before both steps")
+def mutual_learning(folder):
+    one, two = network(), network()
+    first, second = sgd(one), sgd(two)
+    for x, y in batches() * 2:
+        first.zero_grad()
+        second.zero_grad()
+        a, b = one(x), two(x)
+        (F.cross_entropy(a, y) + 0.1 * F.mse_loss(a, b)).backward(retain_graph=True)
+        (F.cross_entropy(b, y) + 0.1 * F.mse_loss(b, a)).backward()
+        first.step()
+        second.step()
+    return one, two, first, second
+
+
+@correct("gradients-leak-in", "repeated-step", style="SAC: critic, actor and temperature, cleared one by one")
+def soft_actor_critic(folder):
+    actor, critic, log_alpha = nn.Linear(SIZE, 2), nn.Linear(SIZE + 2, 1), torch.zeros(1, requires_grad=True)
+    for_a, for_c, for_t = adam(actor), adam(critic), torch.optim.Adam([log_alpha], lr=1e-3)
+    for x, _ in batches() * 2:
+        loss = F.mse_loss(critic(torch.cat([x, torch.randn(len(x), 2)], 1)), torch.ones(len(x), 1))
+        for_c.zero_grad()
+        loss.backward()
+        for_c.step()
+        action = actor(x)
+        entropy = action.square().sum(1, keepdim=True)
+        for_a.zero_grad()
+        (log_alpha.exp().detach() * entropy - critic(torch.cat([x, action], 1))).mean().backward()
+        for_a.step()
+        for_t.zero_grad()
+        (log_alpha * (entropy.detach() - 1)).mean().backward()
+        for_t.step()
+    return actor, critic, log_alpha, for_a, for_c, for_t
+
+
 # optimizer-recreated
 
 
 @faulty("optimizer-recreated", style="in a function called once an epoch", evidence=("5 Adam", "4 parameters"))
 def made_each_epoch(folder):
-    model = network()
+    model, data = network(), loader()
 
     def train_one_epoch():
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)  # <- optimizer-recreated
-        for x, y in loader():
+        for x, y in data:
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()
@@ -737,6 +828,20 @@ def tasks_one_after_another(folder):
                 optimizer.zero_grad()
                 F.cross_entropy(model(a), b).backward()
                 optimizer.step()
+    return model, optimizer
+
+
+@correct("optimizer-recreated", style="a stream of tasks, each seen once")
+def tasks_seen_once(folder):
+    model = network()
+    x, y = rows()
+    for task in range(5):
+        optimizer = adam(model)
+        data = torch.utils.data.TensorDataset(x[16 * task : 16 * task + 16], y[16 * task : 16 * task + 16])
+        for a, b in torch.utils.data.DataLoader(data, 4):
+            optimizer.zero_grad()
+            F.cross_entropy(model(a), b).backward()
+            optimizer.step()
     return model, optimizer
 
 

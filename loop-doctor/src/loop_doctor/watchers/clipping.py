@@ -67,7 +67,9 @@ class ClipWatcher:
         facts = {"call": name, "limit": f"{CLIPS[name]}={limit:g}"}
         location = self._sites.current()
         late = bool(marks) and all(mark == p.used for p, mark in marks)
-        early = not late and self._without_gradients(marks)
+        early = False if late else self._without_gradients(marks)
+        if early is None:
+            return
         for optimizer in optimizers.values():
             waiting = self._waiting.setdefault(id(optimizer), _Waiting())
             if late and optimizer.num_steps:
@@ -79,12 +81,17 @@ class ClipWatcher:
                 if len(waiting.sizes) < MANY:
                     waiting.sizes.append(len(optimizer.pending))
 
-    def _without_gradients(self, marks: list[tuple[Parameter, Any]]) -> bool:
-        """Return whether there is nothing to clip yet."""
+    def _without_gradients(self, marks: list[tuple[Parameter, Any]]) -> bool | None:
+        """Return whether there is nothing to clip yet, or None if that was not looked at."""
+        if not marks:
+            return True
         if any(mark == p.after for p, mark in marks):
             return False
         self._looks += 1
-        return not marks or (self._looks & (self._looks - 1) == 0 and all(p.empty() for p, _ in marks[:2]))
+        tensor = marks[0][0].ref()
+        if self._looks & (self._looks - 1) and tensor is not None and not tensor.is_cpu:
+            return None  # reading from an accelerator waits
+        return all(p.empty() for p, _ in marks[:2])
 
     def notice_scaled(self, optimizer: OptimizerRecord) -> None:
         """Notice gradients that were clipped while they carried the factor of a GradScaler."""

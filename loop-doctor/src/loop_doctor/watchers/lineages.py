@@ -25,6 +25,7 @@ class _Lineage:
     settings: str
     count: int = 1
     data: "weakref.ref[Any] | None" = None  # the dataset that the last one learned from
+    data_before: "weakref.ref[Any] | None" = None  # and the one before it
     weights: list[Tensor] | None = None  # some of the weights as the last one left them
     rewound: bool = False
 
@@ -35,10 +36,12 @@ class Lineages:
     def __init__(self, record: Record, epochs: EpochWatcher):
         self._record, self._epochs = record, epochs
         self._lineages: dict[Location, _Lineage] = {}
+        self._followed: dict[int, _Lineage] = {}  # by the optimizer's record, as long as its steps are looked at
 
     def finish(self) -> None:
         """Release the copies of weights."""
         self._lineages.clear()
+        self._followed.clear()
 
     def made(self, record: OptimizerRecord, optimizer: Optimizer) -> None:
         """Note that a line has made an optimizer."""
@@ -47,11 +50,15 @@ class Lineages:
             return
         lineage = self._lineages.get(location)
         if lineage is None or not _same_weights(lineage.last, record) or lineage.settings != settings:
-            self._lineages[location] = _Lineage(record, settings)
+            self._lineages[location] = self._followed[id(record)] = _Lineage(record, settings)
             return
+        self._followed.pop(id(lineage.last), None)
         lineage.rewound = lineage.rewound or not self._goes_on(lineage)
         lineage.count += 1
-        lineage.last, lineage.weights, lineage.data = record, None, None
+        lineage.last, lineage.weights = record, None
+        lineage.data, lineage.data_before = None, lineage.data
+        if lineage.count < SURE and not lineage.rewound:
+            self._followed[id(record)] = lineage
         if not lineage.rewound and lineage.count > 2:
             recreated = self._record.recreated
             kind = f"torch.optim.{record.name}" if hasattr(torch.optim, record.name) else record.name
@@ -65,19 +72,23 @@ class Lineages:
             record.last_pass, record.passes = number, record.passes + 1
         if record.num_steps <= 2:
             record.keeps_state = _keeps_state(optimizer)
-        lineage = self._lineages.get(record.made_at) if record.made_at is not None else None
-        if lineage is None or lineage.last is not record or lineage.count >= SURE:
+        lineage = self._followed.get(id(record))
+        if lineage is None:
             return
-        if lineage.data is None and self._epochs.iterator is not None:
+        if lineage.data is None:
             lineage.data = self._epochs.dataset()
         if lineage.count > 1:
             lineage.weights = _some(record)
+        elif record.num_steps > 2:
+            del self._followed[id(record)]
 
     def _goes_on(self, lineage: _Lineage) -> bool:
         """Return whether the next optimizer takes over exactly what the last one left, in a pass of the same data."""
         last = lineage.last
         if not last.num_steps or not last.keeps_state or last.loaded or last.num_closures or last.passes > 1:
             return False
+        if lineage.data is not None and lineage.data_before is not None and lineage.data() is not lineage.data_before():
+            return False  # such as one task after another
         if any(p.ref() is None or p.ref()._version != p.version for p in last.parameters):  # type: ignore[union-attr]
             return False
         if lineage.weights is not None:
