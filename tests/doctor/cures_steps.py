@@ -391,12 +391,12 @@ cure("gradients-leak-in", GAN.replace("TRAINED", "True"), GAN.replace("TRAINED",
 cure(
     "optimizer-recreated",
     """
-    model, num_epochs = network(), 4
+    model, data, num_epochs = network(), loader(), 4
     # cure
     for epoch in range(num_epochs):
         optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     # end
-        for x, y in loader():
+        for x, y in data:
             optimizer.zero_grad()
             F.cross_entropy(model(x), y).backward()
             optimizer.step()

@@ -149,6 +149,18 @@ def critic_clipped_after_step(folder):
     return generator, critic, for_g, for_d
 
 
+@faulty("zero-grad-before-step", style="cleared before the clipping and the step", evidence="Consequence (clipping-mis")
+def cleared_before_clipping(folder):
+    model = network()
+    optimizer = adam(model)
+    for x, y in batches() * 2:
+        F.cross_entropy(model(x), y).backward()
+        optimizer.zero_grad()
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()  # <- zero-grad-before-step
+    return model, optimizer
+
+
 @correct("clipping-misplaced", "repeated-step", style="in place, by norm and then by value, imported by name")
 def clipped_in_place(folder):
     model = network()
@@ -607,7 +619,7 @@ def different_periods(folder):
 
 
 @correct("gradients-leak-in", "missing-zero-grad", "accumulation-not-scaled", style="after DCGAN's example")
-def dcgan(folder):
+def dcgan_by_two_backward_calls(folder):
     net_g, net_d, opt_g, opt_d = _gan()
     criterion = nn.BCEWithLogitsLoss()
     for x, _ in batches() * 2:
@@ -626,7 +638,7 @@ def dcgan(folder):
 
 
 @correct("gradients-leak-in", "clipping-misplaced", style="a WGAN: five steps of the critic, weights clamped")
-def wgan(folder):
+def wgan_with_a_sequential_critic(folder):
     generator, critic, for_g, for_d = _gan()
     for i, (x, _) in enumerate(batches() * 3):
         for_d.zero_grad()

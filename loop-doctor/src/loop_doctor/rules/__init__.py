@@ -28,7 +28,7 @@ CONSEQUENCES = {
     "accumulation-not-scaled": ("learning-rate-too-high", "loss-not-finite"),
     "missing-backward": ("missing-step", "optimizer-of-another-model", "parameters-not-optimized"),
     "optimizer-of-another-model": ("missing-step", "parameters-not-optimized", "missing-zero-grad"),
-    "zero-grad-before-step": ("missing-step", "accumulation-tail-dropped"),
+    "zero-grad-before-step": ("missing-step", "clipping-misplaced", "accumulation-tail-dropped"),
     "missing-step": ("missing-zero-grad", "parameters-not-optimized", "scheduler-before-optimizer"),
 }
 

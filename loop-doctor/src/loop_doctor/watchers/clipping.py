@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grad
 
 from loop_doctor.call_sites import CallSites, Location
@@ -43,7 +43,10 @@ class ClipWatcher:
     def install(self, patches: Patches) -> None:
         """Put the wrappers in place, inside the functions: a program may have imported them before."""
         for name in CLIPS:
-            patches.wrap_inside(getattr(clip_grad, name), functools.partial(self._clip, name))
+            make = functools.partial(self._clip, name)
+            if not patches.wrap_inside(getattr(clip_grad, name), make):
+                for owner in (nn.utils, clip_grad):
+                    patches.wrap(owner, name, make)
 
     def _clip(self, name: str, original: AnyFunction) -> AnyFunction:
         def clip(parameters: Any, *args: Any, **kwargs: Any) -> Any:
