@@ -49,10 +49,11 @@ class Lineages:
         if location is None:
             return
         lineage = self._lineages.get(location)
+        if lineage is not None:
+            self._followed.pop(id(lineage.last), None)
         if lineage is None or not _same_weights(lineage.last, record) or lineage.settings != settings:
             self._lineages[location] = self._followed[id(record)] = _Lineage(record, settings)
             return
-        self._followed.pop(id(lineage.last), None)
         lineage.rewound = lineage.rewound or not self._goes_on(lineage)
         lineage.count += 1
         lineage.last, lineage.weights = record, None
