@@ -7,6 +7,7 @@ import loops_data  # noqa: F401
 import loops_logging  # noqa: F401
 import loops_modes  # noqa: F401
 import loops_schedules  # noqa: F401
+import loops_steps  # noqa: F401
 from case_parts import CORRECT, FAULTY, Case
 
 __all__ = ["CORRECT", "FAULTY", "Case"]

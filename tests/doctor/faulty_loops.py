@@ -513,7 +513,7 @@ def head_replaced_after_the_optimizer(folder):
     return model, optimizer
 
 
-@faulty("parameters-not-optimized", style="layers in a Python list", evidence="(8×8)`")
+@faulty("parameters-not-optimized", style="layers in a Python list", evidence="`hidden.0.weight`")
 def layers_in_a_list(folder):
     class Deep(nn.Module):
         def __init__(self):

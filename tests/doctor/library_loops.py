@@ -11,6 +11,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,6 +58,88 @@ def train_with_lightning(folder: Path) -> nn.Module:
         enable_model_summary=False,
     )
     fitter.fit(module, loader(), loader(40))
+    return module.model
+
+
+def manual_gan(folder: Path, *, leak: bool = False, twice: bool = False, clear: bool = True) -> nn.Module:
+    """Train a GAN with Lightning's manual optimization, with one mistake or none."""
+    import lightning
+
+    class Gan(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+            self.generator, self.critic = nn.Linear(4, 8), nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 1))
+
+        def training_step(self, batch, index):
+            for_g, for_d = self.optimizers()
+            real, fake = batch[0], self.generator(torch.randn(len(batch[0]), 4))
+            self.train_generator(for_g, fake)
+            self.train_critic(for_d, real, fake.detach())
+
+        def train_generator(self, optimizer, fake):
+            if not leak:
+                self.toggle_optimizer(optimizer)
+            loss = nn.functional.softplus(-self.critic(fake)).mean()
+            if clear:
+                optimizer.zero_grad()
+            self.manual_backward(loss)  # <- missing-zero-grad
+            self.clip_gradients(optimizer, gradient_clip_val=0.5, gradient_clip_algorithm="norm")
+            optimizer.step()
+            if not leak:
+                self.untoggle_optimizer(optimizer)
+
+        def train_critic(self, optimizer, real, fake):
+            loss = nn.functional.softplus(-self.critic(real)).mean() + nn.functional.softplus(self.critic(fake)).mean()
+            self.manual_backward(loss)  # <- gradients-leak-in
+            optimizer.step()
+            if twice:
+                optimizer.step()  # <- repeated-step
+            optimizer.zero_grad()
+
+        def configure_optimizers(self):
+            return adam(self.generator), adam(self.critic)
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    module = Gan()
+    fitter = lightning.Trainer(
+        max_epochs=3,
+        accelerator="cpu",
+        devices=1,
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    fitter.fit(module, loader())
+    return module
+
+
+def manual_accumulation(folder: Path) -> nn.Module:
+    """Accumulate over three micro-batches with Lightning's manual optimization."""
+    import lightning
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization, self.model = False, Classifier()
+
+        def training_step(self, batch, index):
+            optimizer = self.optimizers()
+            self.manual_backward(nn.functional.cross_entropy(self.model(batch[0]), batch[1]) / 3)
+            if (index + 1) % 3 == 0:
+                optimizer.step()
+                optimizer.zero_grad()
+
+        def configure_optimizers(self):
+            return sgd(self.model)
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    module = Module()
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    fitter = lightning.Trainer(max_epochs=3, accelerator="cpu", default_root_dir=folder, devices=1, **options)
+    fitter.fit(module, loader())
     return module.model
 
 
@@ -154,6 +237,16 @@ LIBRARIES: dict[str, Callable[[Path], nn.Module]] = {
 }
 
 
+# A name, the library that it needs, the loop, and the codes that must be found, each at the line marked with it.
+OTHERS: dict[str, tuple[str, Callable[[Path], nn.Module], tuple[str, ...]]] = {
+    "a GAN by hand": ("lightning", manual_gan, ()),
+    "an accumulation by hand": ("lightning", manual_accumulation, ()),
+    "a critic cleared too late": ("lightning", partial(manual_gan, leak=True), ("gradients-leak-in",)),
+    "a critic stepped twice": ("lightning", partial(manual_gan, twice=True), ("repeated-step",)),
+    "a generator never cleared": ("lightning", partial(manual_gan, clear=False), ("missing-zero-grad",)),
+}
+
+
 def installed() -> list[str]:
     return [name for name in LIBRARIES if importlib.util.find_spec(name) is not None]
 
@@ -163,11 +256,12 @@ def weights_after(name: str, doctor: LoopDoctor | None) -> list[torch.Tensor]:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they advise more worker processes, and warn about each other's releases
+        train = LIBRARIES[name] if name in LIBRARIES else OTHERS[name][1]
         if doctor is None:
-            model = LIBRARIES[name](Path(folder))
+            model = train(Path(folder))
         else:
             with doctor:
-                model = LIBRARIES[name](Path(folder))
+                model = train(Path(folder))
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
@@ -177,11 +271,13 @@ def examine(name: str) -> dict:
     watched = weights_after(name, doctor)
     return {
         "codes": [finding.code for finding in doctor.findings],
+        "places": [finding.where for finding in doctor.findings],
         "card": str(doctor),
         "same": all(torch.equal(a, b) for a, b in zip(alone, watched, strict=True)),
     }
 
 
 if __name__ == "__main__":
-    found = {name: examine(name) for name in installed()}
+    others = [name for name, (library, _, _) in OTHERS.items() if library in installed()]
+    found = {name: examine(name) for name in (*installed(), *others)}
     print(RESULT + json.dumps(found))

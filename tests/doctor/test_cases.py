@@ -49,6 +49,7 @@ PLACES = (
     nn.Module,
     nn.Linear,
 )
+CLIPS = nn.utils.clip_grad_norm_, nn.utils.clip_grad_value_
 GLOBAL_HOOKS = (
     *(
         value
@@ -62,7 +63,8 @@ GLOBAL_HOOKS = (
 
 def attributes():
     """Return the identity of every attribute that a patch could replace."""
-    return [{name: id(value) for name, value in vars(place).items()} for place in PLACES]
+    inside = {clip: id(clip.__closure__[0].cell_contents) for clip in CLIPS}
+    return [inside, *({name: id(value) for name, value in vars(place).items()} for place in PLACES)]
 
 
 def parts(value):

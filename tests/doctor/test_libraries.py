@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from library_loops import LIBRARIES, RESULT, installed
+from library_loops import LIBRARIES, OTHERS, RESULT, installed
 from make_env import BENCH, site_packages
 
 SCRIPT = Path(__file__).with_name("library_loops.py")
@@ -34,4 +34,17 @@ def test_nothing_is_reported_on_the_training_of_a_library(name, examined):
         pytest.skip(f"{name} is not installed: it comes with `python tools/make_env.py bench`")
     assert examined[name]["codes"] == [], examined[name]["card"]
     assert "18 backward calls" in examined[name]["card"] or "15 backward calls" in examined[name]["card"]
+    assert examined[name]["same"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(660)
+@pytest.mark.parametrize("name", OTHERS)
+def test_mistakes_in_loops_that_use_a_library_are_found_and_nothing_else(name, examined):
+    library, _, codes = OTHERS[name]
+    if name not in examined:
+        pytest.skip(f"{library} is not installed: it comes with `python tools/make_env.py bench`")
+    assert examined[name]["codes"] == list(codes), examined[name]["card"]
+    for code, where in zip(codes, examined[name]["places"], strict=True):
+        assert f"# <- {code}" in where
     assert examined[name]["same"]

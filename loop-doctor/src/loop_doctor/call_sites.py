@@ -12,10 +12,13 @@ MAX_LOCATIONS = 1024
 
 Spot = tuple[str, int, int]
 
-# Frames of PyTorch and of this package are skipped; the search ends at whatever runs a cell, a test or a script.
+# Frames of PyTorch and of this package are skipped, and those of libraries that train if the user's code called them.
+# The search ends at whatever runs a cell, a test or a script.
 _SKIPPED = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
 _READERS = (f"torch{os.sep}_tensor.py", f"torch{os.sep}_tensor_str.py")  # print(loss) and f"{loss:.3f}"
 _TRANSPARENT = ("contextlib.py", "functools.py")
+_TRAINERS = ("lightning", "pytorch_lightning", "lightning_fabric", "accelerate", "transformers", "ignite", "fastai")
+_LIBRARIES = tuple(f"-packages{os.sep}{name}{os.sep}" for name in (*_TRAINERS, "fastcore", "skorch", "trl"))
 _RUNNERS = tuple(f"{os.sep}{name}{os.sep}" for name in ("IPython", "ipykernel", "_pytest", "pluggy"))
 
 
@@ -41,6 +44,7 @@ class CallSites:
         """Return the user's frames, innermost first, at most `limit` of them."""
         frame: FrameType | None = sys._getframe(1)
         found: list[FrameType] = []
+        library: list[FrameType] = []
         kinds = self._kinds
         while frame is not None and len(found) < limit:
             file = frame.f_code.co_filename
@@ -51,8 +55,10 @@ class CallSites:
                 break
             if kind == "user":
                 found.append(frame)
+            elif kind == "library" and len(library) < limit:
+                library.append(frame)
             frame = frame.f_back
-        return found
+        return found or library
 
     def skip(self, folder: str) -> None:
         """Skip the frames of a library too: its files are not the user's."""
@@ -71,7 +77,7 @@ class CallSites:
             return "skipped"
         if file.startswith("<frozen") or any(part in file for part in _RUNNERS):
             return "runner"
-        return "user"
+        return "library" if any(part in file for part in _LIBRARIES) else "user"
 
     def current(self) -> Location | None:
         """Return the line of the user's code that is running, or None if there is none."""

@@ -1,7 +1,8 @@
 """Follow each weight tensor: which backward call filled its gradient, and which step used it."""
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 MAX_GONE = 1024  # weights that are remembered after they have been freed: more than a rule can name
 
 Mark = tuple[int, int]
+Result = TypeVar("Result")
 
 
 class Parameter:
@@ -31,6 +33,7 @@ class Parameter:
         "gradient",
         "held",
         "is_weight",
+        "kept_in",
         "name",
         "number",
         "optimizers",
@@ -53,6 +56,7 @@ class Parameter:
         self.name, self.shape = name, tuple(parameter.shape)
         self.is_weight = isinstance(parameter, nn.Parameter)
         self.version = parameter._version
+        self.kept_in: tuple[str, str] | tuple[()] = ()  # a list of a model's: its name, and what it should be
         self.before: Mark | None = None  # the mark as a backward call found it
         self.after: Mark | None = None  # and as it left it
         self.used: Mark | None = None  # the mark as the last step left it
@@ -78,6 +82,11 @@ class Parameter:
             self.gradient = weakref.ref(gradient)
             self.number += 1
         return self.number, gradient._version
+
+    def frozen(self) -> bool:
+        """Return whether no gradient is computed for it."""
+        parameter = self.ref()
+        return parameter is not None and not parameter.requires_grad
 
     def empty(self) -> bool:
         """Return whether the gradient is None or all zeros."""
@@ -139,6 +148,18 @@ class ParameterRegistry:
             del self.alive[key]
             if known.received and len(self._gone) < MAX_GONE:
                 self._gone.append(known)
+
+    def keep_marks(self, change: Callable[..., Result], *args: Any, **kwargs: Any) -> Result:
+        """Call a function that only scales gradients: they are still the same ones afterwards."""
+        marks = [(p, p.mark()) for p in self.alive.values() if p.after is not None or p.used is not None]
+        same = [(p, mark == p.after, mark == p.used) for p, mark in marks if mark is not None]
+        result = change(*args, **kwargs)
+        for parameter, as_left, used in same:
+            if as_left or used:
+                mark = parameter.mark()
+                parameter.after = mark if as_left else parameter.after
+                parameter.used = mark if used else parameter.used
+        return result
 
     def with_gradients(self) -> list[Parameter]:
         """Return all parameters that ever received a gradient, also those that have been freed."""

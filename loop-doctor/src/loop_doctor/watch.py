@@ -9,6 +9,7 @@ from loop_doctor.parameters import ParameterRegistry
 from loop_doctor.records import Record
 from loop_doctor.watchers.backward import BackwardWatcher
 from loop_doctor.watchers.checkpoints import CheckpointWatcher
+from loop_doctor.watchers.clipping import ClipWatcher
 from loop_doctor.watchers.data import DataWatcher
 from loop_doctor.watchers.device_reads import DeviceReadWatcher
 from loop_doctor.watchers.epochs import EpochWatcher
@@ -21,6 +22,7 @@ from loop_doctor.watchers.optimizers import OptimizerWatcher
 from loop_doctor.watchers.patches import Patches
 from loop_doctor.watchers.printed import PrintWatcher
 from loop_doctor.watchers.runs import RunWatcher
+from loop_doctor.watchers.scalers import ScalerWatcher
 from loop_doctor.watchers.schedulers import SchedulerWatcher
 from loop_doctor.watchers.scope import Scope
 from loop_doctor.watchers.writers import WriterWatcher
@@ -37,10 +39,12 @@ class Watch:
         self._data = DataWatcher(*shared)
         self._modes = ModeWatcher(*shared, self._parameters, self._epochs)
         self._models = ModelWatcher(*shared, self._parameters, self._modes)
-        self._optimizers = OptimizerWatcher(*shared, self._parameters, self._models)
+        self._clips = ClipWatcher(*shared, self._parameters)
+        self._optimizers = OptimizerWatcher(*shared, self._parameters, self._models, self._clips, self._epochs)
+        scalers = ScalerWatcher(*shared, self._parameters, self._optimizers, self._clips)
         losses = LossWatcher(*shared, self._models, self._epochs, self._modes)
         self._backward = BackwardWatcher(
-            *shared, self._parameters, self._models, self._epochs, losses, self._optimizers
+            *shared, self._parameters, self._models, self._epochs, losses, self._optimizers, scalers
         )
         self._schedulers = SchedulerWatcher(*shared, self._optimizers, self._epochs, self._models.accuracies)
         reads, imports = DeviceReadWatcher(*shared), Imports(shared[2])
@@ -48,6 +52,8 @@ class Watch:
         self._watchers = (
             self._optimizers,
             self._modes,
+            self._clips,
+            scalers,
             self._models,
             self._backward,
             losses,
@@ -82,6 +88,7 @@ class Watch:
         self._backward.finish()
         self._optimizers.finish()
         self._schedulers.finish()
+        self._clips.finish()
         self._parameters.release()
         self._epochs.finish()
         self._data.finish()

@@ -3,11 +3,13 @@
 from loop_doctor.messages import (
     accumulation,
     checkpoints,
+    clipping,
     curves,
     data,
     harmless,
     losses,
     modes,
+    scalers,
     schedules,
     steps,
     writers,
@@ -35,6 +37,19 @@ CONSEQUENCE = "Consequence ({code}): {evidence}"
 
 MESSAGES: dict[str, Message] = {
     code: message
-    for group in (steps, accumulation, losses, schedules, modes, data, checkpoints, writers, curves, harmless)
+    for group in (
+        steps,
+        accumulation,
+        clipping,
+        scalers,
+        losses,
+        schedules,
+        modes,
+        data,
+        checkpoints,
+        writers,
+        curves,
+        harmless,
+    )
     for code, message in group.MESSAGES.items()
 }

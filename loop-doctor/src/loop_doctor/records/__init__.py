@@ -12,6 +12,7 @@ from loop_doctor.records.data import DataRecord
 from loop_doctor.records.models import ModelRecord
 from loop_doctor.records.optimizers import OptimizerRecord, PendingBackward
 from loop_doctor.records.parts import Tally
+from loop_doctor.records.scalers import ScalingRecord
 from loop_doctor.records.schedules import PlateauRecord, ScheduleRecord, Schedules
 from loop_doctor.records.writers import StepLog, WriterRecord
 
@@ -56,6 +57,10 @@ class Record:
     strays: list[Parameter] = field(default_factory=list)  # received gradients, in no model that was called, unchanged
     softmax: Tally = field(default_factory=Tally)
     scalar_images: Tally = field(default_factory=Tally)
+    scaling: ScalingRecord = field(default_factory=ScalingRecord)
+    recreated: Tally = field(
+        default_factory=Tally
+    )  # optimizers that took over the weights of the last one of their line
     early_schedulers: Tally = field(default_factory=Tally)
     num_scheduler_steps: int = 0
     schedules: Schedules = field(default_factory=Schedules)

@@ -25,6 +25,7 @@ class ModelRecord:
     num_frozen_calls: int = 0  # calls in train mode that built none, before any that did
     rows_evaluated: int = 0
     rows_trained: int = 0
+    fresh: bool = False  # its weights were as a layer initializes them when it was first called
     steps_in_eval: Tally = field(default_factory=Tally)
     num_steps_in_train: int = 0
     off: list[str] = field(default_factory=list)  # layers of a trained part that were off in eval mode
@@ -32,4 +33,5 @@ class ModelRecord:
     evaluations: Evaluations = field(default_factory=Evaluations)
     calls_without_backward: Tally = field(default_factory=Tally)
     calls_in_eval: int = 0
+    left_out: Tally = field(default_factory=Tally)  # of every optimizer, while others' weights got gradients too
     evaluated_in_train: Tally = field(default_factory=Tally)

@@ -4,11 +4,13 @@ from loop_doctor.records import Record
 from loop_doctor.rules import (
     accumulation,
     checkpoints,
+    clipping,
     curves,
     data,
     harmless,
     losses,
     modes,
+    scalers,
     schedules,
     steps,
     writers,
@@ -18,20 +20,41 @@ from loop_doctor.rules.base import Diagnosis, Rule
 # In the order in which findings are reported.
 RULES: dict[str, Rule] = {
     found.code: found
-    for module in (steps, accumulation, losses, schedules, modes, data, checkpoints, writers, curves, harmless)
+    for module in (
+        steps,
+        accumulation,
+        clipping,
+        scalers,
+        losses,
+        schedules,
+        modes,
+        data,
+        checkpoints,
+        writers,
+        curves,
+        harmless,
+    )
     for found in vars(module).values()
     if isinstance(found, Rule)
 }
 
 # What only follows from a finding, and is reported with it.
 CONSEQUENCES = {
-    "missing-zero-grad": ("learning-rate-too-high", "loss-not-finite"),
+    "missing-zero-grad": ("gradients-leak-in", "learning-rate-too-high", "loss-not-finite"),
+    "gradients-leak-in": ("learning-rate-too-high", "loss-not-finite"),
+    "scaler-misused": (
+        "clipping-misplaced",
+        "learning-rate-too-high",
+        "loss-not-finite",
+        "missing-step",
+        "accumulation-tail-dropped",
+    ),
     "learning-rate-too-high": ("loss-not-finite",),
     "repeated-step": ("learning-rate-too-high", "loss-not-finite"),
     "accumulation-not-scaled": ("learning-rate-too-high", "loss-not-finite"),
     "missing-backward": ("missing-step", "optimizer-of-another-model", "parameters-not-optimized"),
     "optimizer-of-another-model": ("missing-step", "parameters-not-optimized", "missing-zero-grad"),
-    "zero-grad-before-step": ("missing-step", "accumulation-tail-dropped"),
+    "zero-grad-before-step": ("missing-step", "clipping-misplaced", "accumulation-tail-dropped"),
     "schedule-out-of-step": ("scheduler-before-optimizer",),
     "missing-step": ("missing-zero-grad", "parameters-not-optimized", "scheduler-before-optimizer"),
 }

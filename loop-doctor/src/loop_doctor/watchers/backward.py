@@ -10,12 +10,13 @@ from loop_doctor.call_sites import CallSites, Location
 from loop_doctor.graph import leaves, wrapped
 from loop_doctor.growth import GraphMarker
 from loop_doctor.parameters import Mark, Parameter, ParameterRegistry
-from loop_doctor.records import OptimizerRecord, PendingBackward, Record
+from loop_doctor.records import ModelRecord, OptimizerRecord, PendingBackward, Record
 from loop_doctor.watchers.epochs import EpochWatcher
 from loop_doctor.watchers.losses import LossWatcher
 from loop_doctor.watchers.models import ModelWatcher
-from loop_doctor.watchers.optimizers import MAX_PENDING, OptimizerWatcher
+from loop_doctor.watchers.optimizers import MAX_PENDING, OptimizerWatcher, trains
 from loop_doctor.watchers.patches import AnyFunction, Patches
+from loop_doctor.watchers.scalers import ScalerWatcher
 from loop_doctor.watchers.scope import Scope
 
 
@@ -32,9 +33,11 @@ class BackwardWatcher:
         epochs: EpochWatcher,
         losses: LossWatcher,
         optimizers: OptimizerWatcher,
+        scalers: ScalerWatcher,
     ):
         self._record, self._scope, self._sites, self._parameters = record, scope, sites, parameters
         self._models, self._epochs, self._losses, self._optimizers = models, epochs, losses, optimizers
+        self._scalers = scalers
         self._running = False
         self._last_location: Location | None = None
 
@@ -137,11 +140,21 @@ class BackwardWatcher:
         # Micro-batches come by the same line, through the same models, from similar data, to the same weights.
         sources = tuple(sorted([(key, call.from_model) for key, call in self._models.reached.items()]))
         again = self._models.num_reached_again
-        for optimizer in reached.values():
-            optimizer.backward_location = optimizer.backward_location or location
+        models, optimizers = tuple([call.model for call in self._models.reached.values()]), list(reached.values())
+        self._scalers.note_backward(roots, optimizers)
+        steps = tuple([(optimizer, optimizer.num_steps) for optimizer in optimizers])
+        for optimizer in optimizers:
+            if optimizer.backward_location is None or (len(optimizers) == 1 and not optimizer.own_backward):
+                # The loss that gives gradients to no other optimizer's weights is this one's.
+                optimizer.backward_location, optimizer.own_backward = location, len(optimizers) == 1
             optimizer.pending_at = record.num_steps + record.num_manual_updates
+            if optimizer.pending and optimizer.leak is None:
+                optimizer.leak = _leak(optimizer, reached, location)
             if len(optimizer.pending) < MAX_PENDING:
-                optimizer.pending.append(PendingBackward((line, weights, sources), scaled, again > 0))
+                path = line, weights, sources
+                optimizer.pending.append(PendingBackward(path, scaled, again > 0, models, steps))
+        if record.num_backwards & (record.num_backwards - 1) == 0:
+            _note_parts_left_out(models, optimizers)
         for loss in roots:
             if loss.grad_fn is not None and loss.numel() == 1 and not wrapped(loss):
                 marker, metadata = GraphMarker(), cast(dict[str, Any], loss.grad_fn.metadata)
@@ -203,3 +216,28 @@ class BackwardWatcher:
             if optimizer.pending_at == self._record.num_steps + self._record.num_manual_updates:
                 optimizer.lost.note(location)
         optimizer.pending.clear()
+
+
+def _leak(
+    optimizer: OptimizerRecord, reached: dict[int, OptimizerRecord], location: Location | None
+) -> tuple[Location | None, str] | None:
+    """Return where, and through which model, another optimizer's loss left gradients that are added to now.
+
+    That loss came to the other optimizer's weights through this one's, as a generator's loss comes through the
+    discriminator; the other optimizer has stepped, and the loss of this call is not its own.
+    """
+    left = optimizer.pending[-1]
+    for other, num_steps in left.steps:
+        if other is optimizer or id(other) in reached or other.num_steps == num_steps:
+            continue
+        through = next((model for model in left.models if trains(optimizer, model) or trains(other, model)), None)
+        if through is not None and not trains(other, through) and any(trains(other, m) for m in left.models):
+            return location, through.name
+    return None
+
+
+def _note_parts_left_out(models: tuple[ModelRecord, ...], optimizers: list[OptimizerRecord]) -> None:
+    """Note the models that no optimizer holds, next to the optimizer that the same backward call gives gradients to."""
+    for model in models:
+        if optimizers and not any(parameter.optimizers for parameter in model.parameters.values()):
+            model.left_out.note(None, optimizer=optimizers[0])

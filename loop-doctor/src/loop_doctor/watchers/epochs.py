@@ -1,6 +1,7 @@
 """Epochs: when a pass over the data begins, by the DataLoader or by the loop's own counters."""
 
 import inspect
+import weakref
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -24,6 +25,7 @@ class LoopVariables:
 
     def __init__(self) -> None:
         self.epoch: object = None
+        self.num_epochs = 0
         self._last: dict[tuple[str, int, str], int] = {}
         self._still: dict[tuple[str, int, str], int] = {}
         self._names: dict[tuple[str, int], tuple[str, ...]] = {}
@@ -72,10 +74,16 @@ class LoopVariables:
         self._falls = self._falls or fell
         if self.epoch is None or fell or (grew and not self._falls):
             self.epoch = object()
+            self.num_epochs += 1
 
     def optimizers(self, frames: list[FrameType]) -> list[Optimizer]:
         """Return the optimizers that the user's own variables hold."""
-        return [value for frame in frames for _, value in self._variables(frame) if isinstance(value, Optimizer)]
+        return [value for frame in frames for _, value in self._variables(frame) if _is_optimizer(value)]
+
+
+def _is_optimizer(value: Any) -> bool:
+    """Return whether a value is an optimizer itself, and not the wrapper of a library that passes for one."""
+    return isinstance(value, Optimizer) and "param_groups" in vars(value)
 
 
 class EpochWatcher:
@@ -88,8 +96,9 @@ class EpochWatcher:
 
     def __init__(self, scope: Scope):
         self._scope = scope
-        self.iterator: object = None
+        self.iterator: Any = None
         self.variables = LoopVariables()
+        self._num_iterators = 0
         self._epochs: dict[int, object] = {}
 
     def install(self, patches: Patches) -> None:
@@ -99,6 +108,16 @@ class EpochWatcher:
     def finish(self) -> None:
         """Release what belongs to the user."""
         self.iterator, self.variables = None, LoopVariables()
+
+    @property
+    def num_passes(self) -> int:
+        """How many passes over the data have begun, by iterators of a DataLoader or, without one, by the counters."""
+        return self._num_iterators if self.iterator is not None else self.variables.num_epochs
+
+    def dataset(self) -> "weakref.ref[Any] | None":
+        """Return a weak reference to the dataset of the current iterator, if it has one that allows it."""
+        dataset = getattr(self.iterator, "_dataset", None)
+        return weakref.ref(dataset) if hasattr(dataset, "__weakref__") else None
 
     def begin_epoch_if_due(self, series: Series) -> None:
         """Begin an epoch if a DataLoader began a new pass or, without one, if the loop's own counters show it."""
@@ -112,8 +131,9 @@ class EpochWatcher:
     def _deliver(self, original: AnyFunction) -> AnyFunction:
         def deliver(iterator: Any) -> Any:
             batch = original(iterator)
-            if self._scope.sees():
+            if self._scope.sees() and self.iterator is not iterator:
                 self.iterator = iterator
+                self._num_iterators += 1
             return batch
 
         return deliver

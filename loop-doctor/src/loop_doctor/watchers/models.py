@@ -23,7 +23,10 @@ from loop_doctor.watchers.scope import Scope, is_compiling
 
 DROPOUTS = ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 MAX_OUTPUTS = 4  # of one call, that are followed
+MAX_ITEMS = 64  # of a list of a model's
+NOT_THE_USERS = ("_modules", "_parameters", "_buffers")
 _LAYERS = nn.modules.dropout.__file__
+_Lazy = nn.parameter.UninitializedParameter
 
 
 @dataclass(eq=False, slots=True)
@@ -126,6 +129,8 @@ class ModelWatcher:
         if model is None:
             return
         model.num_calls += 1
+        if model.num_calls == 1:
+            model.fresh = _is_fresh(module)
         if model.num_calls & (model.num_calls - 1) == 0:  # layers may be added later: look again at 1, 2, 4, 8 …
             self._look_through(model)
         tensor = args[0] if args and isinstance(args[0], Tensor) else next(tensors_in(args), None)
@@ -224,7 +229,23 @@ class ModelWatcher:
             if name.count(".") < known.name.count(".") or known.name.startswith("parameter "):
                 known.name = name
             model.parameters[name] = known
+        for name, layer in module.named_modules():
+            self._know_lists(name, layer)
         model.sensitive = [str(layer) for layer in sensitive_layers(module)]
+
+    def _know_lists(self, name: str, layer: nn.Module) -> None:
+        """Learn the weights that a layer keeps in lists and dictionaries, which PyTorch does not look into."""
+        for attribute, value in vars(layer).items():
+            if not isinstance(value, list | tuple | dict) or attribute in NOT_THE_USERS:
+                continue
+            items = list(value.items() if isinstance(value, dict) else enumerate(value))[:MAX_ITEMS]
+            for key, item in items:
+                weights = item.named_parameters() if isinstance(item, nn.Module) else [("", item)]
+                for inside, weight in weights if isinstance(item, nn.Module | nn.Parameter) else ():
+                    path = ".".join(filter(None, (name, attribute, str(key), inside)))
+                    kind = "Module" if isinstance(item, nn.Module) else "Parameter"
+                    known = self._parameters.know(weight, path)
+                    known.kept_in = attribute, kind + ("Dict" if isinstance(value, dict) else "List")
 
     def _dropout(self, name: str, original: AnyFunction) -> AnyFunction:
         """Notice dropout that a model's forward calls as a function."""
@@ -246,3 +267,19 @@ class ModelWatcher:
 def _reach_other(marker: GraphMarker, call: ModelCall, gradients: Any) -> None:
     """A backward call has reached a further output of a model."""
     call.reached_inside = True
+
+
+def _is_fresh(module: nn.Module) -> bool:
+    """Return whether the first layers still have the weights that PyTorch gives a new layer: within ±1/√inputs."""
+    kinds = nn.Linear, nn.modules.conv._ConvNd
+    layers = [layer for layer in module.modules() if isinstance(layer, kinds) and not isinstance(layer.weight, _Lazy)]
+    found = False
+    for layer in layers[:3]:
+        weight = layer.weight.detach()
+        if weight.is_meta or weight.numel() == 0 or wrapped(weight) or not weight.is_floating_point():
+            return False
+        inputs = weight[0].numel()  # of a transposed convolution, the outputs: it is not fresh then
+        if float(weight.abs().max()) > 1.001 / inputs**0.5:
+            return False
+        found = True
+    return found

@@ -1,10 +1,9 @@
 """Optimizers: which weights they hold, what gradients a step uses, and how far it moves the weights."""
 
-import functools
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -12,11 +11,13 @@ from loop_doctor.call_sites import CallSites, Location
 from loop_doctor.identity_map import IdentityMap
 from loop_doctor.parameters import Mark, ParameterRegistry
 from loop_doctor.records import ModelRecord, OptimizerRecord, Record
+from loop_doctor.watchers.clipping import ClipWatcher
+from loop_doctor.watchers.epochs import EpochWatcher
+from loop_doctor.watchers.lineages import Lineages
 from loop_doctor.watchers.models import ModelWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope
 
-CLIPS = ("clip_grad_norm_", "clip_grad_value_")
 SAMPLE, SAMPLED = 512, 4  # weights of one tensor whose movement is measured, and tensors
 MEASURED = ("cpu", "cuda")  # where it is measured: in double precision, which MPS does not have
 MAX_PATHS = 64
@@ -28,13 +29,23 @@ class OptimizerWatcher:
 
     Attributes:
         in_closure: the optimizer whose closure is running, or None.
+        in_scaler: whether a GradScaler is stepping.
     """
 
     def __init__(
-        self, record: Record, scope: Scope, sites: CallSites, parameters: ParameterRegistry, models: ModelWatcher
+        self,
+        record: Record,
+        scope: Scope,
+        sites: CallSites,
+        parameters: ParameterRegistry,
+        models: ModelWatcher,
+        clips: ClipWatcher,
+        epochs: EpochWatcher,
     ):
         self._record, self._scope, self._sites = record, scope, sites
-        self._parameters, self._models = parameters, models
+        self._parameters, self._models, self._clips = parameters, models, clips
+        self._lineages = Lineages(record, epochs)
+        self.in_scaler = False
         self.in_closure: OptimizerRecord | None = None
         self._optimizers: IdentityMap[OptimizerRecord] = IdentityMap()
         self._weights_before: Tensor | None = None
@@ -45,11 +56,7 @@ class OptimizerWatcher:
         patches.on_removal(register_optimizer_step_post_hook(self._after_step).remove)
         patches.wrap(Optimizer, "__init__", self._init)
         patches.wrap(Optimizer, "zero_grad", self._zero_grad)
-        patches.wrap(torch.amp.GradScaler, "step", self._scaler_step)
-        patches.wrap(torch.amp.GradScaler, "unscale_", self._same_gradients)
-        for name in CLIPS:
-            for owner in (nn.utils, nn.utils.clip_grad):
-                patches.wrap(owner, name, self._same_gradients)
+        patches.wrap(Optimizer, "load_state_dict", self._load)
 
     def finish(self) -> None:
         """Complete the records of all optimizers."""
@@ -59,9 +66,11 @@ class OptimizerWatcher:
                 optimizer.left_over = len(optimizer.pending)
             optimizer.received = sum(parameter.received > 0 for parameter in optimizer.parameters)
         self._weights_before = None
+        self._lineages.finish()
 
     def know(self, optimizer: Optimizer, made_at: Location | None = None) -> OptimizerRecord:
         """Return the record of an optimizer, with the weights that it holds now."""
+        optimizer = _inside(optimizer)
         record = self._optimizers.get(optimizer)
         if record is None:
             record = OptimizerRecord(type(optimizer).__name__, made_at=made_at)
@@ -79,9 +88,23 @@ class OptimizerWatcher:
         def init(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
             original(optimizer, *args, **kwargs)
             if self._scope.sees():
-                self.know(optimizer, self._sites.current())
+                self._lineages.made(self.know(optimizer, self._made_at(optimizer)), optimizer)
 
         return init
+
+    def _made_at(self, optimizer: Optimizer) -> Location | None:
+        """Return the line that makes an optimizer, not the one in a class of the user's own that calls this class."""
+        frames = self._sites.user_frames(4)
+        outside = [f for f in frames if f.f_code.co_name != "__init__" or f.f_locals.get("self") is not optimizer]
+        return self._sites.location_of(outside[0]) if outside else None
+
+    def _load(self, original: AnyFunction) -> AnyFunction:
+        def load_state_dict(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
+            original(optimizer, *args, **kwargs)
+            if self._scope.sees():
+                self.know(optimizer).loaded = True
+
+        return load_state_dict
 
     def _zero_grad(self, original: AnyFunction) -> AnyFunction:
         def zero_grad(optimizer: Optimizer, *args: Any, **kwargs: Any) -> None:
@@ -94,30 +117,6 @@ class OptimizerWatcher:
 
         return zero_grad
 
-    def _scaler_step(self, original: AnyFunction) -> AnyFunction:
-        def step(scaler: Any, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
-            if self._scope.sees():
-                self.know(optimizer)
-                self._record.num_scaler_steps += 1
-            return original(scaler, optimizer, *args, **kwargs)
-
-        return step
-
-    def _same_gradients(self, original: AnyFunction) -> AnyFunction:
-        """Gradients that are clipped, or from which a GradScaler's factor is removed, are still the same ones."""
-
-        @functools.wraps(original)
-        def same(*args: Any, **kwargs: Any) -> Any:
-            if not self._scope.sees():
-                return original(*args, **kwargs)
-            as_left = [p for p in self._parameters.alive.values() if p.after is not None and p.mark() == p.after]
-            result = original(*args, **kwargs)
-            for parameter in as_left:
-                parameter.after = parameter.mark()
-            return result
-
-        return same
-
     def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if not self._scope.sees():
             return
@@ -126,8 +125,17 @@ class OptimizerWatcher:
         record.lr = float(optimizer.param_groups[0]["lr"])
         if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None:
             record.num_closures += 1
-            self.in_closure = record
+            self.in_closure, record.backwards_before = record, self._record.num_backwards
             return  # the closure's own backward calls come now
+        self._use(record)
+        if record.num_steps < 16 or record.num_steps % 16 == 0:
+            self._weights_before = _sample(record)
+
+    def _use(self, record: OptimizerRecord) -> None:
+        """Look at the gradients that a step uses."""
+        self._clips.before_step(record)
+        if record.scaler is not None and not self.in_scaler:
+            self._notice_direct(record)
         if not record.num_steps:
             record.stepped_first = not record.num_zero_grads
         if len(record.pending) == 1 and record.as_left():
@@ -135,17 +143,25 @@ class OptimizerWatcher:
             if len(record.paths) < MAX_PATHS:
                 record.paths.add(backward.path)
             record.groups[1] += not backward.again
+            record.note_run(stale=False)
         else:
-            self._look_closely(record)
+            record.note_run(stale=self._look_closely(record))
+        if record.leak is not None:
+            record.leaked.note(record.leak[0], name=record.leak[1])
+            record.leak = None
         self._note_modes(record)
-        if record.num_steps < 16 or record.num_steps % 16 == 0:
-            self._weights_before = _sample(record)
+
+    def _notice_direct(self, record: OptimizerRecord) -> None:
+        """Note a step with gradients that still carry a GradScaler's factor."""
+        as_left = all(p.mark() == p.after for p in record.parameters if p.after is not None)
+        if as_left and not self._record.scaling.factor_read:
+            self._record.scaling.direct.note(self._sites.current())
 
     def _note_modes(self, record: OptimizerRecord) -> None:
         """Note in which mode the models were called whose outputs this step learns from."""
         # A frozen network that only passes the gradient on stays in eval mode for a good reason.
         for key, call in list(self._models.reached.items()):
-            if not _trains(record, call.model):
+            if not trains(record, call.model):
                 continue
             if call.eval_mode and (call.model.off or call.model.dropped):
                 call.model.steps_in_eval.note(call.location)
@@ -153,8 +169,12 @@ class OptimizerWatcher:
                 call.model.num_steps_in_train += 1
             del self._models.reached[key]
 
-    def _look_closely(self, record: OptimizerRecord) -> None:
-        """Look at what a step is about to use, when it is not simply what one backward call left."""
+    def _look_closely(self, record: OptimizerRecord) -> bool:
+        """Look at what a step is about to use, when it is not simply what one backward call left.
+
+        Returns:
+            Whether it contains what an earlier step has used.
+        """
         marks = [parameter.mark() for parameter in record.parameters]
         if record.pending and record.all_cleared():
             record.cleared.note(self._sites.current())
@@ -171,6 +191,7 @@ class OptimizerWatcher:
                     record.unscaled.note(self._sites.current(), k=len(record.pending))
         elif not any(marks):
             record.empty.note(self._sites.current())
+            record.num_frozen += all(parameter.frozen() for parameter in record.parameters)
         elif (
             record.num_steps
             and self._record.num_backwards
@@ -178,19 +199,25 @@ class OptimizerWatcher:
             and all(mark == p.used for mark, p in zip(marks, record.parameters, strict=True))
         ):
             record.repeated.note(self._sites.current())
-        _notice_stale_step(record, marks)
+        return _notice_stale_step(record, marks)
 
     def _after_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         record = self._optimizers.get(optimizer)
         if record is None or not self._scope.sees():
             return
-        if self.in_closure is record:
+        if self.in_closure is record and record.backwards_before == self._record.num_backwards:
+            # The closure computed nothing: a library passes one to every step.
+            self.in_closure, record.num_closures = None, record.num_closures - 1
+            self._use(record)
+        elif self.in_closure is record:
             self.in_closure = None
             marks = [parameter.mark() for parameter in record.parameters]
             _notice_stale_step(record, marks)
             if not any(marks):
                 record.empty.note(self._sites.current())
         record.num_steps += 1
+        record.scaler = None
+        self._lineages.stepped(record, optimizer)
         self._record.num_steps += 1
         record.pending.clear()
         for parameter in record.parameters:
@@ -203,7 +230,15 @@ class OptimizerWatcher:
             record.note_move(torch.dist(now, before), before.norm())
 
 
-def _notice_stale_step(record: OptimizerRecord, marks: list[Mark | None]) -> None:
+def _inside(optimizer: Optimizer) -> Optimizer:
+    """Return the optimizer itself if a library has wrapped it in an object that passes for it."""
+    if "param_groups" in vars(optimizer):
+        return optimizer
+    inner = vars(optimizer).get("_optimizer", vars(optimizer).get("optimizer"))
+    return inner if isinstance(inner, Optimizer) else optimizer
+
+
+def _notice_stale_step(record: OptimizerRecord, marks: list[Mark | None]) -> bool:
     """Note a step that uses a gradient in which a backward call was added to one that a step had used before."""
     old = [
         p
@@ -212,9 +247,11 @@ def _notice_stale_step(record: OptimizerRecord, marks: list[Mark | None]) -> Non
     ]
     if old and not old[0].empty():
         record.stale.note(old[0].stale_at, name=old[0].name, step=old[0].stale)
+        return True
+    return False
 
 
-def _trains(record: OptimizerRecord, model: ModelRecord) -> bool:
+def trains(record: OptimizerRecord, model: ModelRecord) -> bool:
     """Return whether an optimizer holds one of a model's weights."""
     for parameter in model.parameters.values():  # noqa: SIM110 (at each step: a generator would double the cost)
         if record in parameter.optimizers:
