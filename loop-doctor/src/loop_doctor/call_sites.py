@@ -101,3 +101,8 @@ def _kind(file: str) -> str:
     if file.startswith("<frozen") or any(part in file for part in _RUNNERS):
         return "runner"
     return "user"
+
+
+def is_user_file(file: str) -> bool:
+    """Return whether a file is neither PyTorch's, nor the doctor's, nor what runs a cell, a test or a script."""
+    return _kind(file) == "user"

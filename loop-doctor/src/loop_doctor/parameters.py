@@ -39,6 +39,7 @@ class Parameter:
         "shape",
         "stale",
         "stale_at",
+        "stepped_version",
         "used",
         "used_at",
         "version",
@@ -53,6 +54,7 @@ class Parameter:
         self.name, self.shape = name, tuple(parameter.shape)
         self.is_weight = isinstance(parameter, nn.Parameter)
         self.version = parameter._version
+        self.stepped_version = -1  # the version that the last step of an optimizer left
         self.before: Mark | None = None  # the mark as a backward call found it
         self.after: Mark | None = None  # and as it left it
         self.used: Mark | None = None  # the mark as the last step left it

@@ -7,12 +7,13 @@ from loop_doctor.call_sites import Location
 from loop_doctor.growth import GrowthDetector, LiveGraphs
 from loop_doctor.ledger import Ledger, Series
 from loop_doctor.parameters import Parameter
+from loop_doctor.records.endings import Ending
 from loop_doctor.records.models import ModelRecord
 from loop_doctor.records.optimizers import OptimizerRecord, PendingBackward
 from loop_doctor.records.parts import Tally
 from loop_doctor.records.writers import WriterRecord
 
-__all__ = ["ModelRecord", "OptimizerRecord", "PendingBackward", "Record", "Tally", "WriterRecord"]
+__all__ = ["Ending", "ModelRecord", "OptimizerRecord", "PendingBackward", "Record", "Tally", "WriterRecord"]
 
 
 @dataclass(eq=False)
@@ -47,3 +48,4 @@ class Record:
     other_threads: bool = False
     tensorboardx: bool = False
     interrupted: bool = False
+    ending: Ending | None = None  # the error that the block ended with

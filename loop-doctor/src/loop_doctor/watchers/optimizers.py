@@ -197,7 +197,8 @@ class OptimizerWatcher:
             parameter.used, parameter.used_at, parameter.stale = parameter.mark(), record.num_steps, None
             tensor = parameter.ref()
             if tensor is not None and tensor._version != parameter.version:
-                parameter.version, parameter.changed = tensor._version, True
+                parameter.version = parameter.stepped_version = tensor._version
+                parameter.changed = True
         before, self._weights_before = self._weights_before, None
         if before is not None and (now := _sample(record)) is not None:
             record.note_move(torch.dist(now, before), before.norm())
