@@ -6,6 +6,7 @@ import traceback
 from types import TracebackType
 
 from loop_doctor.call_sites import Location, is_user_file
+from loop_doctor.growth import MANY
 from loop_doctor.messages.endings import (
     CHANGED_IN_PLACE,
     GRAPHS_PILED_UP,
@@ -16,7 +17,6 @@ from loop_doctor.messages.endings import (
 )
 from loop_doctor.parameters import Parameter
 from loop_doctor.records import Ending, Record
-from loop_doctor.rules.losses import MANY
 
 LONGEST = 160  # characters of a message that are quoted
 SCANNED = 4000  # characters of a message that are read

@@ -79,7 +79,7 @@ KNOWN: tuple[Known, ...] = (
         "with torch.no_grad():\n    w -= lr * w.grad",
     ),
     _known(
-        r"mat1 and mat2 shapes cannot be multiplied \((?P<rows>\d+)x(?P<left>\d+) and (?P<right>\d+)x(?P<columns>\d+)\)",
+        r"mat1 and mat2 shapes cannot be multiplied \(\d+x(?P<left>\d+) and (?P<right>\d+)x(?P<columns>\d+)\)",
         "A matrix of {left} columns was multiplied by one of {right} rows. In a linear layer this means that its input "
         "has {left} features, and the layer was built for {right}.",
         "nn.Linear(in_features={left}, out_features={columns})  # or flatten the input to {right} features",
@@ -123,7 +123,8 @@ KNOWN: tuple[Known, ...] = (
         "DataLoader(dataset, collate_fn=lambda rows: nn.utils.rnn.pad_sequence(rows, batch_first=True))",
     ),
     _known(
-        r"Sizes of tensors must match except in dimension (?P<dim>\d+)\. Expected size (?P<a>\d+) but got size (?P<b>\d+)",
+        r"Sizes of tensors must match except in dimension (?P<dim>\d+)\. "
+        r"Expected size (?P<a>\d+) but got size (?P<b>\d+)",
         "Tensors that are joined along dimension {dim} must agree in all other dimensions, and one has size {b} where "
         "the first has {a}.",
         "print([tensor.shape for tensor in tensors])  # just before this line",
@@ -140,8 +141,8 @@ KNOWN: tuple[Known, ...] = (
     ),
     _known(
         r"multi-target not supported",
-        "Cross-entropy expects one class index for each row, so the target has one dimension fewer than the logits. "
-        "Here it has as many.",
+        "Cross-entropy expects one class index for each row, so the target has one dimension fewer than the logits, or "
+        "else probabilities of the same shape as the logits. This target is neither.",
         "loss = F.cross_entropy(logits, y.squeeze(1))  # or y.argmax(dim=1) if y is one-hot",
     ),
     _known(
@@ -233,7 +234,7 @@ KNOWN: tuple[Known, ...] = (
         "w = torch.randn(3, device=device).requires_grad_()  # requires_grad last",
     ),
     _known(
-        r"Error\(s\) in loading state_dict for (?P<model>\w+):.*(?P<prefix>Missing key.*\"module\.|Unexpected.*\"module\.)",
+        r"Error\(s\) in loading state_dict for (?P<model>\w+):.*(?:Missing|Unexpected) key[^\n]*: \"module\.",
         "The names in the checkpoint and in {model} differ by the prefix `module.`, which DataParallel and "
         "DistributedDataParallel put in front.",
         "model.load_state_dict({{name.removeprefix('module.'): w for name, w in state.items()}})",

@@ -7,13 +7,23 @@ from loop_doctor.call_sites import Location
 from loop_doctor.growth import GrowthDetector, LiveGraphs
 from loop_doctor.ledger import Ledger, Series
 from loop_doctor.parameters import Parameter
+from loop_doctor.records.carried import CarriedRecord
 from loop_doctor.records.endings import Ending
 from loop_doctor.records.models import ModelRecord
 from loop_doctor.records.optimizers import OptimizerRecord, PendingBackward
 from loop_doctor.records.parts import Tally
 from loop_doctor.records.writers import WriterRecord
 
-__all__ = ["Ending", "ModelRecord", "OptimizerRecord", "PendingBackward", "Record", "Tally", "WriterRecord"]
+__all__ = [
+    "CarriedRecord",
+    "Ending",
+    "ModelRecord",
+    "OptimizerRecord",
+    "PendingBackward",
+    "Record",
+    "Tally",
+    "WriterRecord",
+]
 
 
 @dataclass(eq=False)
@@ -48,4 +58,5 @@ class Record:
     other_threads: bool = False
     tensorboardx: bool = False
     interrupted: bool = False
+    carried: CarriedRecord = field(default_factory=CarriedRecord)
     ending: Ending | None = None  # the error that the block ended with

@@ -40,6 +40,7 @@ class ModelWatcher:
         eval_mode: whether the last model that was called was in eval mode.
         reached: for each model, its last call that the current backward call has reached.
         num_reached_again: how many calls it has reached that an earlier backward call had reached.
+        in_backward: whether a backward call is running now, and not only `autograd.grad`.
     """
 
     def __init__(self, record: Record, scope: Scope, sites: CallSites, parameters: ParameterRegistry):
@@ -48,6 +49,7 @@ class ModelWatcher:
         self.eval_mode = False
         self.reached: dict[int, ModelCall] = {}
         self.num_reached_again = 0
+        self.in_backward = False
         self._models: IdentityMap[ModelRecord] = IdentityMap()
         self._without_weights: IdentityMap[bool] = IdentityMap()
         # Models whose forward calls dropout as a function, and the function's name if eval mode turned it off.
@@ -136,6 +138,7 @@ class ModelWatcher:
         self._graphs[id(marker)] = call, node.register_prehook(functools.partial(self._reach, marker, call))
         kept.follow(marker, self._drop)
         kept.look(location)
+        kept.look_for_what_keeps_them(self._sites.user_frames)
 
     def _comes_from_model(self, model: ModelRecord, tensor: Tensor | None) -> bool:
         """Return whether a model's input is the last output of another model."""
@@ -148,7 +151,7 @@ class ModelWatcher:
             self.num_reached_again += call.reached
             call.reached = True
             self.reached[id(call.model)] = call
-            self._record.outputs_kept.release(id(marker))
+            self._record.outputs_kept.release(id(marker), used=self.in_backward)
 
     def _drop(self, key: int) -> None:
         """A model's output has been freed, with its graph."""

@@ -12,6 +12,7 @@ from loop_doctor.call_sites import CallSites, Location
 from loop_doctor.identity_map import IdentityMap
 from loop_doctor.parameters import Mark, ParameterRegistry
 from loop_doctor.records import ModelRecord, OptimizerRecord, Record
+from loop_doctor.watchers.carried import CarriedWatcher
 from loop_doctor.watchers.models import ModelWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope
@@ -28,6 +29,7 @@ class OptimizerWatcher:
 
     Attributes:
         in_closure: the optimizer whose closure is running, or None.
+        carried: looks at the graphs of the closure's backward calls, and of all others.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class OptimizerWatcher:
         self._record, self._scope, self._sites = record, scope, sites
         self._parameters, self._models = parameters, models
         self.in_closure: OptimizerRecord | None = None
+        self.carried = CarriedWatcher(record)
         self._optimizers: IdentityMap[OptimizerRecord] = IdentityMap()
         self._weights_before: Tensor | None = None
 
@@ -118,16 +121,22 @@ class OptimizerWatcher:
 
         return same
 
-    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if not self._scope.sees():
-            return
+            return None
         record = self.know(optimizer)
         record.location = record.location or self._sites.current()
         record.lr = float(optimizer.param_groups[0]["lr"])
-        if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is not None:
             record.num_closures += 1
-            self.in_closure = record
-            return  # the closure's own backward calls come now
+            self.in_closure = record  # the closure's own backward calls come now
+            if record.num_closures & (record.num_closures - 1) or not callable(closure):
+                return None
+            watched = self.carried.watched_closure(closure, record)
+            return ((args[0], watched, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": watched})
         if not record.num_steps:
             record.stepped_first = not record.num_zero_grads
         if len(record.pending) == 1 and record.as_left():
@@ -140,6 +149,7 @@ class OptimizerWatcher:
         self._note_modes(record)
         if record.num_steps < 16 or record.num_steps % 16 == 0:
             self._weights_before = _sample(record)
+        return None
 
     def _note_modes(self, record: OptimizerRecord) -> None:
         """Note in which mode the models were called whose outputs this step learns from."""
