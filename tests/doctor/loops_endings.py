@@ -448,3 +448,30 @@ def outputs_as_numbers(folder):
         optimizer.step()
         log.append({"loss": loss.detach(), "pred": out.data, "acc": (out.argmax(1) == y).float().mean()})
     return model, optimizer, log
+
+
+@faulty("graph-kept-alive", style="a module that keeps the losses of its training steps, as some trainers ask for")
+def module_keeps_its_losses(folder):
+    class Module(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.training_step_outputs = network(), []
+
+        def training_step(self, batch):
+            x, y = batch
+            loss = F.cross_entropy(self.net(x), y)
+            self.training_step_outputs.append(loss)  # <- graph-kept-alive
+            return loss
+
+    class Trainer:
+        def fit(self, module):
+            optimizer = adam(module)
+            for batch in batches() * 3:
+                optimizer.zero_grad()
+                module.training_step(batch).backward()
+                optimizer.step()
+            return optimizer
+
+    module = Module()
+    optimizer = Trainer().fit(module)
+    return module.net, optimizer

@@ -6,7 +6,6 @@ import traceback
 from types import TracebackType
 
 from loop_doctor.call_sites import Location, is_user_file
-from loop_doctor.growth import MANY
 from loop_doctor.messages.endings import (
     CHANGED_IN_PLACE,
     GRAPHS_PILED_UP,
@@ -46,8 +45,9 @@ def _words(known: Known, found: re.Match[str], record: Record, weights: list[Par
     # One name with a number behind it for each form of a message.
     fields = {name.rstrip("0123456789"): text for name, text in found.groupdict().items() if text is not None}
     explanation, fix = known.explanation, known.fix
-    graphs = max(record.losses_kept.lasting, record.outputs_kept.lasting, record.passed_again.lasting)
-    if known is OUT_OF_MEMORY and graphs >= MANY:
+    growing = (record.losses_kept, record.outputs_kept, record.outputs_kept.used, record.passed_again)
+    graphs = max(kept.lasting if kept.grows() else 0 for kept in growing)
+    if known is OUT_OF_MEMORY and graphs:
         explanation, fix = GRAPHS_PILED_UP
         return explanation.format(graphs=graphs), fix
     if known is CHANGED_IN_PLACE:

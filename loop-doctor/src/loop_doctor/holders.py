@@ -2,16 +2,17 @@
 
 import ast
 import linecache
+import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from types import FrameType, FunctionType, ModuleType
+from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any
 
 from torch import Tensor
 
-from loop_doctor.call_sites import Location
+from loop_doctor.call_sites import Location, is_user_file
 
 MOST = 4096  # tensors of one container, or nodes of one sum, that are counted
 SHORT = 256  # a deque that holds no more than this is a window, and memory stays within bounds
@@ -83,23 +84,40 @@ def _num_terms(tensor: Tensor) -> int:
 
 def _line_that_adds(frame: FrameType, name: str, attribute: str, owner: Any) -> Location | None:
     """Return the only line that adds to a variable or attribute, or None if there is not exactly one."""
-    code = frame.f_code
-    tree = _parsed(code.co_filename)
-    inside = code.co_name != "<module>" and not (attribute and name == "self")
+    here = [statement for statement in _statements(frame.f_code) if _adds(statement, name, attribute)]
+    if here or not attribute:
+        return _at(frame.f_code, here)
+    inside = [
+        (method.__code__, statement)
+        for kind in type(owner).__mro__
+        for method in vars(kind).values()
+        if isinstance(method, FunctionType) and is_user_file(method.__code__.co_filename)
+        for statement in _statements(method.__code__)
+        if method.__code__.co_argcount and _adds(statement, method.__code__.co_varnames[0], attribute)
+    ]
+    if len(inside) != 1:
+        return None
+    code, statement = inside[0]
+    given = set(code.co_varnames[1 : code.co_argcount])
+    if any(isinstance(part, ast.Name) and part.id in given for part in ast.walk(statement)):
+        # A meter adds up what it is given: the line that gives it a tensor is the one to change.
+        calls = [statement for statement in _statements(frame.f_code) if _calls(statement, name, code.co_name)]
+        return _at(frame.f_code, calls) or _at(code, [statement])
+    return _at(code, [statement])
+
+
+def _at(code: CodeType, statements: list[ast.stmt]) -> Location | None:
+    lines = {statement.lineno for statement in statements}
+    return Location(code.co_filename, lines.pop(), code.co_name) if len(lines) == 1 else None
+
+
+def _statements(code: CodeType) -> Iterator[ast.stmt]:
+    """Yield the statements of a function or a module."""
     lines = [line for _, _, line in code.co_lines() if line is not None]
-    first, last = (code.co_firstlineno, max(lines, default=0)) if inside else (0, 10**9)
-    found = {
-        statement.lineno
-        for statement in ast.walk(tree)
-        if isinstance(statement, ast.stmt) and first <= statement.lineno <= last and _adds(statement, name, attribute)
-    }
-    if not found and attribute and name != "self":  # a meter that is updated through a method
-        found = {
-            statement.lineno
-            for statement in ast.walk(tree)
-            if isinstance(statement, ast.Expr) and first <= statement.lineno <= last and _calls_method(statement, name)
-        }
-    return Location(code.co_filename, found.pop(), code.co_name) if len(found) == 1 else None
+    first, last = (0, sys.maxsize) if code.co_name == "<module>" else (code.co_firstlineno, max(lines, default=0))
+    for statement in ast.walk(_parsed(code.co_filename)):
+        if isinstance(statement, ast.stmt) and first <= statement.lineno <= last:
+            yield statement
 
 
 def _parsed(file: str) -> ast.AST:
@@ -147,12 +165,13 @@ def _is(node: ast.AST, name: str, attribute: str) -> bool:
     return isinstance(node, ast.Name) and node.id == name
 
 
-def _calls_method(statement: ast.Expr, name: str) -> bool:
-    call = statement.value
+def _calls(statement: ast.stmt, name: str, method: str) -> bool:
+    """Return whether a statement is a call of an object's method."""
     return (
-        isinstance(call, ast.Call)
-        and bool(call.args or call.keywords)
-        and isinstance(call.func, ast.Attribute)
-        and isinstance(call.func.value, ast.Name)
-        and call.func.value.id == name
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Call)
+        and isinstance(statement.value.func, ast.Attribute)
+        and statement.value.func.attr == method
+        and isinstance(statement.value.func.value, ast.Name)
+        and statement.value.func.value.id == name
     )

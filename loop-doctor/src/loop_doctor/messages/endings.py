@@ -109,7 +109,7 @@ KNOWN: tuple[Known, ...] = (
         r"expected input\[(?P<shape>[\d, ]*)\] to have (?P<want>\d+) channels, but got (?P<got>\d+) channels",
         "The convolution was built for {want} channels, and its input of shape ({shape}) has {got}. PyTorch expects "
         "images as (batch, channels, height, width).",
-        "nn.Conv2d(in_channels={got}, …)  # or x = x.permute(0, 3, 1, 2) if the channels come last",
+        "nn.Conv2d({got}, …)  # or x = x.permute(0, 3, 1, 2) if the channels come last",
     ),
     _known(
         r"shape '\[(?P<shape>[-\d, ]*)\]' is invalid for input of size (?P<size>\d+)",
@@ -132,7 +132,7 @@ KNOWN: tuple[Known, ...] = (
     _known(
         r"input\.size\(-1\) must be equal to input_size\. Expected (?P<want>\d+), got (?P<got>\d+)",
         "The recurrent layer was built for {want} features at each time step, and its input has {got}.",
-        "nn.LSTM(input_size={got}, …)  # the last dimension of the input",
+        "nn.LSTM({got}, …)  # the last dimension of the input",
     ),
     _known(
         r"running_mean should contain (?P<got>\d+) elements not (?P<want>\d+)",
@@ -200,7 +200,7 @@ KNOWN: tuple[Known, ...] = (
     _known(
         r"index out of range in self",
         "An embedding was asked for a row that it does not have: with num_embeddings=N, the indices are 0 to N - 1.",
-        "nn.Embedding(num_embeddings=int(tokens.max()) + 1, …)  # or the size of the vocabulary",
+        "nn.Embedding(int(tokens.max()) + 1, …)  # or the size of the vocabulary",
     ),
     _known(
         r"device-side assert triggered",
