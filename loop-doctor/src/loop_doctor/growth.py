@@ -89,22 +89,23 @@ class LiveGraphs(GrowthDetector):
         if self.num_looks - since >= 2 * BLOCK:
             self.num_rising, self.lasting, self.location, self._last_least = 0, 0, None, sys.maxsize
 
-    def look(self, location: Location | None) -> None:
-        """Count the graphs that are alive now."""
+    def look(self, location: Location | None, user_frames: Callable[[], list[FrameType]]) -> None:
+        """Count the graphs that are alive now, and look for what keeps them once it is sure that their number grows."""
         self.count(len(self._alive), location)
+        if self.num_rising >= 3:
+            self.look_for_holder(len(self._alive), user_frames)
 
     def piles_up(self) -> bool:
         """Return whether more graphs are alive than a loop's own variables hold."""
         return len(self._alive) >= BLOCK
 
-    def look_for_what_keeps_them(self, user_frames: Callable[[], list[FrameType]]) -> None:
-        """Look for what keeps the graphs, once it is sure that their number grows."""
-        self.look_for_holder(len(self._alive), user_frames)
-
     def look_at_used(self, location: Location | None, user_frames: Callable[[], list[FrameType]]) -> None:
         """Count the graphs that are alive although a backward call has used them: once a step, or the count jumps."""
+        if len(self._used) < BLOCK and not self.used.num_looks:
+            return  # a loop's own variables hold as many
         self.used.count(len(self._used), location)
-        self.used.look_for_holder(min(len(self._used), self.used.num_looks), user_frames)
+        if self.used.num_rising >= 3:
+            self.used.look_for_holder(min(len(self._used), self.used.num_looks), user_frames)
 
     def forget(self) -> None:
         """Stop following all markers."""

@@ -153,8 +153,7 @@ class BackwardWatcher:
                 marker, metadata = GraphMarker(), cast(dict[str, Any], loss.grad_fn.metadata)
                 metadata["loop doctor"] = marker
                 record.losses_kept.follow(marker)
-        record.losses_kept.look(location)
-        record.losses_kept.look_for_what_keeps_them(self._sites.user_frames)
+        record.losses_kept.look(location, self._sites.user_frames)
         if line == self._first_line:
             record.outputs_kept.look_at_used(location, self._sites.user_frames)
         record.passed_again.count(again, location)

@@ -137,8 +137,7 @@ class ModelWatcher:
         # The hook holds the marker, so the marker lives as long as the node that carries the hook.
         self._graphs[id(marker)] = call, node.register_prehook(functools.partial(self._reach, marker, call))
         kept.follow(marker, self._drop)
-        kept.look(location)
-        kept.look_for_what_keeps_them(self._sites.user_frames)
+        kept.look(location, self._sites.user_frames)
 
     def _comes_from_model(self, model: ModelRecord, tensor: Tensor | None) -> bool:
         """Return whether a model's input is the last output of another model."""
