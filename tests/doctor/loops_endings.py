@@ -180,6 +180,20 @@ def encoding_made_once(folder):
     return head, optimizer
 
 
+@correct(
+    "hidden-state-not-detached", style="an encoding made once fails at the second batch: no state", raises=RuntimeError
+)
+def encoding_made_once_fails(folder):
+    encoder, head = nn.Linear(SIZE, 6), nn.Linear(6, CLASSES)
+    optimizer = torch.optim.SGD([*encoder.parameters(), *head.parameters()], lr=0.1)
+    x, y = rows()
+    code = encoder(x).tanh()
+    for _ in range(4):
+        optimizer.zero_grad()
+        F.cross_entropy(head(code), y).backward()
+        optimizer.step()
+
+
 # closure-does-not-recompute
 
 
