@@ -1,6 +1,7 @@
 """All proofs of fixes."""
 
 import cures_data  # noqa: F401
+import cures_endings  # noqa: F401
 import cures_logging  # noqa: F401
 import cures_modes  # noqa: F401
 import cures_schedules  # noqa: F401

@@ -561,9 +561,9 @@ def running_sum_of_tensors(folder):
     for x, y in batches() * 3:
         loss = F.cross_entropy(model(x), y)
         optimizer.zero_grad()
-        loss.backward()  # <- graph-kept-alive
+        loss.backward()
         optimizer.step()
-        running_loss += loss
+        running_loss += loss  # <- graph-kept-alive
     return model, optimizer
 
 
@@ -577,9 +577,9 @@ def list_of_losses(folder):
         def train_step(self, x, y):
             self.optimizer.zero_grad()
             loss = F.cross_entropy(self.model(x), y)
-            loss.backward()  # <- graph-kept-alive
+            loss.backward()
             self.optimizer.step()
-            self.history["loss"].append(loss)
+            self.history["loss"].append(loss)  # <- graph-kept-alive
 
     trainer = Trainer()
     for _ in range(3):
@@ -595,14 +595,14 @@ def moving_mean_of_tensors(folder):
     smooth = None
     for x, y in batches() * 3:
         loss = F.cross_entropy(model(x), y)
-        smooth = loss if smooth is None else 0.9 * smooth + 0.1 * loss
+        smooth = loss if smooth is None else 0.9 * smooth + 0.1 * loss  # <- graph-kept-alive
         optimizer.zero_grad()
-        loss.backward(retain_graph=True)  # <- graph-kept-alive
+        loss.backward(retain_graph=True)
         optimizer.step()
     return model, optimizer
 
 
-@faulty("graph-kept-alive", style="recurrent state that is never detached, retain_graph")
+@faulty("hidden-state-not-detached", style="recurrent state that is never detached, retain_graph")
 def state_never_detached(folder):
     cell, head = nn.RNNCell(SIZE, 6), nn.Linear(6, 1)
     last = torch.optim.SGD(head.parameters(), lr=1e-3)
@@ -612,7 +612,7 @@ def state_never_detached(folder):
         state = cell(x[4 * i : 4 * i + 4], state)
         loss = head(state).square().mean()
         last.zero_grad()
-        loss.backward(retain_graph=True)  # <- graph-kept-alive
+        loss.backward(retain_graph=True)  # <- hidden-state-not-detached
         last.step()
     return cell, head, last
 

@@ -550,9 +550,9 @@ def label_model(folder):
         for x, y in batches() * 3:
             optimizer.zero_grad()
             loss = F.cross_entropy(model(x), y)
-            loss.backward()  # <- graph-kept-alive
+            loss.backward()
             optimizer.step()
-            running_loss += loss
+            running_loss += loss  # <- graph-kept-alive
     return model
 
 
@@ -574,9 +574,9 @@ def depth_outputs(folder):
         for batch in loader():
             wrapper.optimizer.zero_grad()
             output = wrapper.training_step(batch)
-            output["loss"].backward()  # <- graph-kept-alive
+            output["loss"].backward()
             wrapper.optimizer.step()
-            outputs.append(output)
+            outputs.append(output)  # <- graph-kept-alive
     return wrapper.model, len(outputs)
 
 

@@ -240,7 +240,7 @@ def test_the_cell_magic_shows_the_card_and_then_the_cells_own_error(shell, capsy
     assert isinstance(result.error_in_exec, ValueError)
     output = capsys.readouterr().out
     assert "missing-zero-grad" in output
-    assert output.index("Loop doctor: 1 problem") < output.index("stop here")
+    assert output.index("ended with ValueError, and there is 1 problem") < output.rindex("stop here")
 
 
 def test_the_cell_magic_names_an_unknown_word(shell, capsys):

@@ -50,7 +50,7 @@ class CallSites:
             file = frame.f_code.co_filename
             kind = kinds.get(file)
             if kind is None:
-                kind = kinds[file] = self._kind(file)
+                kind = kinds[file] = _kind(file, self._skipped)
             if kind == "runner":
                 break
             if kind == "user":
@@ -71,13 +71,6 @@ class CallSites:
         while frame is not None and frame.f_code.co_filename.endswith(_READERS):
             frame = frame.f_back
         return frame is not None and not frame.f_code.co_filename.startswith(_SKIPPED)
-
-    def _kind(self, file: str) -> str:
-        if file.startswith(self._skipped) or file.endswith(_TRANSPARENT):
-            return "skipped"
-        if file.startswith("<frozen") or any(part in file for part in _RUNNERS):
-            return "runner"
-        return "library" if any(part in file for part in _LIBRARIES) else "user"
 
     def current(self) -> Location | None:
         """Return the line of the user's code that is running, or None if there is none."""
@@ -112,3 +105,16 @@ def spot_of(frame: FrameType) -> Spot:
     """Return the instruction a frame is at, as a key. A code object would do, but hashing one costs microseconds."""
     code = frame.f_code
     return code.co_filename, code.co_firstlineno, frame.f_lasti
+
+
+def _kind(file: str, skipped: tuple[str, ...] = _SKIPPED) -> str:
+    if file.startswith(skipped) or file.endswith(_TRANSPARENT):
+        return "skipped"
+    if file.startswith("<frozen") or any(part in file for part in _RUNNERS):
+        return "runner"
+    return "library" if any(part in file for part in _LIBRARIES) else "user"
+
+
+def is_user_file(file: str) -> bool:
+    """Return whether a file is neither PyTorch's, nor the doctor's, nor what runs a cell, a test or a script."""
+    return _kind(file) in ("user", "library")

@@ -4,9 +4,9 @@ import html
 import re
 from pathlib import Path
 
-from loop_doctor.explain import Finding, fill
+from loop_doctor.explain import Finding, fill, where
 from loop_doctor.messages import COURSE, PROBLEM, Plural
-from loop_doctor.records import Record
+from loop_doctor.records import Ending, Record
 
 # By the number of problems and of hints: none, one, or more.
 HEADLINES = {
@@ -20,6 +20,20 @@ HEADLINES = {
     (2, 1): "Loop doctor: {problems:,} problems and 1 hint",
     (2, 2): "Loop doctor: {problems:,} problems and {hints:,} hints",
 }
+# The same after an error.
+ENDED_HEADLINES = {
+    (0, 0): "Loop doctor: the block ended with {kind}",
+    (0, 1): "Loop doctor: the block ended with {kind}, and there is 1 hint",
+    (0, 2): "Loop doctor: the block ended with {kind}, and there are {hints:,} hints",
+    (1, 0): "Loop doctor: the block ended with {kind}, and there is 1 problem",
+    (1, 1): "Loop doctor: the block ended with {kind}, and there are 1 problem and 1 hint",
+    (1, 2): "Loop doctor: the block ended with {kind}, and there are 1 problem and {hints:,} hints",
+    (2, 0): "Loop doctor: the block ended with {kind}, and there are {problems:,} problems",
+    (2, 1): "Loop doctor: the block ended with {kind}, and there are {problems:,} problems and 1 hint",
+    (2, 2): "Loop doctor: the block ended with {kind}, and there are {problems:,} problems and {hints:,} hints",
+}
+ENDED = "The block ended with an error"
+EXPLAINED = "The finding {code} above explains this error."
 STEPS = Plural("count", "1 step of {optimizer}", "{count:,} steps of {optimizer}")
 BACKWARDS = Plural("count", "1 backward call", "{count:,} backward calls")
 MODELS = Plural("count", "the model {models}", "the models {models}")
@@ -51,17 +65,14 @@ STYLE = """<style>
 
 def as_text(findings: list[Finding], curves: dict[str, str], record: Record) -> str:
     """Return the card for a terminal."""
-    lines = [_headline(findings), _seen(record), *_notes(record)]
-    for number, finding in enumerate(findings, 1):
-        lines += [
-            "",
-            f"{number}. {finding.code} ({finding.level})",
-            f"   {finding.message}",
-            f"   Seen:   {finding.evidence}",
-            f"   Where:  {finding.where}",
-            *(f"   {'Fix:' if not i else '':<7} {line}" for i, line in enumerate(finding.fix.splitlines())),
-            f"   Lesson: {LESSON.format(lesson=finding.lesson, course=COURSE)}",
-        ]
+    lines = [_headline(findings, record.ending), _seen(record), *_notes(record)]
+    causes, others = _by_ending(findings, record.ending)
+    for number, finding in enumerate(causes, 1):
+        lines += _finding_as_text(number, finding)
+    if record.ending is not None:
+        lines += _ending_as_text(record.ending, causes)
+    for number, finding in enumerate(others, len(causes) + 1):
+        lines += _finding_as_text(number, finding)
     if curves:
         lines += ["", "What was logged:", *(f"   {tag}: {meaning}" for tag, meaning in curves.items())]
     return "\n".join(lines)
@@ -69,10 +80,14 @@ def as_text(findings: list[Finding], curves: dict[str, str], record: Record) -> 
 
 def as_html(findings: list[Finding], curves: dict[str, str], record: Record) -> str:
     """Return the card for a notebook; the user's own strings are escaped."""
-    parts = [STYLE, '<div class="loop-doctor">', f"<h4>{_headline(findings)}</h4>"]
+    parts = [STYLE, '<div class="loop-doctor">', f"<h4>{html.escape(_headline(findings, record.ending))}</h4>"]
     parts.append(f'<p class="seen">{_inline(" ".join([_seen(record), *_notes(record)]))}</p>')
-    parts += [_finding(finding) for finding in findings]
-    if not findings and record.num_backwards:
+    causes, others = _by_ending(findings, record.ending)
+    parts += [_finding(finding) for finding in causes]
+    if record.ending is not None:
+        parts.append(_ending(record.ending, causes))
+    parts += [_finding(finding) for finding in others]
+    if not findings and record.num_backwards and record.ending is None:
         parts.append(f'<div class="finding well">{ALL_WELL}</div>')
     if curves:
         rows = "".join(
@@ -82,10 +97,47 @@ def as_html(findings: list[Finding], curves: dict[str, str], record: Record) -> 
     return "".join([*parts, "</div>"])
 
 
-def _headline(findings: list[Finding]) -> str:
+def _headline(findings: list[Finding], ending: Ending | None) -> str:
     problems = sum(finding.level == PROBLEM for finding in findings)
     hints = len(findings) - problems
-    return HEADLINES[min(problems, 2), min(hints, 2)].format(problems=problems, hints=hints)
+    headlines, kind = (HEADLINES, "") if ending is None else (ENDED_HEADLINES, ending.kind)
+    return headlines[min(problems, 2), min(hints, 2)].format(problems=problems, hints=hints, kind=kind)
+
+
+def _by_ending(findings: list[Finding], ending: Ending | None) -> tuple[list[Finding], list[Finding]]:
+    """Return the findings that explain the error at the end, if there was one, and the others."""
+    codes = () if ending is None else ending.explained_by
+    causes = [finding for finding in findings if finding.code in codes]
+    return causes, [finding for finding in findings if finding.code not in codes]
+
+
+def _ending_rows(ending: Ending, causes: list[Finding]) -> list[tuple[str, str]]:
+    """Return what is said about the error, without PyTorch's own message."""
+    if causes:
+        return [("Where", where(ending.location)), ("Why", EXPLAINED.format(code=causes[0].code))]
+    rows = [("Where", where(ending.location))]
+    if ending.explanation:
+        rows += [("Why", ending.explanation), ("Fix", ending.fix)]
+    return rows
+
+
+def _ending_as_text(ending: Ending, causes: list[Finding]) -> list[str]:
+    lines = ["", ENDED, f"   {ending.kind}: {ending.message}" if ending.message else f"   {ending.kind}"]
+    for name, text in _ending_rows(ending, causes):
+        lines += [f"   {f'{name}:' if not i else '':<7} {line}" for i, line in enumerate(text.splitlines())]
+    return lines
+
+
+def _finding_as_text(number: int, finding: Finding) -> list[str]:
+    return [
+        "",
+        f"{number}. {finding.code} ({finding.level})",
+        f"   {finding.message}",
+        f"   Seen:   {finding.evidence}",
+        f"   Where:  {finding.where}",
+        *(f"   {'Fix:' if not i else '':<7} {line}" for i, line in enumerate(finding.fix.splitlines())),
+        f"   Lesson: {LESSON.format(lesson=finding.lesson, course=COURSE)}",
+    ]
 
 
 def _seen(record: Record) -> str:
@@ -125,6 +177,19 @@ def _finding(finding: Finding) -> str:
     return (
         f'<div class="finding {finding.level}"><span class="code">{finding.code}</span> ({finding.level})<br>'
         f"{_inline(finding.message)}<dl>{body}</dl></div>"
+    )
+
+
+def _ending(ending: Ending, causes: list[Finding]) -> str:
+    shown = {"Where": "<code>{}</code>", "Why": "{}", "Fix": "<pre>{}</pre>"}
+    body = "".join(
+        f"<dt>{name.lower()}</dt><dd>{shown[name].format(_inline(text) if name == 'Why' else html.escape(text))}</dd>"
+        for name, text in _ending_rows(ending, causes)
+    )
+    message = f"{ending.kind}: {ending.message}" if ending.message else ending.kind
+    return (
+        f'<div class="finding problem"><span class="code">{ENDED}</span><br><code>{html.escape(message)}</code>'
+        f"<dl>{body}</dl></div>"
     )
 
 

@@ -54,8 +54,8 @@ class LoopDoctor:
         self._watch = Watch()
         try:
             self._watch.begin()
-        except BaseException:
-            self._watch.end(interrupted=True)
+        except BaseException as error:
+            self._watch.end(error)
             self._watch = None
             _one_at_a_time.release()
             raise
@@ -68,7 +68,7 @@ class LoopDoctor:
         if watch is None:
             raise RuntimeError("this LoopDoctor is not watching: enter its block before you leave it")
         try:
-            watch.end(interrupted=kind is not None and not issubclass(kind, SystemExit))
+            watch.end(error, trace)
         finally:
             self._record = watch.record
             self._watch = None

@@ -42,6 +42,7 @@ class Parameter:
         "shape",
         "stale",
         "stale_at",
+        "stepped_version",
         "used",
         "used_at",
         "version",
@@ -57,6 +58,7 @@ class Parameter:
         self.is_weight = isinstance(parameter, nn.Parameter)
         self.version = parameter._version
         self.kept_in: tuple[str, str] | tuple[()] = ()  # a list of a model's: its name, and what it should be
+        self.stepped_version = -1  # the version that the last step of an optimizer left
         self.before: Mark | None = None  # the mark as a backward call found it
         self.after: Mark | None = None  # and as it left it
         self.used: Mark | None = None  # the mark as the last step left it

@@ -4,7 +4,10 @@ A user's loop is watched from outside: PyTorch's global hooks for optimizers, wr
 nodes of the autograd graph. All of them are removed at the end.
 """
 
+from types import TracebackType
+
 from loop_doctor.call_sites import CallSites
+from loop_doctor.endings import ending_of
 from loop_doctor.parameters import ParameterRegistry
 from loop_doctor.records import Record
 from loop_doctor.watchers.backward import BackwardWatcher
@@ -74,8 +77,8 @@ class Watch:
         for watcher in self._watchers:
             watcher.install(self._patches)
 
-    def end(self, *, interrupted: bool) -> None:
-        """Remove everything again, and complete the record."""
+    def end(self, error: BaseException | None, trace: TracebackType | None = None) -> None:
+        """Remove everything again, and complete the record, also with the error that ended the block."""
         self.scope.end()
         self._patches.remove()
         record = self.record
@@ -83,12 +86,14 @@ class Watch:
         self._models.finish()
         record.losses_kept.forget()
         record.outputs_kept.forget()
-        record.interrupted = interrupted
+        record.interrupted = error is not None and not isinstance(error, SystemExit)
         record.ledger.fold()
         self._backward.finish()
         self._optimizers.finish()
         self._schedulers.finish()
         self._clips.finish()
+        if isinstance(error, Exception):  # the user's own wish to stop is no error
+            record.ending = ending_of(error, trace, record, list(self._parameters.alive.values()))
         self._parameters.release()
         self._epochs.finish()
         self._data.finish()

@@ -2,6 +2,7 @@
 
 from loop_doctor.messages import (
     accumulation,
+    carried,
     checkpoints,
     clipping,
     curves,
@@ -42,6 +43,7 @@ MESSAGES: dict[str, Message] = {
         accumulation,
         clipping,
         scalers,
+        carried,
         losses,
         schedules,
         modes,

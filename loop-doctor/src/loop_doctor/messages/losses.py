@@ -17,11 +17,16 @@ MESSAGES: dict[str, Message] = {
                 "The graphs of {count:,} outputs of the model were alive at the same time.",
                 "No backward call ever used them.",
             ),
+            "used": (
+                "{count:,} outputs of the model were alive with their graphs at the same time, after their backward "
+                "calls, and their number kept growing.",
+            ),
         },
         {
             "loss": "running_loss += loss.item()  # a number, without its graph",
             "output": "outputs.append(output.detach())  # the numbers, without their graph",
-            "again": "state = state.detach()  # before the next batch; then backward() needs no retain_graph",
+            "used": "outputs.append(output.detach())  # the numbers, without their graph",
+            "again": "loss.backward()  # the loss of this batch alone; to add up losses, use loss.item()",
         },
         "06_item",
     ),
@@ -33,7 +38,11 @@ MESSAGES: dict[str, Message] = {
                 Plural("count", "It happened once.", "It happened {count:,} times in all."),
             )
         },
-        {"": "if not torch.isfinite(loss):\n    raise RuntimeError(f'loss is {{loss.item()}}')"},
+        {
+            "": "if not torch.isfinite(loss):  # before backward()\n"
+            "    print(f'loss {{loss.item()}}, inputs from {{x.min().item()}} to {{x.max().item()}}')\n"
+            "    continue"
+        },
         "02_learning_rate",
     ),
     "learning-rate-too-high": Message(
@@ -50,7 +59,7 @@ MESSAGES: dict[str, Message] = {
                 "The loss went from ≈{first:.4g} to NaN or infinity at backward call ≈{nonfinite_at}.",
             ),
         },
-        {"": "lr = {lower_lr:g}  # ten times smaller, with newly initialized weights"},
+        {"": "lr = {lower_lr:g}  # {times:,.0f} times smaller, with newly initialized weights"},
         "02_learning_rate",
     ),
     "softmax-before-cross-entropy": Message(

@@ -7,8 +7,10 @@ from loop_doctor.call_sites import Location
 from loop_doctor.growth import GrowthDetector, LiveGraphs
 from loop_doctor.ledger import Ledger, Series
 from loop_doctor.parameters import Parameter
+from loop_doctor.records.carried import CarriedRecord
 from loop_doctor.records.checkpoints import CheckpointRecord
 from loop_doctor.records.data import DataRecord
+from loop_doctor.records.endings import Ending
 from loop_doctor.records.models import ModelRecord
 from loop_doctor.records.optimizers import OptimizerRecord, PendingBackward
 from loop_doctor.records.parts import Tally
@@ -17,6 +19,8 @@ from loop_doctor.records.schedules import PlateauRecord, ScheduleRecord, Schedul
 from loop_doctor.records.writers import StepLog, WriterRecord
 
 __all__ = [
+    "CarriedRecord",
+    "Ending",
     "ModelRecord",
     "OptimizerRecord",
     "PendingBackward",
@@ -68,3 +72,5 @@ class Record:
     num_waits: int = 0
     other_threads: bool = False
     interrupted: bool = False
+    carried: CarriedRecord = field(default_factory=CarriedRecord)
+    ending: Ending | None = None  # the error that the block ended with

@@ -99,6 +99,7 @@ class OptimizerRecord:
     num_scaled_runs: int = 0
     left_over: int = 0
     received: int = 0
+    first_move: float = 0.0
     largest_move: float = 0.0
     num_large_moves: int = 0
     moves: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # that wait on an accelerator
@@ -142,5 +143,6 @@ class OptimizerRecord:
         moves, self.moves = self.moves, []
         for distance, length in torch.stack([torch.stack(move) for move in moves]).tolist() if moves else []:
             move = distance / length if length > 0 else 0.0
+            self.first_move = self.first_move or move
             self.largest_move = max(self.largest_move, move)
             self.num_large_moves += move > 0.5

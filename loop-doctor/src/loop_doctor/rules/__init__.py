@@ -3,6 +3,7 @@
 from loop_doctor.records import Record
 from loop_doctor.rules import (
     accumulation,
+    carried,
     checkpoints,
     clipping,
     curves,
@@ -25,6 +26,7 @@ RULES: dict[str, Rule] = {
         accumulation,
         clipping,
         scalers,
+        carried,
         losses,
         schedules,
         modes,

@@ -2,19 +2,24 @@
 
 import math
 
-from loop_doctor.records import Record
+from loop_doctor.growth import GrowthDetector
+from loop_doctor.records import OptimizerRecord, Record
 from loop_doctor.rules.base import FEW, Diagnosis, rule
-
-MANY = 6  # a loop may well hold a handful of losses in its variables
 
 
 @rule("graph-kept-alive")
 def graph_kept_alive(record: Record) -> Diagnosis | None:
     """Graphs of past batches pile up because something keeps their losses or outputs."""
-    kinds = {"again": record.passed_again, "loss": record.losses_kept, "output": record.outputs_kept}
+    kinds: dict[str, GrowthDetector] = {"loss": record.losses_kept}
+    if not record.carried.num_links:  # else a recurrent state keeps the outputs, and that has a code of its own
+        kinds = {"again": record.passed_again, **kinds, "output": record.outputs_kept}
+        # Loops with several models hold many of their outputs in variables: a container must be known that grows.
+        if record.outputs_kept.used.holder is not None:
+            kinds["used"] = record.outputs_kept.used
     for variant, kept in kinds.items():
-        if kept.num_rising >= 3 and kept.lasting >= MANY:
-            return Diagnosis("graph-kept-alive", kept.peak, kept.location, variant=variant)
+        if kept.grows() and not (kept.holder is not None and kept.holder.bounded):
+            location = kept.location if kept.holder is None else kept.holder.location or kept.location
+            return Diagnosis("graph-kept-alive", kept.peak, location, variant=variant)
     return None
 
 
@@ -46,16 +51,25 @@ def learning_rate_too_high(record: Record) -> Diagnosis | None:
     back = bool(finite) and len(finite) == len(series.last) and sum(finite) / len(finite) < 0.7 * start
     if not driven_up or back or series.first[0] <= 0:
         return None
+    lower = _lower(optimizer)
     facts = {
         "largest": series.largest,
         "first": series.first[0],
         "lr": optimizer.lr,
-        "lower_lr": optimizer.lr / 10,
+        "lower_lr": lower,
+        "times": optimizer.lr / lower,
         "move": optimizer.largest_move,
         "nonfinite_at": series.nonfinite_at,
     }
     variant = "nonfinite" if series.nonfinite_at else "finite"
     return Diagnosis("learning-rate-too-high", optimizer.num_large_moves, optimizer.location, facts, variant)
+
+
+def _lower(optimizer: OptimizerRecord) -> float:
+    """Return a learning rate at which the first step moves the weights by at most a hundredth of their length."""
+    lower = optimizer.lr * min(0.1, 0.01 / optimizer.first_move if optimizer.first_move > 0 else 1.0)
+    power = 10.0 ** math.floor(math.log10(lower)) if lower > 0 else 1.0
+    return math.floor(lower / power * (1 + 1e-9)) * power if lower > 0 else lower
 
 
 @rule("softmax-before-cross-entropy")

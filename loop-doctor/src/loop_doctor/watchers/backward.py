@@ -40,6 +40,7 @@ class BackwardWatcher:
         self._scalers = scalers
         self._running = False
         self._last_location: Location | None = None
+        self._first_line: int | None = None
 
     def install(self, patches: Patches) -> None:
         """Put the wrappers in place."""
@@ -77,11 +78,14 @@ class BackwardWatcher:
             weights = args[0] if args else kwargs.get("grad_tensors")
             scaled = self._before(roots, weights, line, location, frames)
             del frames
-            self._running = True
+            self._running = self._models.in_backward = True
             try:
                 original(tensors, *args, **kwargs)
+            except RuntimeError as error:
+                self._optimizers.carried.failed(str(error))
+                raise
             finally:
-                self._running = False
+                self._running = self._models.in_backward = False
             if self._scope.active:
                 self._after(roots, line, location, scaled)
 
@@ -103,6 +107,7 @@ class BackwardWatcher:
         record.num_backwards += 1
         record.backward_location = record.backward_location or location
         self._last_location = location
+        self._first_line = line if self._first_line is None else self._first_line
         self._models.start_backward()
         variables = self._epochs.variables
         if self._epochs.iterator is None or record.num_backwards <= 2:
@@ -120,6 +125,7 @@ class BackwardWatcher:
             for leaf in leaves(roots[0].grad_fn):
                 self._parameters.know(leaf)
         self._notice_old_gradients(location)
+        self._optimizers.carried.look(roots, line, location, self._optimizers.in_closure)
         return scaled
 
     def _after(self, roots: list[Tensor], line: int, location: Location | None, scaled: bool) -> None:
@@ -160,7 +166,9 @@ class BackwardWatcher:
                 marker, metadata = GraphMarker(), cast(dict[str, Any], loss.grad_fn.metadata)
                 metadata["loop doctor"] = marker
                 record.losses_kept.follow(marker)
-        record.losses_kept.look(location)
+        record.losses_kept.look(location, self._sites.user_frames)
+        if line == self._first_line:
+            record.outputs_kept.look_at_used(location, self._sites.user_frames)
         record.passed_again.count(again, location)
 
     def _notice_old_gradients(self, location: Location | None) -> None:

@@ -52,6 +52,7 @@ class ModelWatcher:
         eval_mode: whether the last model that was called was in eval mode.
         reached: for each model, its last call that the current backward call has reached.
         num_reached_again: how many calls it has reached that an earlier backward call had reached.
+        in_backward: whether a backward call is running now, and not only `autograd.grad`.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class ModelWatcher:
         self.eval_mode = False
         self.reached: dict[int, ModelCall] = {}
         self.num_reached_again = 0
+        self.in_backward = False
         self._models: IdentityMap[ModelRecord] = IdentityMap()
         self._without_weights: IdentityMap[bool] = IdentityMap()
         # Models whose forward calls dropout as a function, and the function's name if eval mode turned it off.
@@ -173,7 +175,7 @@ class ModelWatcher:
         # The hook holds the marker, so the marker lives as long as the node that carries the hook.
         self._graphs[id(marker)] = call, node.register_prehook(functools.partial(self._reach, marker, call))
         kept.follow(marker, self._drop)
-        kept.look(location)
+        kept.look(location, self._sites.user_frames)
         if self.eval_mode and not isinstance(output, Tensor):
             self._follow_others(output, node, call)
 
@@ -204,7 +206,7 @@ class ModelWatcher:
             self.num_reached_again += call.reached
             call.reached = True
             self.reached[id(call.model)] = call
-            self._record.outputs_kept.release(id(marker))
+            self._record.outputs_kept.release(id(marker), used=self.in_backward)
 
     def _drop(self, key: int) -> None:
         """A model's output has been freed, with its graph."""

@@ -11,6 +11,7 @@ from loop_doctor.call_sites import CallSites, Location
 from loop_doctor.identity_map import IdentityMap
 from loop_doctor.parameters import Mark, ParameterRegistry
 from loop_doctor.records import ModelRecord, OptimizerRecord, Record
+from loop_doctor.watchers.carried import CarriedWatcher
 from loop_doctor.watchers.clipping import ClipWatcher
 from loop_doctor.watchers.epochs import EpochWatcher
 from loop_doctor.watchers.lineages import Lineages
@@ -30,6 +31,7 @@ class OptimizerWatcher:
     Attributes:
         in_closure: the optimizer whose closure is running, or None.
         in_scaler: whether a GradScaler is stepping.
+        carried: looks at the graphs of the closure's backward calls, and of all others.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class OptimizerWatcher:
         self._lineages = Lineages(record, epochs)
         self.in_scaler = False
         self.in_closure: OptimizerRecord | None = None
+        self.carried = CarriedWatcher(record)
         self._optimizers: IdentityMap[OptimizerRecord] = IdentityMap()
         self._weights_before: Tensor | None = None
 
@@ -117,19 +120,27 @@ class OptimizerWatcher:
 
         return zero_grad
 
-    def _before_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_step(
+        self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         if not self._scope.sees():
-            return
+            return None
         record = self.know(optimizer)
         record.location = record.location or self._sites.current()
         record.lr = float(optimizer.param_groups[0]["lr"])
-        if (args[1] if len(args) > 1 else kwargs.get("closure")) is not None:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is not None:
             record.num_closures += 1
             self.in_closure, record.backwards_before = record, self._record.num_backwards
-            return  # the closure's own backward calls come now
+            # The closure's own backward calls come now.
+            if record.num_closures & (record.num_closures - 1) or not callable(closure):
+                return None
+            watched = self.carried.watched_closure(closure, record)
+            return ((args[0], watched, *args[2:]), kwargs) if len(args) > 1 else (args, {**kwargs, "closure": watched})
         self._use(record)
         if record.num_steps < 16 or record.num_steps % 16 == 0:
             self._weights_before = _sample(record)
+        return None
 
     def _use(self, record: OptimizerRecord) -> None:
         """Look at the gradients that a step uses."""
@@ -224,7 +235,8 @@ class OptimizerWatcher:
             parameter.used, parameter.used_at, parameter.stale = parameter.mark(), record.num_steps, None
             tensor = parameter.ref()
             if tensor is not None and tensor._version != parameter.version:
-                parameter.version, parameter.changed = tensor._version, True
+                parameter.version = parameter.stepped_version = tensor._version
+                parameter.changed = True
         before, self._weights_before = self._weights_before, None
         if before is not None and (now := _sample(record)) is not None:
             record.note_move(torch.dist(now, before), before.norm())
