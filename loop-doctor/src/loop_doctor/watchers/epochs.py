@@ -83,12 +83,14 @@ class EpochWatcher:
 
     Attributes:
         iterator: the DataLoader's iterator that delivered the last batch, or None without a DataLoader.
+        num_delivered: how many batches all DataLoaders have delivered.
         variables: the user's loop variables.
     """
 
     def __init__(self, scope: Scope):
         self._scope = scope
         self.iterator: object = None
+        self.num_delivered = 0
         self.variables = LoopVariables()
         self._epochs: dict[int, object] = {}
 
@@ -102,6 +104,7 @@ class EpochWatcher:
 
     def begin_epoch_if_due(self, series: Series) -> None:
         """Begin an epoch if a DataLoader began a new pass or, without one, if the loop's own counters show it."""
+        series.from_loader = self.iterator is not None
         source = self.iterator if self.iterator is not None else self.variables.epoch
         if self._epochs.setdefault(id(series), source) is not source:
             self._epochs[id(series)] = source
@@ -114,6 +117,7 @@ class EpochWatcher:
             batch = original(iterator)
             if self._scope.sees():
                 self.iterator = iterator
+                self.num_delivered += 1
             return batch
 
         return deliver

@@ -15,6 +15,7 @@ from loop_doctor.records import Record, WriterRecord
 from loop_doctor.watchers.device_reads import DeviceReadWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope
+from loop_doctor.watchers.windows import holds_window
 
 WRITES = ("add_scalar", "add_scalars", "add_image", "add_images", "add_histogram", "add_figure", "add_text")
 MAX_WRITERS = 256
@@ -90,7 +91,11 @@ class WriterWatcher:
     def _log(self, tag: str, value: Any) -> None:
         self._reads.read_by_writer(value)
         number = self._scope.unseen(float, value.detach() if isinstance(value, Tensor) else value)
-        self._record.ledger.log(tag, number, self._sites.current())
+        ledger = self._record.ledger
+        ledger.log(tag, number, self._sites.current())
+        logged = ledger.tags.get(tag)
+        if logged is not None and logged.num_logs == 2 and logged.may_be_a_window():
+            logged.has_window = holds_window(self._sites.user_frames())
 
     def _close(self, original: AnyFunction) -> AnyFunction:
         def close(writer: Any) -> None:
