@@ -25,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 PLACES = (
     Tensor,
     torch._C.TensorBase,
+    torch,
     torch.autograd,
     nn.functional,
     Optimizer,

@@ -63,7 +63,7 @@ class Series:
         self.is_root = False  # whether these are the very numbers that backward() started from
         self.is_by_hand = False  # whether a mean() made them, and not one of PyTorch's loss functions
         self.from_loader = False  # whether a DataLoader's passes are the epochs
-        self.per_row = 1.0  # how many elements one row of the input has
+        self.per_row = 1  # over how many elements of one row the loss function takes its mean
         self.has_several = False  # whether one batch gave several values, such as one for each time step
         self.turn = -1  # a number that changes from batch to batch
 
@@ -278,7 +278,7 @@ class Tag:
     readings: list[Reading] | None = None
     at: dict[int, Sums] = field(default_factory=dict)
     exact: bool = True
-    has_window: bool = False  # whether the user's variables hold a window longer than the run
+    has_window: bool = False  # whether the user's variables hold a window that was not full yet
 
     def log(self, value: float, every: list[Series]) -> None:
         """Compare a logged value with everything it may still be."""
@@ -315,9 +315,10 @@ class Tag:
         """Return the simplest reading that fits every logged value, or None."""
         return min(filter(self._is_shown, self.readings or []), key=_simplicity, default=None)
 
-    def may_be_a_window(self) -> bool:
-        """Return whether the values may be the mean of everything so far."""
-        return any(reading.origin == "start" and reading.is_whole_mean() for reading in self.readings or [])
+    def possible_windows(self) -> set[int]:
+        """Return how many losses a window would hold if the values, now means of everything so far, came from it."""
+        means = [reading for reading in self.readings or [] if reading.origin == "start" and reading.is_whole_mean()]
+        return {reading.series.now.batches for reading in means}
 
     def is_of_whole_loss(self, reading: Reading) -> bool:
         """Return whether a reading is of the very loss that went into backward(), and not of a part of it."""

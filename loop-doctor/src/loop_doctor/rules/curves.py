@@ -120,13 +120,17 @@ def _is_wrong_divisor(record: Record, tag: Tag, reading: Reading) -> bool:
         return not _may_be_a_share(record, times)
     if reading.by_one or (_is_another_size(record, reading) and not _is_short(times)):
         return True
-    return tag.is_of_whole_loss(reading) and not _is_unit(times)
+    if not tag.is_of_whole_loss(reading):
+        return False
+    size = series.epoch_size.batches  # the divisor may count epochs in the place of batches
+    return not _is_unit(times) or (size > 1 and reading.counts[1] > size and _equal(times, size))
 
 
 def _may_be_a_share(record: Record, times: float) -> bool:
-    """Return whether one over the batch size may be a weight, or one over the number of processes."""
+    """Return whether one over the batch size may be a weight, or the share of one process or of one micro-batch."""
     shared = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return shared or (record.num_graphs_read == 0 and _is_short(times))
+    few = any(_equal(times, 1 / number) for number in (2, 3, 4))
+    return shared or few or (record.num_graphs_read == 0 and _is_short(times))
 
 
 def _is_another_size(record: Record, reading: Reading) -> bool:

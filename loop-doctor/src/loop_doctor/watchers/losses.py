@@ -107,8 +107,8 @@ class LossWatcher:
             self._epochs.begin_epoch_if_due(series)
         else:
             self._begin_validation_if_due(series)
-        if not series.now.batches and isinstance(inputs, Tensor) and inputs.ndim and inputs.size(0):
-            series.per_row = inputs.numel() / inputs.size(0)
+        if not series.now.batches and isinstance(inputs, Tensor):
+            series.per_row = _elements_per_row(name, inputs)
         series.append(self._value(result), self._models.batch_size)
 
     def _begin_validation_if_due(self, series: Series) -> None:
@@ -180,3 +180,9 @@ class LossWatcher:
             self._epochs.begin_epoch_if_due(series)
             series.append(value, self._models.batch_size)
         return series
+
+
+def _elements_per_row(name: str, inputs: Tensor) -> int:
+    """Return over how many elements of one row a loss function takes its mean."""
+    of_classes = name in ("cross_entropy", "nll_loss") and inputs.ndim > 1
+    return math.prod(inputs.shape[2 if of_classes else 1 :])

@@ -8,11 +8,11 @@ DEPTH = 4  # a meter in a dictionary of a logger in a variable
 MAX_OBJECTS = 2000
 
 
-def holds_window(frames: list[FrameType]) -> bool:
-    """Return whether a variable, or an object or a container in one, holds a `deque` with a greatest length."""
+def holds_window(frames: list[FrameType], lengths: set[int]) -> bool:
+    """Return whether a variable, or an object or a container in one, holds a limited `deque` that is so long."""
     level, count = [value for frame in frames for value in frame.f_locals.values()], 0
     for _ in range(DEPTH):
-        if any(isinstance(value, deque) and value.maxlen is not None and len(value) > 1 for value in level):
+        if any(isinstance(value, deque) and value.maxlen is not None and len(value) in lengths for value in level):
             return True
         count += len(level)
         level = [part for value in level for part in _parts(value)][: MAX_OBJECTS - count]

@@ -94,8 +94,8 @@ class WriterWatcher:
         ledger = self._record.ledger
         ledger.log(tag, number, self._sites.current())
         logged = ledger.tags.get(tag)
-        if logged is not None and logged.num_logs == 2 and logged.may_be_a_window():
-            logged.has_window = holds_window(self._sites.user_frames())
+        if logged is not None and logged.num_logs == 2 and (lengths := logged.possible_windows()):
+            logged.has_window = holds_window(self._sites.user_frames(), lengths)
 
     def _close(self, original: AnyFunction) -> AnyFunction:
         def close(writer: Any) -> None:
