@@ -66,6 +66,7 @@ def draw(seed: int, mistake: str = "") -> Style:
         chosen |= {"loss": chance.choice(("labels", "mse")), "unit": 1.0, "k": 1, "average": "batches"}
         chosen |= {
             "batch": chance.choice((8, 10, 16)),
+            "valid_rows": 44,
             "validation": "mean",
             "data": chance.choice(("loader", "shuffled")),
         }
@@ -214,7 +215,7 @@ def run(style: Style, folder: Path) -> Any:
             elif style.average == "last":
                 log("last", sum(last) / len(last), step)
             elif style.average == "so far":
-                log("so far", so_far.avg, step)
+                log("running", so_far.avg, step)
         if pending % style.k:
             optimizer.step()
             optimizer.zero_grad()

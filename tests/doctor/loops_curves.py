@@ -5,7 +5,21 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from case_parts import BATCHES, CLASSES, ROWS, SIZE, Classifier, adam, batches, correct, faulty, loader, network, sgd
+from case_parts import (
+    BATCH,
+    BATCHES,
+    CLASSES,
+    ROWS,
+    SIZE,
+    Classifier,
+    adam,
+    batches,
+    correct,
+    faulty,
+    loader,
+    network,
+    sgd,
+)
 from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 
@@ -137,7 +151,7 @@ def two_meters(folder):
                 losses.update(loss.item(), len(x))
                 overall.update(loss.item(), len(x))
                 step += 1
-                writer.add_scalar("loss so far", overall.avg, step)
+                writer.add_scalar("loss/step", overall.avg, step)
             writer.add_scalar("loss", losses.avg, epoch)
     return model, optimizer
 
@@ -179,7 +193,7 @@ def mean_over_rounds(folder):
                 loss.backward()
                 optimizer.step()
                 every.append(loss.item())
-            writer.add_scalar("td error so far", sum(every) / len(every), episode)
+            writer.add_scalar("td error", sum(every) / len(every), episode)
     return model, optimizer
 
 
@@ -242,7 +256,7 @@ def squared_error_summed(folder):
     return model, optimizer
 
 
-@correct("loss-not-averaged", "wrong-divisor", style="hand-written losses averaged, beside an accuracy and a return")
+@correct("loss-not-averaged", "wrong-divisor", style="hand-written losses averaged, beside an accuracy and a sum")
 def other_means_in_validation(folder):
     model = network()
     optimizer = adam(model, 1e-2)
@@ -255,16 +269,16 @@ def other_means_in_validation(folder):
                 loss.backward()
                 optimizer.step()
             model.eval()
-            total, right, reward = 0.0, 0.0, 0.0
+            total, right, unsure = 0.0, 0.0, 0.0
             with torch.no_grad():
                 for x, y in loader(count=48):
                     logits = model(x)
                     total += -logits.log_softmax(1).gather(1, y[:, None]).squeeze(1).mean().item()
                     right += (logits.argmax(1) == y).float().mean().item()
-                    reward += logits.max(1).values.mean()
+                    unsure -= logits.log_softmax(1).max(1).values.mean()
             writer.add_scalar("valid/loss", total / 3, epoch)
             writer.add_scalar("valid/accuracy", right / 3, epoch)
-            writer.add_scalar("valid/return", reward, epoch)
+            writer.add_scalar("valid/unsure", unsure, epoch)  # a sum, but not of a loss
     return model, optimizer
 
 
@@ -275,17 +289,24 @@ def other_means_in_validation(folder):
 def weighted_parts(folder):
     model = network()
     optimizer = sgd(model)
-    weights = {"loss_cls": 1.0, "loss_box": 2.5, "loss_mask": 0.5, "loss_rpn": float(BATCHES)}
+    weights = {
+        "loss_cls": 1.0,
+        "loss_box": 2.5,
+        "loss_mask": 0.5,
+        "loss_rpn": float(BATCHES - 1),
+        "loss_dist": 1 / BATCH,
+    }
     with SummaryWriter(folder) as writer:
         for epoch in range(3):
             totals = dict.fromkeys(weights, 0.0)
-            for x, y in loader():
+            for x, y in loader(drop_last=True):
                 out = model(x)
                 parts: dict[str, Any] = {
                     "loss_cls": F.cross_entropy(out, y),
                     "loss_box": F.smooth_l1_loss(out.sigmoid(), one_hot(y)),
                     "loss_mask": F.binary_cross_entropy_with_logits(out, one_hot(y)),
                     "loss_rpn": F.l1_loss(out.softmax(1), one_hot(y)),
+                    "loss_dist": F.mse_loss(out.softmax(1), one_hot(y)),
                 }
                 parts = {name: part * weights[name] for name, part in parts.items()}
                 loss = sum(parts.values())
@@ -295,7 +316,7 @@ def weighted_parts(folder):
                 for name, part in parts.items():
                     totals[name] += part.item()
             for name, total in totals.items():
-                writer.add_scalar(name, total / BATCHES, epoch)
+                writer.add_scalar(name, total / (BATCHES - 1), epoch)
     return model, optimizer
 
 
@@ -345,6 +366,23 @@ def sums_by_other_counts(folder):
     return model, optimizer
 
 
+@correct("wrong-divisor", style="a loss that is a sum, divided by the labels that count in the whole epoch")
+def training_sum_by_labels(folder):
+    model = nn.Linear(SIZE, CLASSES)
+    optimizer = sgd(model, 1e-3)
+    with SummaryWriter(folder) as writer:
+        for epoch in range(3):
+            total = count = 0.0
+            for x, y in loader(shuffle=True):
+                loss = F.cross_entropy(model(x), y, reduction="sum", ignore_index=0)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total, count = total + loss.item(), count + (y != 0).sum().item()
+            writer.add_scalar("loss", total / count, epoch)
+    return model, optimizer
+
+
 @correct("loss-not-averaged", "wrong-divisor", style="a recurrent net: the sum over the time steps of one batch")
 def sum_over_time_steps(folder):
     cell, head = nn.GRUCell(SIZE, 8), nn.Linear(8, CLASSES)
@@ -364,7 +402,7 @@ def sum_over_time_steps(folder):
                 unroll(x, y).backward()
                 optimizer.step()
             with torch.no_grad():
-                values = [unroll(x, y).item() for x, y in loader(count=20)]
+                values = [unroll(x, y).item() for x, y in loader(count=16)]
             writer.add_scalar("valid, last batch", values[-1], epoch)
             writer.add_scalar("valid", sum(values) / len(values), epoch)
     return cell, head, optimizer
@@ -404,4 +442,19 @@ def dropped_samples_counted(folder):
                 optimizer.step()
                 total += loss.item() * len(y)
             writer.add_scalar("loss", total / ROWS, epoch)  # <- wrong-divisor
+    return model, optimizer
+
+
+@correct("loss-never-reset", style="online learning, the cumulative loss that the learner pays")
+def cumulative_loss(folder):
+    model = nn.Linear(SIZE, CLASSES)
+    optimizer, paid = sgd(model), 0.0
+    with SummaryWriter(folder) as writer:
+        for step, (x, y) in enumerate(batches(batch_size=4), 1):
+            loss = F.cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            paid += loss.item()
+            writer.add_scalar("cumulative loss", paid, step)
     return model, optimizer

@@ -4,6 +4,7 @@ A mean times a weight looks like a sum with a wrong divisor, so a rule speaks on
 """
 
 import math
+import re
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +12,9 @@ import torch
 from loop_doctor.ledger import FIXED, SAMPLES, Reading, Tag
 from loop_doctor.records import Record
 from loop_doctor.rules.base import Diagnosis, num_micro_batches, rule
+
+# A curve that says in its name that it goes on, such as a cumulative regret.
+DELIBERATE = re.compile(r"cum|regret|so.?far|overall", re.IGNORECASE)
 
 
 @rule("loss-never-reset")
@@ -73,7 +77,7 @@ def _mistake(record: Record, tag: Tag, reading: Reading) -> str | None:
     if reading.origin == "batch" or reading.counts[1] <= 1:
         return None
     if reading.origin == "start" and reading.divisor == FIXED:
-        return "loss-never-reset"
+        return None if DELIBERATE.search(tag.name) else "loss-never-reset"
     if reading.origin == "start" and reading.is_whole_mean():
         return "loss-never-reset" if _goes_on_through_epochs(tag, reading) else None
     if reading.series.has_several or _is_weight(record, reading, reading.farthest):
@@ -92,7 +96,8 @@ def _goes_on_through_epochs(tag: Tag, reading: Reading) -> bool:
     series = reading.series
     enough = tag.num_logs >= (2 if tag.exact and not series.rounded else 3)
     known = series.from_loader or series.phase == "valid"
-    return enough and known and reading.by_epoch and series.varies() and not tag.has_window
+    meant = tag.has_window or DELIBERATE.search(tag.name) is not None
+    return enough and known and reading.by_epoch and series.varies() and not meant
 
 
 def _is_weight(record: Record, reading: Reading, times: float) -> bool:
