@@ -458,3 +458,17 @@ def cumulative_loss(folder):
             paid += loss.item()
             writer.add_scalar("cumulative loss", paid, step)
     return model, optimizer
+
+
+@correct("loss-not-averaged", style="a hand-written loss; the validation stops with an error", raises=ValueError)
+def error_in_validation(folder):
+    model = network()
+    optimizer = sgd(model)
+    for x, y in loader():
+        loss = (model(x) - one_hot(y)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        (model(x) - one_hot(y)).square().mean()
+        raise ValueError("no validation data")

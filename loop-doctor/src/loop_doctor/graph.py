@@ -94,15 +94,9 @@ def read_loss(node: Any) -> tuple[str | None, bool]:
 
 
 # Nodes that put the terms of a loss together.
-_SUMS = (
-    "AddBackward0",
-    "SubBackward0",
-    "NegBackward0",
-    "StackBackward0",
-    "CatBackward0",
-    "SumBackward0",
-    "SumBackward1",
-)
+_TOTALS = ("SumBackward0", "SumBackward1")
+_SUMS = ("AddBackward0", "SubBackward0", "NegBackward0", "StackBackward0", "CatBackward0", *_TOTALS)
+MAX_TERMS = 16  # a loss is put together from at most so many terms
 MAX_CONSTANTS = 64
 
 
@@ -116,6 +110,9 @@ def read_weights(node: Any) -> set[float]:
             continue
         seen += 1
         name = node.name()
+        # Below a sum over many numbers is the loss itself, maybe in a part that is computed again when it is read.
+        if name in _TOTALS and math.prod(node._saved_self_sym_sizes) > MAX_TERMS:
+            continue
         constants = _constants(node, name)
         if constants:
             weights.update(constants, (product * constant for constant in constants))
@@ -129,12 +126,15 @@ def read_weights(node: Any) -> set[float]:
 def _constants(node: Any, name: str) -> list[float]:
     """Return the constants in a node: a factor, a few of them, or how much of a second term is added."""
     if name in ("AddBackward0", "SubBackward0"):
-        return [float(node._saved_alpha)] if node._saved_alpha != 1 else []
+        alpha = node._saved_alpha
+        return [abs(float(alpha))] if isinstance(alpha, int | float) and alpha != 1 else []
     if name not in ("MulBackward0", "DivBackward0"):
         return []
     other = node._saved_other
     # A constant on an accelerator is not read: that would wait.
-    if other is None or not other.is_cpu or other.requires_grad or not 0 < other.numel() <= 16:
+    if type(other) is not Tensor or not other.is_cpu or other.is_complex() or other.requires_grad:
+        return []
+    if not 0 < other.numel() <= MAX_TERMS or other.layout is not torch.strided:
         return []
     numbers = other.detach().flatten().tolist()
     if name == "MulBackward0":
