@@ -75,7 +75,9 @@ class LoopVariables:
 
     def optimizers(self, frames: list[FrameType]) -> list[Optimizer]:
         """Return the optimizers that the user's own variables hold."""
-        return [value for frame in frames for _, value in self._variables(frame) if isinstance(value, Optimizer)]
+        # isinstance() would touch the object, and a dead weak proxy raises then.
+        values = (value for frame in frames for _, value in self._variables(frame))
+        return [value for value in values if issubclass(type(value), Optimizer)]
 
 
 class EpochWatcher:
