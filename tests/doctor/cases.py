@@ -3,6 +3,7 @@
 import correct_loops  # noqa: F401
 import faulty_loops  # noqa: F401
 import loops_checkpoints  # noqa: F401
+import loops_curves  # noqa: F401
 import loops_data  # noqa: F401
 import loops_endings  # noqa: F401
 import loops_logging  # noqa: F401

@@ -1,5 +1,6 @@
 """All proofs of fixes."""
 
+import cures_curves  # noqa: F401
 import cures_data  # noqa: F401
 import cures_endings  # noqa: F401
 import cures_logging  # noqa: F401

@@ -32,6 +32,7 @@ PLACES = (
     dataloader.DataLoader,
     Tensor,
     torch._C.TensorBase,
+    torch,
     torch.autograd,
     nn.functional,
     Optimizer,

@@ -32,8 +32,8 @@ MEANINGS = {
     "(88): up to 14.7 times too small",
     "epoch weighted / batches": "the sum of the batch losses of this epoch, each times its batch size, divided by "
     "the number of batches: up to 14.7 times too large",
-    "sum so far": "the sum of every batch loss since training began",
-    "sum so far / batches": "the sum of every batch loss since training began, divided by the number of batches in "
+    "endless sum": "the sum of every batch loss since training began",
+    "endless sum / batches": "the sum of every batch loss since training began, divided by the number of batches in "
     "one epoch (6): up to 4 times too large",
     "mean so far": f"the mean batch loss since training began {BY_BATCHES}",
     "mean so far by samples": f"the mean batch loss since training began {BY_SAMPLES}",
@@ -98,8 +98,8 @@ def train(writer, make_data, value):
         writer.add_scalar("epoch sum", epoch_sum, epoch)
         writer.add_scalar("epoch sum / samples", epoch_sum / ROWS, epoch)
         writer.add_scalar("epoch weighted / batches", weighted / count, epoch)
-        writer.add_scalar("sum so far", total, epoch)
-        writer.add_scalar("sum so far / batches", total / BATCHES, epoch)
+        writer.add_scalar("endless sum", total, epoch)
+        writer.add_scalar("endless sum / batches", total / BATCHES, epoch)
         writer.add_scalar("mean so far by samples", total_by_samples / seen, epoch)
         writer.add_scalar("lr", optimizer.param_groups[0]["lr"], epoch)
         writer.add_scalar("constant", 1.0, epoch)

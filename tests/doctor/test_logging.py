@@ -151,7 +151,7 @@ def test_print_prints_the_same_and_reads_the_numbers(capsys):
             print("loss:", loss.item(), {"step": step, "again": loss}, sep="|")
             if step + 1 == BATCHES:
                 print(epoch, sum(totals[-BATCHES:]) / BATCHES, end=";\n")
-                print("so far", sum(totals), file=io.StringIO())
+                print("total", sum(totals), file=io.StringIO())
 
         train(after=after)
 
@@ -165,10 +165,10 @@ def test_print_prints_the_same_and_reads_the_numbers(capsys):
         "loss, printed at test_logging.py": "this batch's loss",
         "again, printed at test_logging.py": "this batch's loss",
         "printed at test_logging.py": "the mean batch loss of this epoch (each batch counts the same)",
-        "so far, printed at test_logging.py": "the sum of every batch loss since training began",
+        "total, printed at test_logging.py": "the sum of every batch loss since training began",
     }
     assert codes(doctor) == ["loss-never-reset"]
-    assert 'print("so far", sum(totals)' in doctor.findings[0].where
+    assert 'print("total", sum(totals)' in doctor.findings[0].where
 
 
 def test_the_fix_for_a_printed_sum_prints(capsys):

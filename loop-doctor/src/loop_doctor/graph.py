@@ -93,6 +93,75 @@ def read_loss(node: Any) -> tuple[str | None, bool]:
     return reduction, softmax
 
 
+# Nodes that put the terms of a loss together.
+_TOTALS = ("SumBackward0", "SumBackward1")
+_SUMS = ("AddBackward0", "SubBackward0", "NegBackward0", "StackBackward0", "CatBackward0", *_TOTALS)
+MAX_TERMS = 16  # a loss is put together from at most so many terms
+MAX_CONSTANTS = 64
+
+
+def read_weights(node: Any) -> set[float]:
+    """Return the constants by which the terms of a loss were multiplied, alone and one after the other."""
+    weights: set[float] = set()
+    waiting, seen = [(node, 1.0)], 0
+    while waiting and seen < MAX_CONSTANTS:
+        node, product = waiting.pop(0)
+        if node is None:
+            continue
+        seen += 1
+        name = node.name()
+        # Below a sum over many numbers is the loss itself, maybe in a part that is computed again when it is read.
+        if name in _TOTALS and math.prod(node._saved_self_sym_sizes) > MAX_TERMS:
+            continue
+        constants = _constants(node, name)
+        if constants:
+            weights.update(constants, (product * constant for constant in constants))
+            product *= constants[0]
+        elif name not in _SUMS and name not in _SHAPES:
+            continue
+        waiting += [(below, product) for below, _ in node.next_functions]
+    return weights
+
+
+def _constants(node: Any, name: str) -> list[float]:
+    """Return the constants in a node: a factor, a few of them, or how much of a second term is added."""
+    if name in ("AddBackward0", "SubBackward0"):
+        alpha = node._saved_alpha
+        return [abs(float(alpha))] if isinstance(alpha, int | float) and alpha != 1 else []
+    if name not in ("MulBackward0", "DivBackward0"):
+        return []
+    other = node._saved_other
+    # A constant on an accelerator is not read: that would wait.
+    if type(other) is not Tensor or not other.is_cpu or other.is_complex() or other.requires_grad:
+        return []
+    if not 0 < other.numel() <= MAX_TERMS or other.layout is not torch.strided:
+        return []
+    numbers = other.detach().flatten().tolist()
+    if name == "MulBackward0":
+        return [abs(number) for number in numbers]
+    return [1 / abs(number) for number in numbers if number]
+
+
+def read_mean(node: Any) -> tuple[float, tuple[int, ...]] | None:
+    """Return the factor before a loss that is the mean of a whole tensor, and that tensor's shape but for its rows."""
+    factor = 1.0
+    while node is not None:
+        name = node.name()
+        if name == "MeanBackward0":
+            return factor, tuple(node._saved_self_sym_sizes[1:])
+        if name == "NegBackward0":
+            factor = -factor
+        elif name in ("MulBackward0", "DivBackward0"):
+            constants = _constants(node, name)
+            if len(constants) != 1:
+                return None
+            factor *= math.copysign(constants[0], float(node._saved_other))
+        elif name not in _THROUGH:
+            return None
+        node = node.next_functions[0][0] if node.next_functions else None
+    return None
+
+
 def leaves(node: Any) -> Iterable[Tensor]:
     """Yield the leaf tensors that a graph leads to."""
     waiting, seen = [node], {node}

@@ -6,6 +6,7 @@ add. So the memory is the same after ten steps and after a million.
 
 import ctypes
 import math
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ AT_ONCE = 64  # losses on an accelerator are fetched together, so that watching 
 MAX_SERIES = 12
 MAX_TAGS = 64
 MAX_SHOWN = 32
+LOSS_NAMES = re.compile(r"loss|nll|elbo|error|mse|objective", re.IGNORECASE)
 
 
 class Sums(NamedTuple):
@@ -58,6 +60,13 @@ class Series:
         self.num_nonfinite = 0
         self.location: Location | None = None
         self.scale = 1.0  # the least factor below 1 with which a loss went into backward()
+        self.smallest = math.inf
+        self.is_root = False  # whether these are the very numbers that backward() started from
+        self.is_by_hand = False  # whether a mean() made them, and not one of PyTorch's loss functions
+        self.from_loader = False  # whether a DataLoader's passes are the epochs
+        self.per_row = 1  # over how many elements of one row the loss function takes its mean
+        self.has_several = False  # whether one batch gave several values, such as one for each time step
+        self.turn = -1  # a number that changes from batch to batch
 
     def append(self, loss: Tensor | float, samples: int) -> None:
         """Add one batch's loss; `samples` is the size of the batch, or 0 if it is not known."""
@@ -93,14 +102,23 @@ class Series:
         if not math.isfinite(loss):
             self.num_nonfinite += 1
             self.nonfinite_at = self.nonfinite_at or count
-        elif loss > self.largest:
-            self.largest = loss
+        else:
+            self.largest, self.smallest = max(self.largest, loss), min(self.smallest, loss)
         if len(self.first) < 10:
             self.first.append(loss)
         self.last.append(loss)
         self._previous = before
         self._now = Sums(count, before.losses + loss, before.weighted + loss * samples, before.samples + samples)
         self._past.append(self._now)
+
+    def varies(self) -> bool:
+        """Return whether the losses differ enough to tell their sums from a counter's."""
+        return self.largest - self.smallest > 1e-3 * abs(self.largest)
+
+    @property
+    def epoch_start(self) -> Sums:
+        """Return the sums at the beginning of this epoch."""
+        return self._epoch
 
     @property
     def now(self) -> Sums:
@@ -163,8 +181,14 @@ class Reading:
         window: the number of batches for "window".
         counts: the smallest and the largest number of batches in one logged value.
         farthest: how many times too large (above 1) or too small the worst logged value was.
+        used, proper: by what the worst logged value was divided, and by what it should have been.
         agreed: how many logged values it fitted.
         num_off: how many of them were too large or too small.
+        by_samples: whether the divisor was always the number of samples in the sum.
+        by_one: whether the divisor was always one more or one less than the number of batches in the sum.
+        by_epoch: whether exactly one whole epoch lies between any two logged values, and before the first.
+        last: the last logged value.
+        alone: the mean of its epoch alone.
     """
 
     series: Series
@@ -175,8 +199,21 @@ class Reading:
     window: int = 0
     counts: tuple[int, int] = (0, 0)
     farthest: float = 1.0
+    used: float = 0.0
+    proper: int = 0
     agreed: int = 0
     num_off: int = 0
+    by_samples: bool = True
+    by_one: bool = True
+    by_epoch: bool = True
+    last: float = 0.0
+    alone: float = 0.0
+
+    def is_whole_mean(self) -> bool:
+        """Return whether each batch, or each sample, counts the same in it."""
+        if self.weighted or (self.series.reduction == "sum" and self.divisor == SAMPLES):
+            return self.divisor == SAMPLES
+        return self.divisor == BATCHES
 
     def is_mean_since_start(self) -> bool:
         """Return whether this is the mean of every batch loss so far."""
@@ -193,7 +230,10 @@ class Reading:
             found = total / value if value else 0.0
             self.fixed = float(round(found)) if math.isfinite(found) else 0.0  # a quotient can be too large
             if self.fixed < 1 or abs(found - self.fixed) > tolerance * abs(found):
-                return False
+                # Only a sum that goes on growing shows that it is one, whatever it is divided by.
+                if self.origin != "start" or found <= 0 or not math.isfinite(found):
+                    return False
+                self.fixed = found
         by = {BATCHES: part.batches, SAMPLES: part.samples, FIXED: self.fixed}[self.divisor]
         if by == 0 or abs(total - value * by) > tolerance * abs(total) + 1e-300:
             return False
@@ -203,8 +243,24 @@ class Reading:
         proper = part.samples if self.weighted or self.series.reduction == "sum" else part.batches
         self.num_off += proper not in (0, by)
         if proper and abs(math.log(proper / by)) > abs(math.log(self.farthest)):
-            self.farthest = proper / by
+            self.farthest, self.used, self.proper = proper / by, by, proper
+        self.by_samples = self.by_samples and by == part.samples
+        self.by_one = self.by_one and abs(by - part.batches) == 1
+        if self.origin == "start":
+            self._compare_with_epoch(value, tag)
         return True
+
+    def _compare_with_epoch(self, value: float, tag: "Tag") -> None:
+        """Note whether this value ends an epoch, and what that epoch's own mean is."""
+        series = self.series
+        before, epoch = tag.at.get(id(series), Sums()), series.since("epoch", tag)
+        self.by_epoch = self.by_epoch and before.batches == series.epoch_start.batches and epoch.batches > 1
+        self.last = value
+        if self.weighted and epoch.samples:
+            self.alone = epoch.weighted / epoch.samples
+        elif epoch.batches:
+            count = epoch.samples if self.divisor == SAMPLES and epoch.samples else epoch.batches
+            self.alone = epoch.losses / count
 
 
 @dataclass
@@ -223,6 +279,7 @@ class Tag:
     readings: list[Reading] | None = None
     at: dict[int, Sums] = field(default_factory=dict)
     exact: bool = True
+    has_window: bool = False  # whether the user's variables hold a window that was not full yet
 
     def is_nothing(self) -> bool:
         """Return whether no later value can change that these are no losses."""
@@ -261,16 +318,32 @@ class Tag:
 
     def meaning(self) -> Reading | None:
         """Return the simplest reading that fits every logged value, or None."""
-        fitting = [
-            reading
-            for reading in self.readings or []
-            if reading.origin != "epoch" or reading.series.knows_epochs
-            # One rounded value agrees with some whole divisor, or some window, by chance; three do not.
-            if (self.exact and not reading.series.rounded)
-            or reading.agreed >= 3
-            or not (reading.window or reading.fixed > 1)
-        ]
-        return min(fitting, key=_simplicity, default=None)
+        return min(filter(self._is_shown, self.readings or []), key=_simplicity, default=None)
+
+    def possible_windows(self) -> set[int]:
+        """Return how many losses a window would hold if the values, now means of everything so far, came from it."""
+        means = [reading for reading in self.readings or [] if reading.origin == "start" and reading.is_whole_mean()]
+        return {reading.series.now.batches for reading in means}
+
+    def is_of_whole_loss(self, reading: Reading) -> bool:
+        """Return whether a reading is of the very loss that went into backward(), and not of a part of it."""
+        return any(
+            other.series.is_root
+            and (other.origin, other.weighted, other.divisor, other.fixed)
+            == (reading.origin, reading.weighted, reading.divisor, reading.fixed)
+            for other in self.readings or []
+        )
+
+    def _is_shown(self, reading: Reading) -> bool:
+        """Return whether enough values agree with a reading."""
+        if reading.origin == "epoch" and not reading.series.knows_epochs:
+            return False
+        if reading.fixed != round(reading.fixed):
+            low, high = reading.counts
+            return reading.agreed >= 3 and low < high and reading.series.varies()
+        # One rounded value agrees with some whole divisor, or some window, by chance; three do not.
+        certain = (self.exact and not reading.series.rounded) or reading.agreed >= 3
+        return certain or not (reading.window or reading.fixed > 1)
 
 
 def _simplicity(reading: Reading) -> tuple[int, int, int]:
@@ -315,6 +388,7 @@ class Ledger:
         self.series: dict[object, Series] = {}
         self.tags: dict[str, Tag] = {}
         self.shown: dict[str, Tag] = {}  # what was only printed
+        self.weights: set[float] = set()  # constants by which the terms of the losses were multiplied
 
     def of(self, key: object, phase: str, reduction: str | None, *, rounded: bool = False) -> Series | None:
         """Return the series of one line of code, or None if too many lines have one already."""
@@ -350,4 +424,16 @@ class Ledger:
             tag.num_logs += 1
             return
         self.fold()
-        tag.log(value, list(self.series.values()))
+        every = [series for series in self.series.values() if not series.is_by_hand or self._is_loss(series, name)]
+        tag.log(value, every)
+
+    def _is_loss(self, series: Series, tag: str) -> bool:
+        """Return whether a mean that the user took is the loss: it is as large as in training, and called a loss."""
+        if not LOSS_NAMES.search(tag):
+            return False
+        roots = [other for other in self.series.values() if other.is_root and other.varies()]
+        return any(
+            other.smallest - spread <= series.smallest and series.largest <= other.largest + spread
+            for other in roots
+            for spread in [0.5 * (other.largest - other.smallest)]
+        )

@@ -40,6 +40,8 @@ DIVIDED = {
     "batches of one epoch": "{total}, divided by the number of batches in one epoch ({divisor:,})",
     "samples of one epoch": "{total}, divided by the number of samples in one epoch ({divisor:,})",
     FIXED: "{total}, divided by {divisor:,}",
+    "part": "{total}, divided by {divisor:.4g}",
+    "times": "{total}, times {factor:.4g}",
 }
 TOO_LARGE = "{quotient}: up to {times:.3g} times too large"
 TOO_SMALL = "{quotient}: up to {times:.3g} times too small"
@@ -75,7 +77,9 @@ def meaning_of(reading: Reading | None) -> str:
         total = WEIGHTED.format(total=total)
     if reading.divisor == FIXED and reading.fixed == 1:
         return total
-    quotient = DIVIDED[_kind_of_divisor(reading)].format(total=total, divisor=int(reading.fixed))
+    kind, divisor = _kind_of_divisor(reading), reading.fixed
+    whole = int(divisor) if divisor == int(divisor) else divisor
+    quotient = DIVIDED[kind].format(total=total, divisor=whole, factor=1 / divisor if divisor else 0.0)
     factor = reading.farthest
     if abs(factor - 1) < 1e-9:
         return quotient
@@ -87,6 +91,8 @@ def meaning_of(reading: Reading | None) -> str:
 def _kind_of_divisor(reading: Reading) -> str:
     if reading.divisor != FIXED:
         return reading.divisor
+    if reading.fixed != int(reading.fixed):
+        return "part" if reading.fixed > 1 else "times"
     epoch, now = reading.series.epoch_size, reading.series.now
     only_epoch = reading.series.num_epochs == 1
     if reading.fixed == epoch.batches or (only_epoch and reading.fixed == now.batches):

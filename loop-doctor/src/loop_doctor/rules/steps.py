@@ -160,8 +160,10 @@ def _module_left_out(record: Record) -> Diagnosis | None:
         only_measures = model.calls_in_eval == model.num_calls or model.evaluated_in_train.count or not model.fresh
         if model.left_out.count < FEW or only_measures or not received:
             continue
-        # For a loss that compares features, it is called twice: for the output and for the target.
-        if model.num_calls - model.calls_in_eval > 1.2 * max(p.received for p in received):
+        # For a loss that compares features, it is called twice: for the output and for the target. What is computed
+        # once and used at every step is called less often.
+        calls, most = model.num_calls - model.calls_in_eval, max(p.received for p in received)
+        if not 0.5 * most <= calls <= 1.2 * most:
             continue
         optimizer = model.left_out.facts["optimizer"]
         together = min(p.received for p in received) >= max(FEW, 0.9 * max(p.received for p in optimizer.parameters))

@@ -78,12 +78,14 @@ class LoopVariables:
 
     def optimizers(self, frames: list[FrameType]) -> list[Optimizer]:
         """Return the optimizers that the user's own variables hold."""
-        return [value for frame in frames for _, value in self._variables(frame) if _is_optimizer(value)]
+        # isinstance() would touch the object, and a dead weak proxy raises then.
+        values = (value for frame in frames for _, value in self._variables(frame))
+        return [value for value in values if issubclass(type(value), Optimizer) and _is_optimizer(value)]
 
 
 def _is_optimizer(value: Any) -> bool:
     """Return whether a value is an optimizer itself, and not the wrapper of a library that passes for one."""
-    return isinstance(value, Optimizer) and "param_groups" in vars(value)
+    return "param_groups" in vars(value)
 
 
 class EpochWatcher:
@@ -91,12 +93,14 @@ class EpochWatcher:
 
     Attributes:
         iterator: the DataLoader's iterator that delivered the last batch, or None without a DataLoader.
+        num_delivered: how many batches all DataLoaders have delivered.
         variables: the user's loop variables.
     """
 
     def __init__(self, scope: Scope):
         self._scope = scope
         self.iterator: Any = None
+        self.num_delivered = 0
         self.variables = LoopVariables()
         self._num_iterators = 0
         self._epochs: dict[int, object] = {}
@@ -121,6 +125,7 @@ class EpochWatcher:
 
     def begin_epoch_if_due(self, series: Series) -> None:
         """Begin an epoch if a DataLoader began a new pass or, without one, if the loop's own counters show it."""
+        series.from_loader = self.iterator is not None
         source = self.iterator if self.iterator is not None else self.variables.epoch
         if self._epochs.setdefault(id(series), source) is not source:
             self._epochs[id(series)] = source
@@ -131,9 +136,11 @@ class EpochWatcher:
     def _deliver(self, original: AnyFunction) -> AnyFunction:
         def deliver(iterator: Any) -> Any:
             batch = original(iterator)
-            if self._scope.sees() and self.iterator is not iterator:
-                self.iterator = iterator
-                self._num_iterators += 1
+            if self._scope.sees():
+                self.num_delivered += 1
+                if self.iterator is not iterator:
+                    self.iterator = iterator
+                    self._num_iterators += 1
             return batch
 
         return deliver

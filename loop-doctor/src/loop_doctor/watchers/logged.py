@@ -12,6 +12,7 @@ from loop_doctor.graph import is_number, wrapped
 from loop_doctor.records import Record, StepLog
 from loop_doctor.watchers.device_reads import DeviceReadWatcher
 from loop_doctor.watchers.scope import Scope
+from loop_doctor.watchers.windows import holds_window
 
 MAX_STEP_LOGS = 128
 
@@ -40,7 +41,11 @@ class LoggedValues:
         self._reads.read_by_writer(value)
         number = self._scope.unseen(float, value.detach() if isinstance(value, Tensor) else value)
         location = self._sites.current()
-        self._record.ledger.log(tag, number, location)
+        ledger = self._record.ledger
+        ledger.log(tag, number, location)
+        logged = ledger.tags.get(tag)
+        if logged is not None and logged.num_logs == 2 and (lengths := logged.possible_windows()):
+            logged.has_window = holds_window(self._sites.user_frames(), lengths)
         whole = whole_step(step)
         if counts and (step is None or whole is not None):
             log = self._step_log(library, logs, tag)

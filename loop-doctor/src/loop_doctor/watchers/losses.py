@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from loop_doctor.call_sites import CallSites, Location, spot_of
-from loop_doctor.graph import read_factors, read_loss, wrapped
+from loop_doctor.graph import MAX_CONSTANTS, read_factors, read_loss, read_mean, read_weights, wrapped
 from loop_doctor.ledger import Series
 from loop_doctor.records import Record
 from loop_doctor.watchers.epochs import EpochWatcher
@@ -30,6 +30,7 @@ LOSSES = (
     "poisson_nll_loss",
     "gaussian_nll_loss",
 )
+MAX_MEANS = 4  # shapes of training losses that the user wrote as a mean
 
 
 class LossWatcher:
@@ -48,8 +49,10 @@ class LossWatcher:
         self._record, self._scope, self._sites = record, scope, sites
         self._models, self._epochs = models, epochs
         self._backwards_at_valid = -1
+        self._delivered_at_backward = 0
         self._lines: dict[int, tuple[int, str | None]] = {}
         self._last_loss: tuple[weakref.ref[Tensor], int, float] | None = None
+        self._means: dict[tuple[int, ...], float] = {}  # shape but for the rows: the factor before the mean
 
     def install(self, patches: Patches) -> None:
         """Put the wrappers in place."""
@@ -64,14 +67,18 @@ class LossWatcher:
             reduction, softmax = read_loss(below)
             self._lines[line] = (looks + 1, reduction)
             self._record.num_graphs_read += 1
+            if looks < 8:
+                self._read_terms(loss.grad_fn)
             if softmax:
                 self._record.softmax.note(location)
         # Dividing or a factor below 1 scales a micro-batch; a GradScaler's factor is far above 1.
+        self._delivered_at_backward = self._epochs.num_delivered
         scaled = reduction == "sum" or any(factor < 1 for factor in factors)
         if loss.numel() == 1 and not loss.is_meta:
             series = self._append(line, self._value(loss), reduction, factors)
             if series is not None:
                 series.location = series.location or location
+                series.is_root = True
                 self._record.losses[line] = series
             # What is logged may be the loss before it was scaled: undo one factor after the other.
             undone = 1.0
@@ -107,14 +114,56 @@ class LossWatcher:
         series = self._record.ledger.of((name, phase, spot), phase, reduction)
         if series is None:
             return
-        if not training and self._backwards_at_valid != self._record.num_backwards:
+        if training:
+            self._take_turn(series, self._record.num_backwards)
+            self._epochs.begin_epoch_if_due(series)
+        else:
+            self._begin_validation_if_due(series)
+        if not series.now.batches and isinstance(inputs, Tensor):
+            series.per_row = _elements_per_row(name, inputs)
+        series.append(self._value(result), self._models.batch_size)
+
+    def _begin_validation_if_due(self, series: Series) -> None:
+        """Begin a validation at the first loss after a backward call, and count the values of each batch."""
+        if self._backwards_at_valid != self._record.num_backwards:
             self._backwards_at_valid = self._record.num_backwards
             for other in self._record.ledger.series.values():
                 if other.phase == "valid":
                     other.begin_epoch()
-        if training:
-            self._epochs.begin_epoch_if_due(series)
-        series.append(self._value(result), self._models.batch_size)
+        if self._epochs.num_delivered != self._delivered_at_backward:
+            self._take_turn(series, self._epochs.num_delivered)
+
+    @staticmethod
+    def _take_turn(series: Series, turn: int) -> None:
+        series.has_several = series.has_several or series.turn == turn
+        series.turn = turn
+
+    def _read_terms(self, node: Any) -> None:
+        """Learn the weights of the terms of a loss, and whether the loss is a mean that the user wrote."""
+        weights = self._record.ledger.weights
+        if len(weights) < MAX_CONSTANTS:
+            weights |= read_weights(node)
+        mean = read_mean(node)
+        if mean is not None and len(self._means) < MAX_MEANS:
+            factor, shape = mean
+            self._means[shape] = factor
+            self._models.means.start(self._averaged)
+
+    def _averaged(self, given: Tensor, result: Tensor) -> None:
+        """Note a mean that the user took after a model was evaluated, if the training loss is such a mean too."""
+        factor = self._means.get(tuple(given.shape[1:]))
+        if factor is None or not given.ndim or not result.is_floating_point() or result.is_meta or wrapped(result):
+            return
+        frames = self._sites.user_frames(1)
+        spot = spot_of(frames[0]) if frames else None
+        del frames
+        series = self._record.ledger.of(("mean", "valid", spot), "valid", "mean")
+        if series is None:
+            return
+        series.is_by_hand = True
+        self._begin_validation_if_due(series)
+        value = self._value(result)
+        series.append(value * factor, given.size(0))
 
     def _value(self, loss: Tensor) -> Tensor | float:
         """Return a loss's value: a number on the CPU, elsewhere a copy to fetch later, so that nothing waits here."""
@@ -143,3 +192,9 @@ class LossWatcher:
             self._epochs.begin_epoch_if_due(series)
             series.append(value, self._models.batch_size)
         return series
+
+
+def _elements_per_row(name: str, inputs: Tensor) -> int:
+    """Return over how many elements of one row a loss function takes its mean."""
+    of_classes = name in ("cross_entropy", "nll_loss") and inputs.ndim > 1
+    return math.prod(inputs.shape[2 if of_classes else 1 :])

@@ -17,6 +17,7 @@ from loop_doctor.layers import sensitive_layers
 from loop_doctor.parameters import ParameterRegistry
 from loop_doctor.records import ModelRecord, Record
 from loop_doctor.watchers.accuracies import AccuracyWatcher
+from loop_doctor.watchers.means import MeanWatcher
 from loop_doctor.watchers.modes import ModeWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope, is_compiling
@@ -53,6 +54,7 @@ class ModelWatcher:
         reached: for each model, its last call that the current backward call has reached.
         num_reached_again: how many calls it has reached that an earlier backward call had reached.
         in_backward: whether a backward call is running now, and not only `autograd.grad`.
+        means: watches the means that are taken between calls without gradients.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ModelWatcher:
         self.reached: dict[int, ModelCall] = {}
         self.num_reached_again = 0
         self.in_backward = False
+        self.means = MeanWatcher(scope)
         self._models: IdentityMap[ModelRecord] = IdentityMap()
         self._without_weights: IdentityMap[bool] = IdentityMap()
         # Models whose forward calls dropout as a function, and the function's name if eval mode turned it off.
@@ -79,6 +82,7 @@ class ModelWatcher:
         """Put the wrappers in place."""
         # A global forward hook would do, but it takes every layer off PyTorch's fast path; only whole models matter.
         patches.wrap(nn.Module, "__call__", self._call)
+        self.means.install(patches)
         for name in DROPOUTS:
             patches.wrap(nn.functional, name, functools.partial(self._dropout, name))
 
@@ -102,10 +106,12 @@ class ModelWatcher:
             if is_compiling() or self._running is not None or not self._scope.sees():
                 return original(module, *args, **kwargs)
             self._running, before = module, self._num_gradients()
+            self.means.pause()
             try:
                 output = original(module, *args, **kwargs)
             finally:
                 self._running = None
+            self.means.resume()
             if output is not None:
                 self._called(module, args, output, before)
             return output
