@@ -12,6 +12,7 @@ from loop_doctor.records import Record
 from loop_doctor.watchers.backward import BackwardWatcher
 from loop_doctor.watchers.device_reads import DeviceReadWatcher
 from loop_doctor.watchers.epochs import EpochWatcher
+from loop_doctor.watchers.inputs import InputWatcher
 from loop_doctor.watchers.losses import LossWatcher
 from loop_doctor.watchers.models import ModelWatcher
 from loop_doctor.watchers.optimizers import OptimizerWatcher
@@ -31,9 +32,10 @@ class Watch:
         self._models = ModelWatcher(*shared, self._parameters)
         self._optimizers = OptimizerWatcher(*shared, self._parameters, self._models)
         self._epochs = EpochWatcher(self.scope)
-        losses = LossWatcher(*shared, self._models, self._epochs)
+        self._inputs = InputWatcher(*shared)
+        losses = LossWatcher(*shared, self._models, self._epochs, self._inputs)
         self._backward = BackwardWatcher(
-            *shared, self._parameters, self._models, self._epochs, losses, self._optimizers
+            *shared, self._parameters, self._models, self._epochs, losses, self._optimizers, self._inputs
         )
         reads = DeviceReadWatcher(*shared)
         self._watchers = (
@@ -41,6 +43,7 @@ class Watch:
             self._models,
             self._backward,
             losses,
+            self._inputs,
             SchedulerWatcher(*shared, self._optimizers),
             self._epochs,
             WriterWatcher(*shared, reads),
@@ -66,5 +69,6 @@ class Watch:
         record.ledger.fold()
         self._backward.finish()
         self._optimizers.finish()
+        self._inputs.finish()
         self._parameters.release()
         self._epochs.finish()

@@ -1,6 +1,6 @@
 """The words for each code: whole sentences with named fields, so that they can be translated one by one."""
 
-from loop_doctor.messages import accumulation, curves, harmless, losses, modes, steps, writers
+from loop_doctor.messages import accumulation, curves, harmless, inputs, losses, modes, steps, writers
 from loop_doctor.messages.harmless import HABITS
 from loop_doctor.messages.parts import COURSE, HINT, PROBLEM, Message, Plural, Sentence
 
@@ -24,6 +24,6 @@ CONSEQUENCE = "Consequence ({code}): {evidence}"
 
 MESSAGES: dict[str, Message] = {
     code: message
-    for group in (steps, accumulation, losses, modes, writers, curves, harmless)
+    for group in (steps, accumulation, inputs, losses, modes, writers, curves, harmless)
     for code, message in group.MESSAGES.items()
 }

@@ -1,13 +1,13 @@
 """The rules: what is wrong, and how sure that is. One small function for each code, over what was seen."""
 
 from loop_doctor.records import Record
-from loop_doctor.rules import accumulation, curves, harmless, losses, modes, steps, writers
+from loop_doctor.rules import accumulation, curves, harmless, inputs, losses, modes, steps, writers
 from loop_doctor.rules.base import Diagnosis, Rule
 
 # In the order in which findings are reported.
 RULES: dict[str, Rule] = {
     found.code: found
-    for module in (steps, accumulation, losses, modes, writers, curves, harmless)
+    for module in (steps, accumulation, inputs, losses, modes, writers, curves, harmless)
     for found in vars(module).values()
     if isinstance(found, Rule)
 }
