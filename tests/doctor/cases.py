@@ -2,6 +2,7 @@
 
 import correct_loops  # noqa: F401
 import faulty_loops  # noqa: F401
+import loops_inputs  # noqa: F401
 from case_parts import CORRECT, FAULTY, Case
 
 __all__ = ["CORRECT", "FAULTY", "Case"]
