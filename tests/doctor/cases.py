@@ -6,6 +6,7 @@ import loops_checkpoints  # noqa: F401
 import loops_curves  # noqa: F401
 import loops_data  # noqa: F401
 import loops_endings  # noqa: F401
+import loops_inputs  # noqa: F401
 import loops_logging  # noqa: F401
 import loops_modes  # noqa: F401
 import loops_schedules  # noqa: F401

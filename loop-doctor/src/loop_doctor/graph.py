@@ -66,9 +66,8 @@ def read_factors(node: Any) -> tuple[list[float], Any]:
     return factors, node
 
 
-def read_loss(node: Any) -> tuple[str | None, bool]:
-    """Return a loss's reduction ("mean", "sum" or None), and whether it has one softmax too many."""
-    reduction, softmax = None, False
+def read_reduction(node: Any) -> str | None:
+    """Return a loss's reduction: "mean", "sum", or None if the graph does not show it."""
     waiting, seen = [node], 0
     while waiting and seen < 24:
         node = waiting.pop(0)
@@ -76,21 +75,15 @@ def read_loss(node: Any) -> tuple[str | None, bool]:
             continue
         seen += 1
         name = node.name()
-        if reduction is None:
-            if name.startswith("MeanBackward"):
-                reduction = "mean"
-            elif name.startswith("SumBackward"):
-                reduction = "sum"
-            elif hasattr(node, "_saved_reduction"):
-                reduction = {1: "mean", 2: "sum"}.get(node._saved_reduction)
-        if name == "LogSoftmaxBackward0":
-            below = node.next_functions[0][0]
-            while below is not None and below.name() in _SHAPES:
-                below = below.next_functions[0][0]
-            softmax = softmax or (below is not None and below.name() == "SoftmaxBackward0")
-            continue
-        waiting += [below for below, _ in node.next_functions]
-    return reduction, softmax
+        if name.startswith("MeanBackward"):
+            return "mean"
+        if name.startswith("SumBackward"):
+            return "sum"
+        if hasattr(node, "_saved_reduction") and node._saved_reduction in (1, 2):
+            return "mean" if node._saved_reduction == 1 else "sum"
+        if name != "LogSoftmaxBackward0":
+            waiting += [below for below, _ in node.next_functions]
+    return None
 
 
 # Nodes that put the terms of a loss together.

@@ -17,6 +17,7 @@ from loop_doctor.watchers.data import DataWatcher
 from loop_doctor.watchers.device_reads import DeviceReadWatcher
 from loop_doctor.watchers.epochs import EpochWatcher
 from loop_doctor.watchers.imports import Imports
+from loop_doctor.watchers.inputs import InputWatcher
 from loop_doctor.watchers.logged import LoggedValues
 from loop_doctor.watchers.losses import LossWatcher
 from loop_doctor.watchers.models import ModelWatcher
@@ -45,9 +46,10 @@ class Watch:
         self._clips = ClipWatcher(*shared, self._parameters)
         self._optimizers = OptimizerWatcher(*shared, self._parameters, self._models, self._clips, self._epochs)
         scalers = ScalerWatcher(*shared, self._parameters, self._optimizers, self._clips)
-        losses = LossWatcher(*shared, self._models, self._epochs, self._modes)
+        self._inputs = InputWatcher(*shared)
+        losses = LossWatcher(*shared, self._models, self._epochs, self._modes, self._inputs)
         self._backward = BackwardWatcher(
-            *shared, self._parameters, self._models, self._epochs, losses, self._optimizers, scalers
+            *shared, self._parameters, self._models, self._epochs, losses, self._optimizers, scalers, self._inputs
         )
         self._schedulers = SchedulerWatcher(*shared, self._optimizers, self._epochs, self._models.accuracies)
         reads, imports = DeviceReadWatcher(*shared), Imports(shared[2])
@@ -60,6 +62,7 @@ class Watch:
             self._models,
             self._backward,
             losses,
+            self._inputs,
             self._schedulers,
             self._epochs,
             self._data,
@@ -94,6 +97,7 @@ class Watch:
         self._clips.finish()
         if isinstance(error, Exception):  # the user's own wish to stop is no error
             record.ending = ending_of(error, trace, record, list(self._parameters.alive.values()))
+        self._inputs.finish()
         self._parameters.release()
         self._epochs.finish()
         self._data.finish()

@@ -11,6 +11,7 @@ from loop_doctor.records.carried import CarriedRecord
 from loop_doctor.records.checkpoints import CheckpointRecord
 from loop_doctor.records.data import DataRecord
 from loop_doctor.records.endings import Ending
+from loop_doctor.records.inputs import InputRecord
 from loop_doctor.records.models import ModelRecord
 from loop_doctor.records.optimizers import OptimizerRecord, PendingBackward
 from loop_doctor.records.parts import Tally
@@ -47,7 +48,7 @@ class Record:
     losses: dict[object, Series] = field(default_factory=dict)  # the series that backward calls started from
     num_backwards: int = 0
     num_gradients: int = 0
-    num_graphs_read: int = 0
+    num_losses_read: int = 0
     num_steps: int = 0
     num_scaler_steps: int = 0
     num_manual_updates: int = 0
@@ -60,6 +61,7 @@ class Record:
     passed_again: GrowthDetector = field(default_factory=GrowthDetector)  # outputs a backward call met a second time
     strays: list[Parameter] = field(default_factory=list)  # received gradients, in no model that was called, unchanged
     softmax: Tally = field(default_factory=Tally)
+    inputs: InputRecord = field(default_factory=InputRecord)
     scalar_images: Tally = field(default_factory=Tally)
     scaling: ScalingRecord = field(default_factory=ScalingRecord)
     recreated: Tally = field(

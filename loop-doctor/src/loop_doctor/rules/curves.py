@@ -137,7 +137,7 @@ def _may_be_a_share(record: Record, times: float) -> bool:
     """Return whether one over the batch size may be a weight, or the share of one process or of one micro-batch."""
     shared = torch.distributed.is_available() and torch.distributed.is_initialized()
     few = any(_equal(times, 1 / number) for number in (2, 3, 4))
-    return shared or few or (record.num_graphs_read == 0 and _is_short(times))
+    return shared or few or (record.num_losses_read == 0 and _is_short(times))
 
 
 def _is_another_size(record: Record, reading: Reading) -> bool:

@@ -77,4 +77,4 @@ def softmax_before_cross_entropy(record: Record) -> Diagnosis | None:
     """The graph of the loss has a softmax right before the one in cross-entropy."""
     if record.softmax.count < FEW:
         return None
-    return Diagnosis.of("softmax-before-cross-entropy", record.softmax, graphs=record.num_graphs_read)
+    return Diagnosis.of("softmax-before-cross-entropy", record.softmax, graphs=record.num_losses_read)

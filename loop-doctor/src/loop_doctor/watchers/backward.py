@@ -12,6 +12,7 @@ from loop_doctor.growth import GraphMarker
 from loop_doctor.parameters import Mark, Parameter, ParameterRegistry
 from loop_doctor.records import ModelRecord, OptimizerRecord, PendingBackward, Record
 from loop_doctor.watchers.epochs import EpochWatcher
+from loop_doctor.watchers.inputs import InputWatcher
 from loop_doctor.watchers.losses import LossWatcher
 from loop_doctor.watchers.models import ModelWatcher
 from loop_doctor.watchers.optimizers import MAX_PENDING, OptimizerWatcher, trains
@@ -34,10 +35,11 @@ class BackwardWatcher:
         losses: LossWatcher,
         optimizers: OptimizerWatcher,
         scalers: ScalerWatcher,
+        inputs: InputWatcher,
     ):
         self._record, self._scope, self._sites, self._parameters = record, scope, sites, parameters
         self._models, self._epochs, self._losses, self._optimizers = models, epochs, losses, optimizers
-        self._scalers = scalers
+        self._scalers, self._inputs = scalers, inputs
         self._running = False
         self._last_location: Location | None = None
         self._first_line: int | None = None
@@ -117,6 +119,7 @@ class BackwardWatcher:
         scaled = False
         if len(roots) == 1 and roots[0].grad_fn is not None and not wrapped(roots[0]):
             scaled = self._losses.look_at(roots[0], line, location)
+            self._inputs.look_at(roots[0], line, location, frames)
         gradient = weights[0] if isinstance(weights, list | tuple) and weights else weights
         if isinstance(gradient, Tensor) and gradient.numel() == 1 and not gradient.is_meta and not scaled:
             # Reading it from an accelerator would wait: there it is taken for a scale.
@@ -170,6 +173,7 @@ class BackwardWatcher:
         if line == self._first_line:
             record.outputs_kept.look_at_used(location, self._sites.user_frames)
         record.passed_again.count(again, location)
+        self._inputs.after_backward()
 
     def _notice_old_gradients(self, location: Location | None) -> None:
         """Look which gradients still hold what a step has used already, and which were cleared without a step."""

@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from loop_doctor.call_sites import CallSites, Location, spot_of
-from loop_doctor.graph import MAX_CONSTANTS, read_factors, read_loss, read_mean, read_weights, wrapped
+from loop_doctor.graph import MAX_CONSTANTS, read_factors, read_mean, read_reduction, read_weights, wrapped
 from loop_doctor.ledger import Series
 from loop_doctor.records import Record
 from loop_doctor.watchers.epochs import EpochWatcher
+from loop_doctor.watchers.inputs import InputWatcher
 from loop_doctor.watchers.models import ModelWatcher
 from loop_doctor.watchers.modes import ModeWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
@@ -44,10 +45,11 @@ class LossWatcher:
         models: ModelWatcher,
         epochs: EpochWatcher,
         modes: ModeWatcher,
+        inputs: InputWatcher,
     ):
         self._modes = modes
         self._record, self._scope, self._sites = record, scope, sites
-        self._models, self._epochs = models, epochs
+        self._models, self._epochs, self._inputs = models, epochs, inputs
         self._backwards_at_valid = -1
         self._delivered_at_backward = 0
         self._lines: dict[int, tuple[int, str | None]] = {}
@@ -64,13 +66,10 @@ class LossWatcher:
         factors, below = read_factors(loss.grad_fn)
         looks, reduction = self._lines.get(line, (0, None))
         if looks < 8 or self._record.num_backwards % 16 == 0:
-            reduction, softmax = read_loss(below)
+            reduction = read_reduction(below)
             self._lines[line] = (looks + 1, reduction)
-            self._record.num_graphs_read += 1
             if looks < 8:
                 self._read_terms(loss.grad_fn)
-            if softmax:
-                self._record.softmax.note(location)
         # Dividing or a factor below 1 scales a micro-batch; a GradScaler's factor is far above 1.
         self._delivered_at_backward = self._epochs.num_delivered
         scaled = reduction == "sum" or any(factor < 1 for factor in factors)
@@ -92,6 +91,8 @@ class LossWatcher:
         @functools.wraps(original)
         def loss(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
+            if self._scope.sees() and isinstance(result, Tensor) and result.requires_grad and not wrapped(result):
+                self._inputs.called(name, args, kwargs)
             if self._scope.sees() and isinstance(result, Tensor) and result.ndim == 0 and not wrapped(result):
                 inputs = args[0] if args else kwargs.get("input")
                 self._computed(name, result, kwargs.get("reduction", "mean"), inputs)

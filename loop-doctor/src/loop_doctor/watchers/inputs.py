@@ -1,0 +1,145 @@
+"""What goes into a loss: the inputs of loss functions, their shapes, and terms that have no gradient."""
+
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loop_doctor.call_sites import CallSites, Location
+from loop_doctor.loss_graph import crossed_differences, is_probability, open_sums, wrong_inputs
+from loop_doctor.records import Record
+from loop_doctor.records.parts import Tally
+from loop_doctor.watchers.close_look import TERM, CloseLook, crossed, nothing_in_the_way, on_top
+from loop_doctor.watchers.patches import Patches
+from loop_doctor.watchers.scope import Scope
+
+LOOKS = 8  # at the first backward calls of a line, and then at every 16th
+MAX_CLOSE = 12  # close looks in one run
+MAX_LINES = 256
+COMPARED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+
+Line = tuple[str, int]
+
+
+class InputWatcher:
+    """Watches what goes into losses, and looks closely at a step if something seems to be missing."""
+
+    def __init__(self, record: Record, scope: Scope, sites: CallSites):
+        self._record, self._scope, self._sites = record, scope, sites
+        self._looks: dict[int, int] = {}
+        self._calls: list[tuple[Tally, dict[str, Any], list[tuple[Line, Location]]]] = []
+        self._look: CloseLook | None = None
+        self._num_close = 0
+        self._open = False
+
+    def install(self, patches: Patches) -> None:
+        """See that no close look outlives the block."""
+        patches.on_removal(self.end_close_look)
+
+    def called(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Look at what a loss function was given."""
+        inputs = args[0] if args else kwargs.get("input")
+        target = args[1] if len(args) > 1 else kwargs.get("target")
+        if not isinstance(inputs, Tensor) or not isinstance(target, Tensor):
+            return
+        if name in COMPARED:
+            if inputs.shape != target.shape and crossed(inputs.shape, target.shape):
+                result = tuple(torch.broadcast_shapes(inputs.shape, target.shape))
+                shapes = {"one": tuple(inputs.shape), "two": tuple(target.shape), "result": result}
+                self._note_call(self._record.inputs.broadcasts, {"name": f"{name}()", **shapes})
+        elif name == "kl_div" and inputs.grad_fn is not None and is_probability(inputs):
+            self._note_call(self._record.inputs.wrong.setdefault("divergence", Tally()), {})
+
+    def _note_call(self, tally: Tally, facts: dict[str, Any]) -> None:
+        """Wait for the backward call, which shows which line is part of the loop and not of a loss function."""
+        if len(self._calls) < 16:
+            frames = self._sites.user_frames()
+            lines = [(_function(frame), self._sites.location_of(frame)) for frame in frames]
+            del frames
+            self._calls.append((tally, facts, lines))
+
+    def look_at(self, loss: Tensor, line: int, location: Location | None, frames: list[FrameType]) -> None:
+        """Look at the loss that a backward call starts from."""
+        self.end_close_look()
+        if self._calls:
+            self._place_calls(frames)
+        looks = self._looks.get(line, 0)
+        if looks >= LOOKS and self._record.num_backwards % 16:
+            return
+        if len(self._looks) < MAX_LINES:
+            self._looks[line] = looks + 1
+        record, node = self._record, loss.grad_fn
+        for kind in wrong_inputs(node, may_wait=looks < LOOKS):
+            tally = record.softmax if kind == "softmax" else record.inputs.wrong.setdefault(kind, Tally())
+            tally.note(location)
+        record.num_losses_read += 1
+        self._open = self._look_at_sums(node, line) or crossed_differences(node)
+
+    def _place_calls(self, frames: list[FrameType]) -> None:
+        around = {_function(frame) for frame in frames}
+        calls, self._calls = self._calls, []
+        for tally, facts, lines in calls:
+            inner = lines[0][1] if lines else None
+            shared = next((place for function, place in lines if function in around), inner)
+            tally.note(shared, **facts)
+
+    def _look_at_sums(self, node: Any, line: int) -> bool:
+        """Return whether a term without a gradient may be part of this loss; a number is such a term, too."""
+        record, found = self._record.inputs, False
+        for each in open_sums(node):
+            found = True
+            if TERM in each.metadata:
+                place = each.metadata[TERM]
+                if place in record.terms:
+                    record.terms[place].count += 1
+                    record.term_paths[place] = line
+        if not found:
+            record.whole_sums.add(line)
+        return found
+
+    def after_backward(self) -> None:
+        """Begin a close look at the coming step if the loss has an open sum, or if weights got no gradient."""
+        unreached = self._unreached() if self._record.num_backwards in (4, 8, 16, 32) else frozenset()
+        suspicious, self._open = self._open, False
+        if not (suspicious or unreached) or self._num_close >= MAX_CLOSE or not nothing_in_the_way():
+            return
+        self._num_close += 1
+        self._look = CloseLook(self._record, self._sites, self._scope.sees, unreached)
+        self._look.__enter__()
+
+    def end_close_look(self) -> None:
+        """End the close look, unless a mode of the user's began in it and has not ended yet."""
+        if self._look is not None and on_top(self._look):
+            self._look.__exit__(None, None, None)
+            self._look = None
+
+    def _unreached(self) -> frozenset[int]:
+        """Return the weights that stepping optimizers hold and that never received a gradient."""
+        found = set()
+        for optimizer in self._record.optimizers:
+            if not optimizer.num_steps:
+                continue
+            for parameter in optimizer.parameters:
+                weight = parameter.ref()
+                if not parameter.received and weight is not None and weight.requires_grad:
+                    found.add(id(weight))
+        return frozenset(found)
+
+    def finish(self) -> None:
+        """Name the weights behind a cut that never received a gradient."""
+        record = self._record.inputs
+        behind = set().union(*(cut.weights for cut in record.cuts.values()))
+        for optimizer in self._record.optimizers:
+            if optimizer.num_steps < 2:
+                continue
+            for parameter in optimizer.parameters:
+                weight = parameter.ref()
+                if weight is not None and id(weight) in behind and not parameter.received:
+                    record.never_reached[id(weight)] = parameter.name
+        self._calls.clear()
+
+
+def _function(frame: FrameType) -> Line:
+    code = frame.f_code
+    return code.co_filename, code.co_firstlineno
