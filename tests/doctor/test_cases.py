@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedulers
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils.data import dataloader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -118,11 +119,12 @@ def examine(case, tmp_path, monkeypatch):
     if case.waits:
         monkeypatch.setattr(device_reads, "DEVICES_THAT_WAIT", ("cpu",))
     plain = outcome(case, tmp_path / "plain")
-    before, hooks = attributes(), [dict(each) for each in GLOBAL_HOOKS]
+    before, hooks, modes = attributes(), [dict(each) for each in GLOBAL_HOOKS], _get_current_function_mode_stack()
     doctor = LoopDoctor(**dict(case.options))
     watched = outcome(case, tmp_path / "watched", doctor)
     assert attributes() == before
     assert [dict(each) for each in GLOBAL_HOOKS] == hooks
+    assert _get_current_function_mode_stack() == modes
     assert the_same(plain, watched)
     return doctor
 

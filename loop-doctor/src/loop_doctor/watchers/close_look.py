@@ -1,5 +1,7 @@
 """A close look at one step: every call of PyTorch from the user's own code, to see where a gradient gets lost."""
 
+import os
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -7,10 +9,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 
 from loop_doctor.call_sites import CallSites, Location
-from loop_doctor.graph import leaves
+from loop_doctor.graph import address, leaves
 from loop_doctor.records import Record
 from loop_doctor.records.inputs import Cut, Term
 
@@ -19,8 +22,10 @@ MAX_CUTS, MAX_LINES = 64, 16
 _NEW = ("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "randint_like", "bernoulli")
 _SUMS = ("add", "add_", "__add__", "__radd__", "__iadd__", "sub", "sub_", "__sub__", "__rsub__", "__isub__", "rsub")
 _JOINS = ("stack", "cat")
-_TO_PYTHON = ("item", "tolist", "numpy", "__float__", "__int__", "__array__")
+_TO_ARRAY = ("numpy", "__array__")
+_TO_PYTHON = (*_TO_ARRAY, "item", "tolist", "__float__", "__int__")
 _FROM_PYTHON = ("tensor", "as_tensor", "from_numpy")
+_NOT_FOLLOWED = tuple(os.path.dirname(file) + os.sep for file in (torch.optim.__file__, os.path.dirname(__file__)))
 TERM = "loop doctor: a term without a gradient"
 
 
@@ -47,6 +52,8 @@ class CloseLook(TorchFunctionMode):
         super().__init__()
         self._record, self._sites, self._sees, self._unreached = record.inputs, sites, sees, unreached
         self._tensors: dict[int, tuple[weakref.ref[Tensor], Origin]] = {}
+        self._storages: dict[int, tuple[StorageWeakRef, Origin]] = {}
+        self._arrays: dict[int, tuple[StorageWeakRef, Origin]] = {}
         self._numbers: dict[float, Origin] = {}
         self._num_cuts = 0
 
@@ -54,7 +61,8 @@ class CloseLook(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if self._sees():
+        # What an optimizer or the doctor computes is no part of the loss.
+        if self._sees() and not sys._getframe(1).f_code.co_filename.startswith(_NOT_FOLLOWED):
             self._follow(getattr(func, "__name__", ""), func, args, kwargs or {}, result)
         return result
 
@@ -86,7 +94,7 @@ class CloseLook(TorchFunctionMode):
             origin = self._cut(name, sources[0])
         if origin is not None:
             for result in results:
-                self._tensors[id(result)] = weakref.ref(result), origin
+                self._remember(result, origin)
 
     def _cut(self, name: str, source: Tensor) -> Origin | None:
         self._num_cuts += 1
@@ -101,13 +109,28 @@ class CloseLook(TorchFunctionMode):
 
     def _origin(self, tensor: Tensor) -> Origin | None:
         known = self._tensors.get(id(tensor))
-        return known[1] if known is not None and known[0]() is tensor else None
+        if known is not None and known[0]() is tensor:
+            return known[1]
+        if not self._storages or not address(tensor):
+            return None
+        # No mode sees that Variable(tensor) makes an alias. An array keeps the storage of its tensor alive, and
+        # from_numpy() makes another storage at the same address.
+        held = self._storages.get(tensor.untyped_storage()._cdata) or self._arrays.get(address(tensor))
+        return held[1] if held is not None and not held[0].expired() else None
+
+    def _remember(self, tensor: Tensor, origin: Origin) -> None:
+        self._tensors[id(tensor)] = weakref.ref(tensor), origin
+        if address(tensor):
+            storage = tensor.untyped_storage()
+            self._storages[storage._cdata] = StorageWeakRef(storage), origin
 
     def _to_python(self, name: str, tensor: Tensor) -> None:
         known = self._origin(tensor)
         if known is None and not tensor.requires_grad:
             return
         origin = known or self._cut(name, tensor)
+        if origin is not None and name in _TO_ARRAY and address(tensor):
+            self._arrays[address(tensor)] = StorageWeakRef(tensor.untyped_storage()), origin
         if origin is not None and tensor.numel() and tensor.is_cpu and not tensor.is_complex():
             self._numbers[float(tensor.detach().flatten()[0])] = origin
 
@@ -116,7 +139,7 @@ class CloseLook(TorchFunctionMode):
             return
         origin = self._numbers.get(float(result.flatten()[0]))
         if origin is not None:
-            self._tensors[id(result)] = weakref.ref(result), origin
+            self._remember(result, origin)
 
     def _back_in_the_graph(self, name: str, args: tuple[Any, ...], given: list[Tensor], result: Tensor) -> None:
         if name in ("sub", "__sub__", "rsub", "__rsub__") and len(given) == 2:
@@ -197,7 +220,13 @@ def nothing_in_the_way() -> bool:
     return not _get_current_function_mode_stack() and all(each is None for each in backends.values())
 
 
-def on_top(look: CloseLook) -> bool:
-    """Return whether a look is the innermost mode, so that it may be ended."""
-    stack = _get_current_function_mode_stack()
-    return bool(stack) and stack[-1] is look
+def remove(look: CloseLook) -> bool:
+    """Take a look off the stack of modes, also from below a mode of the user's, and return whether it was there."""
+    if not any(mode is look for mode in _get_current_function_mode_stack()):
+        return False
+    above = []
+    while (mode := _pop_mode()) is not look:
+        above.append(mode)
+    for mode in reversed(above):
+        _push_mode(mode)
+    return True
