@@ -1,5 +1,6 @@
 """All proofs of fixes."""
 
+import cures_inputs  # noqa: F401
 import cures_steps  # noqa: F401
 from cure_parts import CURES, Cure
 

@@ -152,7 +152,7 @@ def softmax_before_nll(folder):
     return model, optimizer
 
 
-@faulty("wrong-loss-input", style="logits into nll_loss, accumulated", evidence="some were greater than 0")
+@faulty("wrong-loss-input", style="logits into nll_loss, accumulated", evidence="never greater than 0")
 def logits_before_nll(folder):
     model = Classifier()
     optimizer = sgd(model, lr=1e-3)
@@ -823,5 +823,50 @@ def noise_prediction(folder):
         loss = F.mse_loss(model(torch.cat([noisy, level], 1)), noise)
         optimizer.zero_grad()
         loss.backward()
+        optimizer.step()
+    return model
+
+
+# missing-backward: a prediction that was cut from its model
+
+
+@faulty("missing-backward", style="a prediction made a variable again", evidence="takes the model's output out of the")
+def prediction_made_a_variable(folder):
+    model = Classifier()
+    optimizer = adam(model)
+    for x, y in batches() * 2:
+        out = torch.autograd.Variable(model(x).data, requires_grad=True)
+        optimizer.zero_grad()
+        nn.CrossEntropyLoss()(out, y).backward()
+        optimizer.step()  # <- missing-backward
+    return model
+
+
+@faulty("missing-backward", style="a prediction rounded through Python", evidence=("`tolist`", "`0.weight`"))
+def prediction_through_python(folder):
+    model = nn.Sequential(nn.Linear(SIZE, 1))
+    optimizer = sgd(model, lr=1e-3)
+
+    def step(x, y):
+        prediction = torch.tensor(model(x).squeeze(1).tolist(), requires_grad=True)
+        loss = F.mse_loss(prediction, y.float())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()  # <- missing-backward
+
+    for x, y in loader():
+        step(x, y)
+    return model
+
+
+@correct("missing-backward", "graph-cut", style="adversarial inputs, as leaves that are new at each step")
+def adversarial_inputs(folder):
+    model = network()
+    optimizer = adam(model)
+    for x, y in batches() * 2:
+        moved = x.detach().clone().requires_grad_()
+        F.cross_entropy(model(moved), y).backward()
+        optimizer.zero_grad()
+        F.cross_entropy(model(x + 0.1 * moved.grad.sign()), y).backward()
         optimizer.step()
     return model
