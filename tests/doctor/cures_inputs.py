@@ -120,7 +120,7 @@ for name, line in (("detached", "loss = loss + term.detach()"), ("number", "loss
 cure(
     "loss-term-without-gradient",
     TERMS.format(
-        lines="    # cure\n    with torch.no_grad():\n        term = logits.square().mean()\n    loss += term\n    # end"
+        lines="    # cure\n    with torch.no_grad():\n        term = (logits**2).mean()\n    loss += term\n    # end"
     ),
     TERMS.format(lines="    loss = loss + (logits**2).mean()"),
     fill={"…": "logits.square().mean()"},
