@@ -3,6 +3,7 @@
 import cures_curves  # noqa: F401
 import cures_data  # noqa: F401
 import cures_endings  # noqa: F401
+import cures_inputs  # noqa: F401
 import cures_logging  # noqa: F401
 import cures_modes  # noqa: F401
 import cures_schedules  # noqa: F401

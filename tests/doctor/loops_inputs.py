@@ -1,5 +1,8 @@
 """Loops about what goes into a loss: its inputs, their shapes, terms without a gradient, and parts that are cut off."""
 
+import functools
+import warnings
+
 import torch
 import torch.nn.functional as F
 from case_parts import CLASSES, SIZE, Classifier, adam, batches, correct, faulty, loader, network, rows, sgd, stream
@@ -149,7 +152,7 @@ def softmax_before_nll(folder):
     return model, optimizer
 
 
-@faulty("wrong-loss-input", style="logits into nll_loss, accumulated", evidence="some were greater than 0")
+@faulty("wrong-loss-input", style="logits into nll_loss, accumulated", evidence="never greater than 0")
 def logits_before_nll(folder):
     model = Classifier()
     optimizer = sgd(model, lr=1e-3)
@@ -248,9 +251,22 @@ def bounded_logits(folder):
 # loss-shapes-broadcast
 
 
+def quiet(run):
+    """Run a loop without PyTorch's own warning about shapes, which is an error in the tests."""
+
+    @functools.wraps(run)
+    def quietly(folder):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return run(folder)
+
+    return quietly
+
+
 @faulty(
     "loss-shapes-broadcast", style="a column against a row, MSELoss", evidence="(16, 1) and (16,), which gave (16, 16)"
 )
+@quiet
 def column_against_row(folder):
     model = nn.Linear(SIZE, 1)
     criterion, optimizer = nn.MSELoss(), sgd(model, lr=1e-3)
@@ -263,6 +279,7 @@ def column_against_row(folder):
 
 
 @faulty("loss-shapes-broadcast", style="a row against a column, Huber, in a helper")
+@quiet
 def row_against_column(folder):
     model = nn.Sequential(nn.Linear(SIZE, 8), nn.Tanh(), nn.Linear(8, 1))
     optimizer = adam(model)
@@ -647,7 +664,7 @@ def round_trip_through_numpy(folder):
     optimizer = torch.optim.SGD([*encoder.parameters(), *head.parameters()], lr=0.05)
     for x, y in loader():
         features = encoder(x).data.numpy()  # <- graph-cut
-        features = torch.from_numpy(features * 2)
+        features = torch.from_numpy(features)
         loss = F.cross_entropy(head(features), y)
         optimizer.zero_grad()
         loss.backward()
@@ -769,7 +786,7 @@ def truncated_in_time(folder):
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return both, state
+    return both, state.detach()
 
 
 @correct("graph-cut", style="samples by reparameterization, and experts that are rarely chosen")
@@ -806,5 +823,50 @@ def noise_prediction(folder):
         loss = F.mse_loss(model(torch.cat([noisy, level], 1)), noise)
         optimizer.zero_grad()
         loss.backward()
+        optimizer.step()
+    return model
+
+
+# missing-backward: a prediction that was cut from its model
+
+
+@faulty("missing-backward", style="a prediction made a variable again", evidence="takes the model's output out of the")
+def prediction_made_a_variable(folder):
+    model = Classifier()
+    optimizer = adam(model)
+    for x, y in batches() * 2:
+        out = torch.autograd.Variable(model(x).data, requires_grad=True)
+        optimizer.zero_grad()
+        nn.CrossEntropyLoss()(out, y).backward()
+        optimizer.step()  # <- missing-backward
+    return model
+
+
+@faulty("missing-backward", style="a prediction rounded through Python", evidence=("`tolist`", "`0.weight`"))
+def prediction_through_python(folder):
+    model = nn.Sequential(nn.Linear(SIZE, 1))
+    optimizer = sgd(model, lr=1e-3)
+
+    def step(x, y):
+        prediction = torch.tensor(model(x).squeeze(1).tolist(), requires_grad=True)
+        loss = F.mse_loss(prediction, y.float())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()  # <- missing-backward
+
+    for x, y in loader():
+        step(x, y)
+    return model
+
+
+@correct("missing-backward", "graph-cut", style="adversarial inputs, as leaves that are new at each step")
+def adversarial_inputs(folder):
+    model = network()
+    optimizer = adam(model)
+    for x, y in batches() * 2:
+        moved = x.detach().clone().requires_grad_()
+        F.cross_entropy(model(moved), y).backward()
+        optimizer.zero_grad()
+        F.cross_entropy(model(x + 0.1 * moved.grad.sign()), y).backward()
         optimizer.step()
     return model

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as schedulers
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+from torch.overrides import _get_current_function_mode_stack
 from torch.utils.data import dataloader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -133,12 +134,14 @@ def examine(case, tmp_path, monkeypatch):
     if case.waits:
         monkeypatch.setattr(device_reads, "DEVICES_THAT_WAIT", ("cpu",))
     plain = outcome(case, tmp_path / "plain")
-    before, hooks, finders = attributes(), [dict(each) for each in GLOBAL_HOOKS], list(sys.meta_path)
+    before, hooks = attributes(), [dict(each) for each in GLOBAL_HOOKS]
+    finders, modes = list(sys.meta_path), _get_current_function_mode_stack()
     doctor = LoopDoctor(**dict(case.options))
     watched = outcome(case, tmp_path / "watched", doctor)
     assert attributes() == before
     assert [dict(each) for each in GLOBAL_HOOKS] == hooks
     assert sys.meta_path == finders
+    assert _get_current_function_mode_stack() == modes
     assert the_same(plain, watched)
     return doctor
 

@@ -4,8 +4,8 @@ from loop_doctor.messages.parts import Message
 
 MESSAGES: dict[str, Message] = {
     "wrong-loss-input": Message(
-        "The loss function expects something else than what the model returns. It raises no error, and the gradients "
-        "are wrong or very small.",
+        "The loss function expects something other than what it receives. PyTorch raises no error, but the gradients "
+        "are wrong or very small, so the model learns badly.",
         {
             "sigmoid": (
                 "In {count:,} of the losses that were examined, probabilities went into "
@@ -16,8 +16,9 @@ MESSAGES: dict[str, Message] = {
                 "their logarithms.",
             ),
             "logits": (
-                "In {count:,} of the losses that were examined, logits went into nll_loss(), which expects logarithms "
-                "of probabilities: some were greater than 0.",
+                "In {count:,} of the losses that were examined, the output of a layer went into nll_loss(), which "
+                "expects logarithms of probabilities. Such logarithms are never greater than 0, and some of these "
+                "numbers were.",
             ),
             "divergence": (
                 "In {count:,} losses, probabilities went into kl_div(), which expects their logarithms as its first "
@@ -33,23 +34,30 @@ MESSAGES: dict[str, Message] = {
         "08_the_whole_loop",
     ),
     "loss-shapes-broadcast": Message(
-        "The shapes of the predictions and the targets differ, so PyTorch broadcasts them, and every prediction is "
-        "compared with every target. The model learns to predict the mean.",
+        "The predictions and the targets have different shapes, so PyTorch broadcasts them and compares every "
+        "prediction with every target. The model learns to predict the mean of the targets for every input.",
         {"": ("{count:,} times, {name} was computed between the shapes {one} and {two}, which gave {result}.",)},
-        {"": "loss = F.mse_loss(model(x), y.view_as(model(x)))  # both of the same shape"},
+        {"": "y = y.view_as(prediction)  # before the loss, so that both have the same shape"},
         "08_the_whole_loop",
     ),
     "loss-term-without-gradient": Message(
-        "One term of the loss has no gradient. It changes the number that you see, and the model does not learn from "
+        "One term of the loss has no gradient. It changes the number that you see, but the model does not learn from "
         "it.",
         {
             "": (
-                "The term that is added here was computed from the model's outputs and lost its gradient in "
-                "`{cut_by}`.",
-                "It was seen in {count:,} losses, with different values.",
+                "The term was computed from the model's outputs and lost its gradient at `{by}`.",
+                "It was seen in {count:,} of the losses that were examined, with values from {one:.4g} to {other:.4g}.",
             )
         },
-        {"": "…"},
+        {
+            "detached": "loss = loss + term  # without detach() or .data",
+            "number": "loss = loss + term  # the tensor itself; item() is only for what you log",
+            "no_grad": "term = …  # outside of torch.no_grad()\nloss = loss + term",
+            "choice": (
+                "probabilities = logits.softmax(dim=1)  # they have a gradient; `{by}` has none\n"
+                "term = 1 - probabilities.gather(1, y[:, None]).mean()  # the expected share of mistakes"
+            ),
+        },
         "08_the_whole_loop",
     ),
     "graph-cut": Message(
@@ -57,11 +65,20 @@ MESSAGES: dict[str, Message] = {
         "gradient comes back to it.",
         {
             "": (
-                "`{by}` took numbers out of the graph, and they went back into the model {count:,} times.",
+                "`{by}` took numbers out of the graph, and in the steps that were examined, they went back into the "
+                "model {count:,} times.",
                 "These weights are in the optimizer and never received a gradient: {names}.",
             )
         },
-        {"": "…"},
+        {
+            "detached": "features = encoder(x)  # without detach() or .data",
+            "number": "features = encoder(x)  # the tensor itself; NumPy and Python numbers have no gradient",
+            "no_grad": "features = encoder(x)  # outside of torch.no_grad()",
+            "choice": (
+                "one_hot = F.gumbel_softmax(logits, hard=True)  # has a gradient; `{by}` has none\n"
+                "features = one_hot @ embedding.weight  # in place of embedding(choice)"
+            ),
+        },
         "01_optimizers",
     ),
 }

@@ -89,8 +89,16 @@ MESSAGES: dict[str, Message] = {
                     "backward() was called {backwards:,} times, on a loss that does not depend on any weight.",
                 ),
             ),
+            "cut": (
+                "{count:,} times, a step found no gradient at all.",
+                "backward() was called {backwards:,} times, but `{by}` in line {line} takes the model's output out of "
+                "the graph, so no call reached the weights behind it: {names}.",
+            ),
         },
-        {"": "loss.backward()  # before optimizer.step(), on the loss exactly as the model produced it"},
+        {
+            "": "loss.backward()  # before optimizer.step(), on the loss exactly as the model produced it",
+            "cut": "output = model(x)  # exactly as it is; the loss has to be computed from this tensor",
+        },
         "01_optimizers",
     ),
     "repeated-step": Message(

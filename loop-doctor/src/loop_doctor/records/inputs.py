@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from loop_doctor.call_sites import Location
 from loop_doctor.records.parts import Tally
 
+# What takes a number out of the graph: detach(), a Python number, no_grad(), or a function that has no gradient.
+DETACHED, NUMBER, NO_GRAD, CHOICE = "detached", "number", "no_grad", "choice"
+
 
 @dataclass
 class Term:
@@ -12,15 +15,15 @@ class Term:
 
     Attributes:
         location: the line that added it.
-        cut_at: the line that left the gradient behind.
-        cut_by: the function that did.
+        by: the function that left the gradient behind.
+        kind: how it did: DETACHED, NUMBER, NO_GRAD or CHOICE.
         values: its first values.
         count: how often it was seen.
     """
 
     location: Location | None
-    cut_at: Location | None
-    cut_by: str
+    by: str
+    kind: str
     values: list[float] = field(default_factory=list)
     count: int = 0
 
@@ -32,12 +35,14 @@ class Cut:
     Attributes:
         location: that line.
         by: the function that took them out.
+        kind: how it did, as for a term.
         weights: the ids of the weights that are behind it and had received no gradient by then.
         count: how often it was seen.
     """
 
     location: Location | None
     by: str
+    kind: str
     weights: set[int] = field(default_factory=set)
     count: int = 0
 

@@ -29,16 +29,18 @@ def loss_term_without_gradient(record: Record) -> Diagnosis | None:
         varies = len(set(term.values)) > 1
         # A term that has a gradient at other times is held back on purpose, as during a warm-up.
         if term.count >= FEW and varies and found.term_paths.get(place) not in found.whole_sums:
-            facts = {"values": term.values[:4], "cut_by": term.cut_by, "cut_at": term.cut_at}
-            return Diagnosis("loss-term-without-gradient", term.count, term.location, facts)
+            facts = {"by": term.by, "one": min(term.values), "other": max(term.values)}
+            return Diagnosis("loss-term-without-gradient", term.count, term.location, facts, term.kind)
     return None
 
 
 @rule("graph-cut")
 def graph_cut(record: Record) -> Diagnosis | None:
     """A part of the model is used at each step, and no gradient ever comes back to it."""
+    if not record.num_parameters_reached:
+        return None  # nothing learns at all: that is a missing backward call
     for cut in record.inputs.cuts.values():
         names = [name for key, name in record.inputs.never_reached.items() if key in cut.weights]
         if names and cut.count >= FEW:
-            return Diagnosis("graph-cut", cut.count, cut.location, {"names": names, "by": cut.by})
+            return Diagnosis("graph-cut", cut.count, cut.location, {"names": names, "by": cut.by}, cut.kind)
     return None

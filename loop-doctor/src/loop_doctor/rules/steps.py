@@ -85,8 +85,13 @@ def missing_backward(record: Record) -> Diagnosis | None:
     found = most_often(record.optimizers, lambda optimizer: optimizer.empty)
     if found is None or found[1].count < max(FEW, found[0].num_steps):
         return None
-    variant = "useless" if record.num_backwards else "none"
-    return Diagnosis.of("missing-backward", found[1], variant, backwards=record.num_backwards)
+    facts = {"backwards": record.num_backwards}
+    for cut in record.inputs.cuts.values():
+        names = [name for key, name in record.inputs.never_reached.items() if key in cut.weights]
+        if names and cut.count >= FEW:
+            line = cut.location.line if cut.location else 0
+            return Diagnosis.of("missing-backward", found[1], "cut", **facts, names=names, by=cut.by, line=line)
+    return Diagnosis.of("missing-backward", found[1], "useless" if record.num_backwards else "none", **facts)
 
 
 @rule("repeated-step")

@@ -52,7 +52,9 @@ class BackwardWatcher:
     def finish(self) -> None:
         """Look at what happened after the last backward call, and sum up who received gradients."""
         self._notice_old_gradients(self._last_location)
-        record, got = self._record, self._parameters.with_gradients()
+        record = self._record
+        # A prediction that is cut from its model and made a leaf again is another tensor at each step, and no weight.
+        got = [each for each in self._parameters.with_gradients() if each.is_weight or each.received > 1]
         record.num_parameters_reached = len(got)
         record.unchanged = [(parameter.name, parameter.received) for parameter in got if not parameter.changed]
         registered = {id(parameter) for model in record.models for parameter in model.parameters.values()}

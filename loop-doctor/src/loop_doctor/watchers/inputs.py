@@ -10,11 +10,12 @@ from loop_doctor.call_sites import CallSites, Location
 from loop_doctor.loss_graph import crossed_differences, is_probability, open_sums, wrong_inputs
 from loop_doctor.records import Record
 from loop_doctor.records.parts import Tally
-from loop_doctor.watchers.close_look import TERM, CloseLook, crossed, nothing_in_the_way, on_top
-from loop_doctor.watchers.patches import Patches
+from loop_doctor.watchers.close_look import TERM, CloseLook, crossed, nothing_in_the_way, remove
+from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope
 
 LOOKS = 8  # at the first backward calls of a line, and then at every 16th
+FOR_PARTS = (3, 4, 8, 9, 16, 17, 32)  # the backward calls after which weights without a gradient are looked for
 MAX_CLOSE = 12  # close looks in one run
 MAX_LINES = 256
 COMPARED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
@@ -31,11 +32,33 @@ class InputWatcher:
         self._calls: list[tuple[Tally, dict[str, Any], list[tuple[Line, Location]]]] = []
         self._look: CloseLook | None = None
         self._num_close = 0
-        self._open = False
+        self._open = False  # whether the loss of the current backward call has an open sum
+        self._inside = False  # loss.backward()
+        self._due = False  # whether a close look begins after it
+        self._unreached: frozenset[int] = frozenset()
 
     def install(self, patches: Patches) -> None:
-        """See that no close look outlives the block."""
+        """See that no close look outlives the block or the step that it looks at.
+
+        While loss.backward() runs, PyTorch has taken the innermost mode off its stack, and puts it back afterwards:
+        a look ends before that, and the next one begins after it.
+        """
+        patches.wrap(Tensor, "backward", self._around_backward)
         patches.on_removal(self.end_close_look)
+
+    def _around_backward(self, original: AnyFunction) -> AnyFunction:
+        def backward(*args: Any, **kwargs: Any) -> Any:
+            if self._inside or not self._scope.sees():  # with a mode, PyTorch calls this once more from inside
+                return original(*args, **kwargs)
+            self.end_close_look()
+            self._inside = True
+            try:
+                return original(*args, **kwargs)
+            finally:
+                self._inside = False
+                self._begin_close_look()
+
+        return backward
 
     def called(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Look at what a loss function was given."""
@@ -100,21 +123,26 @@ class InputWatcher:
 
     def after_backward(self) -> None:
         """Begin a close look at the coming step if the loss has an open sum, or if weights got no gradient."""
-        unreached = self._unreached() if self._record.num_backwards in (4, 8, 16, 32) else frozenset()
-        suspicious, self._open = self._open, False
-        if not (suspicious or unreached) or self._num_close >= MAX_CLOSE or not nothing_in_the_way():
+        if self._num_close >= MAX_CLOSE:
             return
-        self._num_close += 1
-        self._look = CloseLook(self._record, self._sites, self._scope.sees, unreached)
-        self._look.__enter__()
+        self._unreached = self._without_gradients() if self._record.num_backwards in FOR_PARTS else frozenset()
+        self._due, self._open = self._open or bool(self._unreached), False
+        if not self._inside:
+            self._begin_close_look()
+
+    def _begin_close_look(self) -> None:
+        due, self._due = self._due, False
+        if due and self._scope.active and self._look is None and nothing_in_the_way():
+            self._num_close += 1
+            self._look = CloseLook(self._record, self._sites, self._scope.sees, self._unreached)
+            self._look.__enter__()
 
     def end_close_look(self) -> None:
-        """End the close look, unless a mode of the user's began in it and has not ended yet."""
-        if self._look is not None and on_top(self._look):
-            self._look.__exit__(None, None, None)
+        """End the close look, if there is one."""
+        if self._look is not None and remove(self._look):
             self._look = None
 
-    def _unreached(self) -> frozenset[int]:
+    def _without_gradients(self) -> frozenset[int]:
         """Return the weights that stepping optimizers hold and that never received a gradient."""
         found = set()
         for optimizer in self._record.optimizers:
