@@ -48,13 +48,21 @@ _THROUGH = ("ToCopyBackward0", "ViewBackward0", "SqueezeBackward0", "ReshapeAlia
 _SHAPES = (*_THROUGH, "UnsafeViewBackward0", "TransposeBackward0", "PermuteBackward0", "UnsqueezeBackward0")
 
 
+def saved(node: Any, name: str) -> Any:
+    """Return a tensor that a node keeps for its backward call, or None if a call before this one has freed it."""
+    try:
+        return getattr(node, name)
+    except RuntimeError:
+        return None
+
+
 def read_factors(node: Any) -> tuple[list[float], Any]:
     """Return the factors by which a loss was multiplied, last one first, and the node of the loss before that."""
     factors = []
     while node is not None:
         name = node.name()
         if name in ("MulBackward0", "DivBackward0"):
-            other = node._saved_other
+            other = saved(node, "_saved_other")
             if other is None or other.numel() != 1 or other.is_meta or other.requires_grad:
                 break
             # A factor on an accelerator is a GradScaler's: reading it would wait, and it is not about micro-batches.
@@ -123,7 +131,7 @@ def _constants(node: Any, name: str) -> list[float]:
         return [abs(float(alpha))] if isinstance(alpha, int | float) and alpha != 1 else []
     if name not in ("MulBackward0", "DivBackward0"):
         return []
-    other = node._saved_other
+    other = saved(node, "_saved_other")
     # A constant on an accelerator is not read: that would wait.
     if type(other) is not Tensor or not other.is_cpu or other.is_complex() or other.requires_grad:
         return []

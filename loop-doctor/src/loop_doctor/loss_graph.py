@@ -1,10 +1,12 @@
 """Read from a loss's graph what goes into its loss functions: logits, probabilities or log-probabilities."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
+
+from loop_doctor.graph import saved
 
 MAX_NODES = 24  # from the loss down to its loss functions
 MAX_DEPTH = 12  # from a loss function down to the activation that made its input
@@ -39,12 +41,14 @@ def wrong_inputs(loss: Any, *, may_wait: bool) -> set[str]:
     for node in _top(loss):
         name = node.name()
         if name == "LogSoftmaxBackward0":
-            result = node._saved_result
+            result = saved(node, "_saved_result")
             # Logits that are probabilities differ by 1 at most, and so do their log-softmaxes.
             if _activation(node.next_functions[0][0]) == _SOFTMAX and _spread(result, node._saved_dim, may_wait) <= 1:
                 found.add("softmax")
         elif name == "BinaryCrossEntropyWithLogitsBackward0":
-            if _activation(node.next_functions[0][0]) in (_SIGMOID, _SOFTMAX) and _inside(node._saved_self, may_wait):
+            if _activation(node.next_functions[0][0]) in (_SIGMOID, _SOFTMAX) and _inside(
+                saved(node, "_saved_self"), may_wait
+            ):
                 found.add("sigmoid")
         elif name in _NLL and (kind := _nll_input(node, may_wait)):
             found.add(kind)
@@ -127,7 +131,7 @@ def _activation(node: Any, depth: int = 0) -> str | None:
         return _activation(below[0], depth + 1)
     if name in _PRODUCTS and None in below:
         # Attention over one-hot labels gives the probability of each label.
-        other = node._saved_mat2 if below[1] is None else node._saved_self
+        other = saved(node, "_saved_mat2" if below[1] is None else "_saved_self")
         mine = below[0] if below[1] is None else below[1]
         return _activation(mine, depth + 1) if other is not None and _one_hot(other) else None
     return None
@@ -140,11 +144,11 @@ def _one_hot(tensor: Tensor) -> bool:
         return bool(((tensor == 0) | (tensor == 1)).all() and (tensor.sum(-1) == 1).all())
 
 
-def _readable(tensor: Tensor, may_wait: bool) -> bool:
-    return not tensor.is_meta and tensor.numel() > 0 and (tensor.is_cpu or may_wait)
+def _readable(tensor: Tensor | None, may_wait: bool) -> TypeGuard[Tensor]:
+    return tensor is not None and not tensor.is_meta and tensor.numel() > 0 and (tensor.is_cpu or may_wait)
 
 
-def _spread(tensor: Tensor, dim: int, may_wait: bool) -> float:
+def _spread(tensor: Tensor | None, dim: int, may_wait: bool) -> float:
     """Return the largest difference along a dimension, or 0 if it is not read."""
     if not _readable(tensor, may_wait):
         return 0.0
@@ -153,7 +157,7 @@ def _spread(tensor: Tensor, dim: int, may_wait: bool) -> float:
         return float((tensor.amax(dim) - tensor.amin(dim)).max()) - 1e-3
 
 
-def _inside(tensor: Tensor, may_wait: bool) -> bool:
+def _inside(tensor: Tensor | None, may_wait: bool) -> bool:
     if not _readable(tensor, may_wait):
         return True
     with torch.no_grad():
@@ -162,7 +166,7 @@ def _inside(tensor: Tensor, may_wait: bool) -> bool:
 
 def _nll_input(node: Any, may_wait: bool) -> str | None:
     below = node.next_functions[0][0]
-    values = node._saved_self
+    values = saved(node, "_saved_self")
     if _activation(below) in (_SOFTMAX, _SIGMOID):
         return "probabilities" if _inside(values, may_wait) else None
     while below is not None and below.name() in _PASS:
