@@ -14,8 +14,8 @@ from loop_doctor.watchers.close_look import TERM, CloseLook, crossed, nothing_in
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope
 
-LOOKS = 8  # at the first backward calls of a line, and then at every 16th
-FOR_PARTS = (3, 4, 8, 9, 16, 17, 32)  # the backward calls after which weights without a gradient are looked for
+LOOKS, EVERY = 8, 64  # at the first backward calls of a line, and then at every 64th
+FOR_PARTS = frozenset({3, 4, 8, 9, 16, 17, 32})  # after these backward calls, weights without a gradient are looked for
 MAX_CLOSE = 12  # close looks in one run
 MAX_LINES = 256
 COMPARED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
@@ -33,6 +33,7 @@ class InputWatcher:
         self._look: CloseLook | None = None
         self._num_close = 0
         self._open = False  # whether the loss of the current backward call has an open sum
+        self._looked = False  # whether a close look at the current step has just ended
         self._inside = False  # loss.backward()
         self._due = False  # whether a close look begins after it
         self._unreached: frozenset[int] = frozenset()
@@ -88,8 +89,9 @@ class InputWatcher:
         if self._calls:
             self._place_calls(frames)
         looks = self._looks.get(line, 0)
-        if looks >= LOOKS and self._record.num_backwards % 16:
+        if looks >= LOOKS and self._record.num_backwards % EVERY and not self._looked:
             return
+        self._looked = False
         if len(self._looks) < MAX_LINES:
             self._looks[line] = looks + 1
         record, node = self._record, loss.grad_fn
@@ -123,9 +125,10 @@ class InputWatcher:
 
     def after_backward(self) -> None:
         """Begin a close look at the coming step if the loss has an open sum, or if weights got no gradient."""
-        if self._num_close >= MAX_CLOSE:
+        for_parts = self._record.num_backwards in FOR_PARTS
+        if not (self._open or for_parts) or self._num_close >= MAX_CLOSE:
             return
-        self._unreached = self._without_gradients() if self._record.num_backwards in FOR_PARTS else frozenset()
+        self._unreached = self._without_gradients() if for_parts else frozenset()
         self._due, self._open = self._open or bool(self._unreached), False
         if not self._inside:
             self._begin_close_look()
@@ -140,7 +143,7 @@ class InputWatcher:
     def end_close_look(self) -> None:
         """End the close look, if there is one."""
         if self._look is not None and remove(self._look):
-            self._look = None
+            self._look, self._looked = None, True
 
     def _without_gradients(self) -> frozenset[int]:
         """Return the weights that stepping optimizers hold and that never received a gradient."""
