@@ -1,4 +1,4 @@
-"""What the loop doctor finds, what it wrongly finds, and what it costs; beside torch-audit and a static rule.
+"""What the loop doctor finds, what it wrongly finds, and what it costs; beside other checkers.
 
     python tests/benchmarks/bench_doctor.py             everything; writes docs/doctor-benchmark.md
     python tests/benchmarks/bench_doctor.py --quick     every fifth case, few repeats, 20,000 steps; writes nothing
@@ -8,9 +8,10 @@ from public repositories, random correct loops, and the training of whole librar
 mistake is named by its code. Anything reported on a correct loop is a false alarm; so is a second code on a faulty one.
 
 torch-audit is given, by its own `autopatch`, each model at its first call and the optimizer that holds its weights, and
-audits each step. Its rules speak of other things too, so it is counted generously: a mistake counts as found where any
-of the rules in `RELATED` speaks. The static rule is an AST rule of our own, after gradient-clear-pytorch (W5517) of
-dslinter, which needs releases of pylint that cannot stand beside today's packages; TorchFix has no such rule.
+audits each step. Its rules speak of other things too, so it is counted generously: a mistake counts as found if any of
+the rules in `RELATED` speaks. torch-preflight reads the source of each loop and runs nothing; `PREFLIGHT` matches its
+rules. The static rule is an AST rule of our own, after gradient-clear-pytorch (W5517) of dslinter, which needs releases
+of pylint that cannot stand beside today's packages; TorchFix has no such rule.
 
 The cost is CPU time on one core, with and without the doctor in turn, as a ratio; the memory is the process's.
 """
@@ -80,6 +81,20 @@ RELATED = {
     "missing-zero-grad": {"TA102"},
 }
 
+# The rules of torch-preflight, and the codes of the same mistakes.
+PREFLIGHT = {
+    "TG001": "graph-kept-alive",
+    "TG002": "validation-builds-graph",
+    "TG003": "missing-zero-grad",
+    "TG005": "softmax-before-cross-entropy",
+    "TG006": "wrong-loss-input",
+    "TG007": "waits-every-step",
+    "TG011": "eval-mode-while-training",
+    "TG014": "accumulation-not-scaled",
+}
+# What a loop's file imports; a function's own source lacks it.
+IMPORTS = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
+
 
 @dataclass(frozen=True)
 class Loop:
@@ -100,6 +115,7 @@ class Score:
 
     found: Counter = field(default_factory=Counter)  # by code
     missed: list[str] = field(default_factory=list)
+    misnamed: list[str] = field(default_factory=list)  # faulty loops with another name than the right one, or a second
     alarms: list[str] = field(default_factory=list)
     others: int = 0  # correct loops at which it warned of something that is no mistake of the loop
 
@@ -223,15 +239,30 @@ def by_static_rule(loop: Loop) -> tuple[set[str], int]:
     return set(), 0
 
 
-CHECKERS = {"doctor": by_doctor, "torch-audit": by_torch_audit, "static rule": by_static_rule}
+def by_torch_preflight(loop: Loop) -> tuple[set[str], int]:
+    """What torch-preflight finds in the source of a loop."""
+    from torch_preflight import check_source
+
+    if loop.source is None:
+        return set(), 0
+    found, _ = check_source(f"{loop.name}.py", IMPORTS + textwrap.dedent(inspect.getsource(loop.source)))
+    codes = {PREFLIGHT[each.code] for each in found if each.code in PREFLIGHT}
+    return codes, sum(each.code not in PREFLIGHT for each in found)
 
 
-def check(loops: list[Loop], checker: Callable[[Loop], tuple[set[str], int]], *, exact: bool) -> Score:
-    """Let one checker see all loops of a group.
+CHECKERS = {
+    "doctor": by_doctor,
+    "torch-audit": by_torch_audit,
+    "torch-preflight": by_torch_preflight,
+    "static rule": by_static_rule,
+}
+# The package that a checker needs, if it is not ours.
+PACKAGES = {"torch-audit": "torch_audit", "torch-preflight": "torch_preflight"}
+READS_SOURCE = ("torch-preflight", "static rule")
 
-    Args:
-        exact: whether a second code at a faulty loop counts as a false alarm.
-    """
+
+def check(loops: list[Loop], checker: Callable[[Loop], tuple[set[str], int]]) -> Score:
+    """Let one checker see all loops of a group."""
     score = Score()
     for loop in loops:
         codes, others = checker(loop)
@@ -241,8 +272,8 @@ def check(loops: list[Loop], checker: Callable[[Loop], tuple[set[str], int]], *,
             else:
                 score.missed.append(f"{loop.name}: {code}")
         wrong = codes - set(loop.codes)
-        if wrong and (exact or not loop.codes):
-            score.alarms.append(f"{loop.name}: {', '.join(sorted(wrong))}")
+        if wrong:
+            (score.misnamed if loop.codes else score.alarms).append(f"{loop.name}: {', '.join(sorted(wrong))}")
         score.others += bool(others and not loop.codes)
     return score
 
@@ -345,8 +376,9 @@ def summary(loops: dict[str, list[Loop]], scores: dict[str, dict[str, Score]]) -
         for name in scores:
             score = scores[name][group]
             if mistakes:
-                cells.append(share(sum(score.found.values()), mistakes))
-            elif name == "static rule" and not any(loop.source for loop in every):
+                wrong = f", {len(score.misnamed)} wrongly named" if score.misnamed else ""
+                cells.append(share(sum(score.found.values()), mistakes) + wrong)
+            elif name in READS_SOURCE and not any(loop.source for loop in every):
                 cells.append("–")
             else:
                 others = f" (and {score.others} other warnings)" if score.others else ""
@@ -392,18 +424,28 @@ def limits(scores: dict[str, dict[str, Score]]) -> list[str]:
     lines += [
         "",
         "It watches the thread that opened the block, PyTorch's own optimizers and writer, and steps that run in "
-        "Python. A replayed CUDA graph has no events, tensorboardX's writer is reported as not watched, and printed "
-        "numbers are not read. It knows mistakes in the loop, but not in the data or the architecture.",
+        "Python. A replayed CUDA graph has no events, and a number that is printed as part of a text is not read. It "
+        "knows mistakes in the loop, but few in the data and none in the architecture.",
     ]
     for group, score in scores["doctor"].items():
         lines += [f"- not found ({group}): {name}" for name in score.missed]
+        lines += [f"- wrongly named ({group}): {name}" for name in score.misnamed]
         lines += [f"- false alarm ({group}): {name}" for name in score.alarms]
     return lines
 
 
 def versions() -> str:
     found = [f"Python {platform.python_version()}"]
-    for package in ("torch", "torch-audit", "lightning", "pytorch-ignite", "skorch", "accelerate", "fastai"):
+    for package in (
+        "torch",
+        "torch-audit",
+        "torch-preflight",
+        "lightning",
+        "pytorch-ignite",
+        "skorch",
+        "accelerate",
+        "fastai",
+    ):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found.append(f"{package} {importlib.metadata.version(package)}")
     return ", ".join(found)
@@ -429,14 +471,16 @@ def aims(scores: dict[str, dict[str, Score]], measured: dict) -> list[tuple[str,
 HOW = (
     "A mistake counts as found if its name is reported; anything reported about a correct loop is a false alarm. "
     "torch-audit also checks other things (data ranges, dead units, weight decay): any of its rules that is close to a "
-    "mistake counts as found, and warnings that have nothing to do with the loop are counted separately. The static "
-    "rule looks for a loop that calls backward() and step() but never zero_grad()."
+    "mistake counts as found, and warnings that have nothing to do with the loop are counted separately. "
+    "torch-preflight reads the source and runs nothing; its other rules (seeds, workers, memory) are counted "
+    "separately too. The static rule looks for a loop that calls backward() and step() but never zero_grad(). A faulty "
+    "loop is wrongly named if another mistake than its own is reported, alone or beside it."
 )
 WHERE_FROM = (
-    "Faulty and correct loops are in `tests/doctor/faulty_loops.py` and `correct_loops.py`, real ones in `gallery.py`, "
-    "random ones in `fuzz.py` and the libraries in `library_loops.py`. torch-audit is given each model with its "
-    "optimizer and audits each step. The static rule is ours, after gradient-clear-pytorch of dslinter, which needs a "
-    "pylint too old to stand beside today's packages. These rules of torch-audit count for a code: "
+    "Faulty and correct loops are in `tests/doctor` (`faulty_loops.py`, `correct_loops.py`, `loops_*.py`), real ones "
+    "in `gallery.py`, random ones in `fuzz.py` and the libraries in `library_loops.py`. torch-audit is given each "
+    "model with its optimizer and audits each step. The static rule is ours, after gradient-clear-pytorch of dslinter, "
+    "which needs a pylint too old to stand beside today's packages. These rules of torch-audit count for a code: "
     + "; ".join(f"{', '.join(sorted(rules))} for `{code}`" for code, rules in RELATED.items())
     + "."
 )
@@ -460,11 +504,10 @@ def main() -> int:
     checkers = {
         name: checker
         for name, checker in CHECKERS.items()
-        if name != "torch-audit" or importlib.util.find_spec("torch_audit") is not None
+        if name not in PACKAGES or importlib.util.find_spec(PACKAGES[name]) is not None
     }
     scores = {
-        name: {group: check(every, checker, exact=name == "doctor") for group, every in loops.items()}
-        for name, checker in checkers.items()
+        name: {group: check(every, checker) for group, every in loops.items()} for name, checker in checkers.items()
     }
     measured = cost(*((QUICK_PAIRS, 20_000) if arguments.quick else (PAIRS, MEMORY_STEPS)))
 
