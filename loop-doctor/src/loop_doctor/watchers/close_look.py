@@ -38,7 +38,7 @@ class Origin:
     by: str
     kind: str
     weights: frozenset[int] = field(default_factory=frozenset)
-    beside: tuple[Any, ...] = ()  # the nodes right below the one that was detached
+    beside: tuple[Any, ...] = ()  # the node that was detached, and those right below it
 
 
 class CloseLook(TorchFunctionMode):
@@ -57,6 +57,7 @@ class CloseLook(TorchFunctionMode):
         self._storages: dict[int, tuple[StorageWeakRef, Origin]] = {}
         self._arrays: dict[int, tuple[StorageWeakRef, Origin]] = {}
         self._numbers: dict[float, Origin] = {}
+        self._meant: set[Any] = set()  # sums whose value is one thing on purpose, and whose gradient is another
         self._num_cuts = 0
 
     def __torch_function__(
@@ -108,7 +109,7 @@ class CloseLook(TorchFunctionMode):
         behind = frozenset[int]()
         if node is not None and self._unreached:
             behind = frozenset(id(leaf) for leaf in leaves(node)) & self._unreached
-        beside = () if node is None else tuple(below for below, _ in node.next_functions)
+        beside = () if node is None else (node, *(below for below, _ in node.next_functions))
         return Origin(self._sites.current(), name.strip("_"), _kind_of_cut(name), behind, beside)
 
     def _origin(self, tensor: Tensor) -> Origin | None:
@@ -179,7 +180,8 @@ class CloseLook(TorchFunctionMode):
         In x + (y - x).detach() the gradient is meant to come from x alone.
         """
         others = [each.grad_fn for each in given if each.requires_grad]
-        if any(node is not None and node in origin.beside for node in others) or result.grad_fn is None:
+        if result.grad_fn is None or any(node in origin.beside or node in self._meant for node in others if node):
+            self._meant.add(result.grad_fn)
             return
         if isinstance(term, Tensor) and (term.is_meta or term.numel() != 1):
             return
