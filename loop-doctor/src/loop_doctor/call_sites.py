@@ -16,6 +16,7 @@ Spot = tuple[str, int, int]
 _SKIPPED = (os.path.dirname(torch.__file__) + os.sep, os.path.dirname(os.path.abspath(__file__)) + os.sep)
 _READERS = (f"torch{os.sep}_tensor.py", f"torch{os.sep}_tensor_str.py")  # print(loss) and f"{loss:.3f}"
 _TRANSPARENT = ("contextlib.py", "functools.py")
+_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "script.py")  # runs a script under the doctor
 _RUNNERS = tuple(f"{os.sep}{name}{os.sep}" for name in ("IPython", "ipykernel", "_pytest", "pluggy"))
 
 
@@ -96,6 +97,8 @@ def spot_of(frame: FrameType) -> Spot:
 
 
 def _kind(file: str) -> str:
+    if file == _SCRIPT:
+        return "runner"
     if file.startswith(_SKIPPED) or file.endswith(_TRANSPARENT):
         return "skipped"
     if file.startswith("<frozen") or any(part in file for part in _RUNNERS):

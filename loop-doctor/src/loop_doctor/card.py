@@ -51,7 +51,7 @@ STYLE = """<style>
 
 def as_text(findings: list[Finding], curves: dict[str, str], record: Record) -> str:
     """Return the card for a terminal."""
-    lines = [_headline(findings), _seen(record), *_notes(record)]
+    lines = [_headline(findings), *what_was_seen(record)]
     for number, finding in enumerate(findings, 1):
         lines += [
             "",
@@ -70,7 +70,7 @@ def as_text(findings: list[Finding], curves: dict[str, str], record: Record) -> 
 def as_html(findings: list[Finding], curves: dict[str, str], record: Record) -> str:
     """Return the card for a notebook; the user's own strings are escaped."""
     parts = [STYLE, '<div class="loop-doctor">', f"<h4>{_headline(findings)}</h4>"]
-    parts.append(f'<p class="seen">{_inline(" ".join([_seen(record), *_notes(record)]))}</p>')
+    parts.append(f'<p class="seen">{_inline(" ".join(what_was_seen(record)))}</p>')
     parts += [_finding(finding) for finding in findings]
     if not findings and record.num_backwards:
         parts.append(f'<div class="finding well">{ALL_WELL}</div>')
@@ -80,6 +80,11 @@ def as_html(findings: list[Finding], curves: dict[str, str], record: Record) -> 
         )
         parts.append(f"<b>What was logged</b><dl>{rows}</dl>")
     return "".join([*parts, "</div>"])
+
+
+def what_was_seen(record: Record) -> list[str]:
+    """Return what was seen at all, and what limits the findings, as sentences."""
+    return [_seen(record), *_notes(record)]
 
 
 def _headline(findings: list[Finding]) -> str:
