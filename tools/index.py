@@ -5,7 +5,8 @@ docs/questions.md.
     python tools/index.py --check    only report whether they are up to date
 
 The lessons come from the notebooks, the figures from the documents in docs/ that a benchmark writes, the codes from the
-doctor's rules and messages, the questions from docs/questions.toml. Each question must name a lesson and one of its headings.
+doctor's rules and messages, the questions from docs/questions.toml. Each question must name a lesson and one of its
+headings.
 """
 
 import argparse

@@ -274,6 +274,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", [["train.py"], ["-m", "train"]])
 def test_workers_that_are_spawned_find_the_script(script, tmp_path, target):
     script(SPAWNING)
