@@ -243,14 +243,13 @@ def test_ctrl_c_shows_the_findings(script, tmp_path):
     assert "1. missing-zero-grad" in error
 
 
-def test_stdin_and_stdout_are_the_scripts_own(script, tmp_path):
-    script(
-        FIXED
-        + "sys.stdout.flush()\nsys.stdout.buffer.write(b'\\xff\\x00' + sys.stdin.buffer.read())\nsys.stderr.close()\n"
-    )
+def test_stdin_and_stdout_are_the_scripts_own_and_a_closed_stderr_loses_nothing(script, tmp_path):
+    write = "sys.stdout.flush()\nsys.stdout.buffer.write(b'\\xff\\x00' + sys.stdin.buffer.read())\n"
+    script(FAULTY + write + "sys.stderr.close()\n")
     done = in_a_process(tmp_path, "run", "train.py", input=b"\xfe")
-    assert done.returncode == 0
+    assert done.returncode == 1
     assert done.stdout.endswith(b"\xff\x00\xfe")
+    assert b"1. missing-zero-grad" in done.stderr
 
 
 SPAWNING = """

@@ -104,6 +104,8 @@ def _run(options: argparse.Namespace) -> int:
         traceback.print_exception(error.with_traceback(None))
         return 1
     code = _exit_code(ended)
+    if stderr.closed:  # the script closed it; that leaves its file descriptor open
+        stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     if os.getpid() == process:  # a child that the script forked has nothing to report
         with contextlib.chdir(folder):
             _write(doctor, settings, output, _report(doctor, ended, code), stderr)
