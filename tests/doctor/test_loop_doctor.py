@@ -240,6 +240,7 @@ def test_the_cell_magic_shows_the_card_and_then_the_cells_own_error(shell, capsy
     output = capsys.readouterr().out
     assert "missing-zero-grad" in output
     assert output.index("Loop doctor: 1 problem") < output.index("stop here")
+    assert shell.run_cell(f"%%doctor harmless\n{FIXED}").result.findings == []
 
 
 def test_the_cell_magic_names_an_unknown_word(shell, capsys):
