@@ -1,11 +1,10 @@
-"""The course's commands: `python -m course_utils train …` (also under torchrun), `find-lr`, `doctor`."""
+"""The course's commands: `python -m course_utils train …` (also under torchrun), and `find-lr`."""
 
 import argparse
 import contextlib
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -46,14 +45,6 @@ examples:
   search for a learning rate, then train with it
     python -m course_utils find-lr --optimizer adam
     python -m course_utils find-lr --optimizer sgd --momentum 0.9 --model cnn --batch-size 32
-"""
-DOCTOR_EXAMPLES = """\
-examples:
-  examine a loop of your own
-    python -m course_utils doctor train.py --epochs 1
-
-The exit status is the script's own if that is not 0. Otherwise it is 1 if a problem was found, and 0 if nothing is
-wrong.
 """
 
 RUN_OF_ONE = (
@@ -165,18 +156,6 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--end", type=float, default=10.0, metavar="LR", help="last rate (default: 10)")
     search.add_argument("--steps", type=int, default=100, metavar="N", help="number of rates (default: 100)")
     _add_step(search)
-
-    doctor = commands.add_parser(
-        "doctor",
-        help="run a training script of your own and report what is wrong with its loop",
-        description="Run a Python script, watch its training loop, and report what is wrong with it. The script "
-        "runs as usual: it trains, and it writes its files.",
-        epilog=DOCTOR_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    doctor.set_defaults(run=_doctor)
-    doctor.add_argument("script", metavar="SCRIPT.py", help="the script")
-    doctor.add_argument("arguments", nargs=argparse.REMAINDER, metavar="ARGS", help="the arguments of the script")
     return command
 
 
@@ -355,28 +334,6 @@ def _make_scheduler(options: argparse.Namespace, optimizer: Optimizer, num_batch
         return None
     num_steps = options.epochs * -(-num_batches // options.accumulate)
     return LambdaLR(optimizer, partial(SHAPES[options.schedule], num_steps=num_steps))
-
-
-def _doctor(options: argparse.Namespace) -> int:
-    from loop_doctor import has_problems, run_script
-
-    if not options.script.endswith(".py"):
-        raise ValueError(f"SCRIPT must be a Python file that ends with .py, got {options.script!r}")
-    print(f"running {options.script} under the loop doctor …", file=sys.stderr, flush=True)
-    doctor, ended = run_script(options.script, options.arguments)
-    sys.stderr.flush()
-    print(doctor, flush=True)
-    if isinstance(ended, KeyboardInterrupt):
-        return 130
-    if isinstance(ended, SystemExit) and ended.code not in (None, 0):
-        return ended.code if isinstance(ended.code, int) else _fail(ended.code, 1)
-    if ended is not None and not isinstance(ended, SystemExit):
-        in_script = ended.__traceback__
-        while in_script is not None and in_script.tb_frame.f_code.co_filename != options.script:
-            in_script = in_script.tb_next
-        traceback.print_exception(ended.with_traceback(in_script or ended.__traceback__))
-        return 1
-    return 1 if has_problems(doctor) else 0
 
 
 class _EpochLines:

@@ -1,8 +1,9 @@
 """All HTML that the course makes out of strings that are not its own, made out of strings that mean harm."""
 
+import runpy
 from pathlib import Path
 
-from loop_doctor import run_script
+from loop_doctor import LoopDoctor
 
 from course_utils import checks
 from course_utils.labs import MachineCard, Prediction, TensorBoardPanel, svg
@@ -47,9 +48,8 @@ def doctor_card(folder: Path) -> str:
     script = folder / f"{IMAGE.replace('/', '')}.py"
     lines = LOOP.format(script=SCRIPT, image=IMAGE, quotes=QUOTES, folder=str(folder / "runs"))
     script.write_text(lines, encoding="utf-8")
-    doctor, ended = run_script(str(script), [])
-    if ended is not None:
-        raise ended
+    with LoopDoctor() as doctor:
+        runpy.run_path(str(script))
     return doctor._repr_html_()
 
 

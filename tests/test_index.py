@@ -94,6 +94,8 @@ def checkout(tmp_path, monkeypatch):
     for name in ("questions.toml", *(f"{name}.md" for name in index.MEASURED)):
         (tmp_path / "docs" / name).write_text((index.ROOT / "docs" / name).read_text(encoding="utf-8"))
     (tmp_path / "README.md").write_text(OUTDATED + "after\n")
+    (tmp_path / "loop-doctor").mkdir()
+    (tmp_path / "loop-doctor" / "README.md").write_text("<!-- codes: begin -->\nold\n<!-- codes: end -->\n")
     monkeypatch.setattr(index, "ROOT", tmp_path)
     return tmp_path
 
@@ -102,6 +104,7 @@ def test_outdated_files_are_reported_and_written_again(checkout, capsys):
     assert index.main(["--check"]) == 1
     reported = capsys.readouterr().err
     assert "README.md is out of date: run `python tools/index.py`" in reported
+    assert "loop-doctor/README.md is out of date" in reported
     assert "docs/questions.md is out of date" in reported
     assert index.main([]) == 0
     assert index.main(["--check"]) == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from loop_doctor import command as doctor_command
 
 from course_utils import data
 from course_utils.__main__ import main
@@ -40,7 +41,6 @@ COMMANDS = {
         0,
         r"(?s)^((?!step +23/460).)*step 253/460.*done: 460 steps, best accuracy 0\.9\d+",
     ),
-    "doctor train.py --epochs 1": (1, r"(?s)12 steps of SGD.*missing-zero-grad"),
 }
 
 
@@ -61,11 +61,14 @@ def test_the_commands_do_what_the_document_shows(tmp_path, monkeypatch, capsys):
     ]
     assert shown == list(COMMANDS)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
     for command, (status, printed) in COMMANDS.items():
         assert main(shlex.split(command)) == status
         assert re.search(printed, capsys.readouterr().out), command
     assert (tmp_path / "runs" / "a" / "checkpoint.pt").is_file()
+    (doctor,) = re.findall(r"^\.venv/bin/loop-doctor (.*)$", text("docs/commands.md"), re.MULTILINE)
+    (tmp_path / "train.py").write_text(TRAIN, encoding="utf-8")
+    assert doctor_command.main(shlex.split(doctor)) == 1
+    assert re.search(r"(?s)12 steps of SGD.*missing-zero-grad", capsys.readouterr().err)
 
 
 def test_the_five_lines_train():

@@ -10,6 +10,7 @@ from pathlib import Path
 import hostile_page
 import pytest
 import torch
+from loop_doctor import command as doctor_command
 from torch import nn
 
 from course_utils import __main__ as cli
@@ -116,12 +117,12 @@ def test_a_hostile_file_of_a_data_set_is_refused_by_its_checksum(tmp_path, harm,
 def test_the_doctor_says_that_it_runs_the_script(tmp_path, capsys):
     script = tmp_path / "train.py"
     script.write_text("print('the script ran')\n")
-    assert cli.main(["doctor", str(script)]) == 0
+    assert doctor_command.main(["run", str(script)]) == 0
     captured = capsys.readouterr()
-    assert captured.err.splitlines()[0] == f"running {script} under the loop doctor …"
+    assert captured.err.splitlines()[0] == f"loop-doctor: running {script}"
     assert captured.out.startswith("the script ran\n")
     with pytest.raises(SystemExit):
-        cli.main(["doctor", "--help"])
+        doctor_command.main(["run", "--help"])
     told = " ".join(capsys.readouterr().out.split())
     assert "The script runs as usual: it trains, and it writes its files" in told
 

@@ -1,10 +1,12 @@
-"""Write README's lesson table and figures, and the question index in docs/questions.md.
+"""Write README's lesson table and figures, the loop doctor's table of codes, and the question index in
+docs/questions.md.
 
     python tools/index.py            write them
     python tools/index.py --check    only report whether they are up to date
 
-The lessons come from the notebooks, the figures from the documents in docs/ that a benchmark writes, the questions from
-docs/questions.toml. Each question must name a lesson and one of its headings.
+The lessons come from the notebooks, the figures from the documents in docs/ that a benchmark writes, the codes from the
+doctor's rules and messages, the questions from docs/questions.toml. Each question must name a lesson and one of its
+headings.
 """
 
 import argparse
@@ -175,6 +177,18 @@ def question_index(known: dict[str, Lesson]) -> str:
     return "\n".join(lines)
 
 
+def code_table() -> str:
+    """Return a table with one row for each code of the loop doctor: the code, its level, and what it means."""
+    from loop_doctor.messages import MESSAGES  # here, because it needs torch
+    from loop_doctor.rules import RULES
+
+    rows = ["| Code | Level | It means |", "| --- | --- | --- |"]
+    rows += [
+        f"| `{code}` | {MESSAGES[code].level} | {' '.join(rule.summary.split())} |" for code, rule in RULES.items()
+    ]
+    return "\n".join(rows)
+
+
 def with_parts(readme: str, parts: dict[str, str]) -> str:
     """Return README with each part written again between its two comments.
 
@@ -195,11 +209,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing")
     check = parser.parse_args(arguments).check
-    readme, page = ROOT / "README.md", ROOT / "docs" / "questions.md"
+    readme, doctor, page = (ROOT / name for name in ("README.md", "loop-doctor/README.md", "docs/questions.md"))
     try:
         known = lessons()
         parts = {"lessons": lesson_table(known), "figures": figures()}
-        made = {readme: with_parts(readme.read_text(encoding="utf-8"), parts), page: question_index(known)}
+        made = {
+            readme: with_parts(readme.read_text(encoding="utf-8"), parts),
+            doctor: with_parts(doctor.read_text(encoding="utf-8"), {"codes": code_table()}),
+            page: question_index(known),
+        }
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

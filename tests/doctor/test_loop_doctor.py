@@ -1,21 +1,17 @@
 """The doctor as it is used: a block, a cell, a script, one at a time, and its card."""
 
 import functools
-import sys
-import textwrap
 import threading
 
 import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
-from loop_doctor import Finding, LoopDoctor, has_problems, load_ipython_extension, run_script
+from loop_doctor import Finding, LoopDoctor, load_ipython_extension
 from loop_doctor.messages import MESSAGES
 from loop_doctor.rules import RULES
 from torch import nn
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 from torch.utils.tensorboard import SummaryWriter
-
-from course_utils.__main__ import main
 
 FAULTY = """\
 import torch
@@ -76,7 +72,7 @@ def test_a_finding_says_what_where_why_and_how_to_fix_it():
     line = train.__code__.co_firstlineno + 10
     assert finding.where.endswith(f"test_loop_doctor.py, line {line} in train(): loss.backward()")
     assert "optimizer.zero_grad()" in finding.fix
-    assert has_problems(doctor)
+    assert (finding.file, finding.line) == (__file__, line)
     for part in (finding.message, finding.evidence, finding.where, finding.lesson):
         assert part in str(doctor)
     assert repr(finding) == f"missing-zero-grad (problem): {finding.evidence}"
@@ -191,7 +187,9 @@ def test_harmless_habits_are_reported_only_on_request():
     (finding,) = talking.findings
     assert (finding.code, finding.level) == ("harmless-here", "hint")
     assert "zero_grad() comes after step()" in finding.evidence
-    assert not has_problems(talking)
+    with LoopDoctor(harmless=True, ignore=["harmless-here"]) as ignoring:
+        zero_after_step()
+    assert ignoring.findings == []
 
 
 def test_the_users_strings_are_escaped_in_the_card(tmp_path):
@@ -229,6 +227,7 @@ def test_the_cell_magic_runs_the_cell_and_returns_the_doctor(shell):
     assert [finding.code for finding in result.result.findings] == ["missing-zero-grad"]
     assert shell.user_ns["numbers"] == ["7"]
     assert "line 11" in result.result.findings[0].where
+    assert result.result.findings[0].line == 11
     assert result.result.findings[0].where.endswith(": loss.backward()")
     assert isinstance(shell.user_ns["model"], nn.Linear)
     cured = shell.run_cell(f"%%doctor\n{FIXED}")
@@ -241,75 +240,10 @@ def test_the_cell_magic_shows_the_card_and_then_the_cells_own_error(shell, capsy
     output = capsys.readouterr().out
     assert "missing-zero-grad" in output
     assert output.index("ended with ValueError, and there is 1 problem") < output.rindex("stop here")
+    assert shell.run_cell(f"%%doctor harmless\n{FIXED}").result.findings == []
 
 
 def test_the_cell_magic_names_an_unknown_word(shell, capsys):
     result = shell.run_cell("%%doctor quietly\npass")
     assert isinstance(result.error_in_exec, ValueError)
     assert "got 'quietly'" in str(result.error_in_exec)
-
-
-# As a command.
-
-
-@pytest.fixture
-def script(tmp_path, monkeypatch):
-    (tmp_path / "helper.py").write_text("NAME = 'helper'\n")
-    monkeypatch.setitem(sys.modules, "helper", None)  # put back, and so forgotten, when the test has ended
-    monkeypatch.delitem(sys.modules, "helper")
-
-    def write(code):
-        path = tmp_path / "train.py"
-        path.write_text("import sys\nimport helper\nprint('given', sys.argv[1:])\n" + textwrap.dedent(code))
-        return path
-
-    return write
-
-
-def test_a_script_runs_as_it_would_alone_and_is_examined(script, tmp_path, monkeypatch, capsys):
-    script(FAULTY)
-    monkeypatch.chdir(tmp_path)
-    assert main(["doctor", "train.py", "--epochs", "1"]) == 1
-    shown = capsys.readouterr()
-    assert "given ['--epochs', '1']" in shown.out
-    assert "missing-zero-grad" in shown.out
-    assert "train.py, line 12: loss.backward()" in shown.out
-    assert "running train.py under the loop doctor" in shown.err
-
-
-@pytest.mark.parametrize(
-    ("code", "returncode", "said"),
-    [
-        (FIXED, 0, "nothing wrong was seen"),
-        (FAULTY + "raise ValueError('own error')", 1, "ValueError: own error"),
-        (FAULTY + "sys.exit(7)", 7, "missing-zero-grad"),
-        (FAULTY + "sys.exit(0)", 1, "missing-zero-grad"),
-        (FAULTY + "sys.exit()", 1, "missing-zero-grad"),
-        (FIXED + "sys.exit(0)", 0, "nothing wrong was seen"),
-        (FAULTY + "sys.exit('own words')", 1, "error: own words"),
-        ("raise KeyboardInterrupt", 130, "no loop to examine"),
-    ],
-)
-def test_a_script_ends_with_its_own_number(script, code, returncode, said, capsys):
-    assert main(["doctor", str(script(code))]) == returncode
-    shown = capsys.readouterr()
-    assert said in shown.out + shown.err
-    assert "Loop doctor:" in shown.out
-    assert "run_script" not in shown.err  # the traceback begins with the user's own file
-
-
-@pytest.mark.parametrize(
-    ("name", "said"), [("nothing.py", "the script 'nothing.py' does not exist"), ("train.sh", "got 'train.sh'")]
-)
-def test_a_script_that_cannot_be_run_is_named(name, said, capsys):
-    assert main(["doctor", name]) == 2
-    assert said in capsys.readouterr().err
-
-
-def test_running_a_script_leaves_the_programs_own_arguments_alone(script):
-    path = script(FAULTY)
-    before = sys.argv, sys.path[:]
-    doctor, ended = run_script(str(path), ["a"])
-    assert ended is None
-    assert has_problems(doctor)
-    assert (sys.argv, sys.path) == before

@@ -19,6 +19,7 @@ _READERS = (f"torch{os.sep}_tensor.py", f"torch{os.sep}_tensor_str.py")  # print
 _TRANSPARENT = ("contextlib.py", "functools.py")
 _TRAINERS = ("lightning", "pytorch_lightning", "lightning_fabric", "accelerate", "transformers", "ignite", "fastai")
 _LIBRARIES = tuple(f"-packages{os.sep}{name}{os.sep}" for name in (*_TRAINERS, "fastcore", "skorch", "trl"))
+_SCRIPT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "script.py")  # runs a script under the doctor
 _RUNNERS = tuple(f"{os.sep}{name}{os.sep}" for name in ("IPython", "ipykernel", "_pytest", "pluggy"))
 
 
@@ -108,6 +109,8 @@ def spot_of(frame: FrameType) -> Spot:
 
 
 def _kind(file: str, skipped: tuple[str, ...] = _SKIPPED) -> str:
+    if file == _SCRIPT:
+        return "runner"
     if file.startswith(skipped) or file.endswith(_TRANSPARENT):
         return "skipped"
     if file.startswith("<frozen") or any(part in file for part in _RUNNERS):

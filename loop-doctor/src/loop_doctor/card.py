@@ -65,7 +65,7 @@ STYLE = """<style>
 
 def as_text(findings: list[Finding], curves: dict[str, str], record: Record) -> str:
     """Return the card for a terminal."""
-    lines = [_headline(findings, record.ending), _seen(record), *_notes(record)]
+    lines = [_headline(findings, record.ending), *what_was_seen(record)]
     causes, others = _by_ending(findings, record.ending)
     for number, finding in enumerate(causes, 1):
         lines += _finding_as_text(number, finding)
@@ -81,7 +81,7 @@ def as_text(findings: list[Finding], curves: dict[str, str], record: Record) -> 
 def as_html(findings: list[Finding], curves: dict[str, str], record: Record) -> str:
     """Return the card for a notebook; the user's own strings are escaped."""
     parts = [STYLE, '<div class="loop-doctor">', f"<h4>{html.escape(_headline(findings, record.ending))}</h4>"]
-    parts.append(f'<p class="seen">{_inline(" ".join([_seen(record), *_notes(record)]))}</p>')
+    parts.append(f'<p class="seen">{_inline(" ".join(what_was_seen(record)))}</p>')
     causes, others = _by_ending(findings, record.ending)
     parts += [_finding(finding) for finding in causes]
     if record.ending is not None:
@@ -95,6 +95,11 @@ def as_html(findings: list[Finding], curves: dict[str, str], record: Record) -> 
         )
         parts.append(f"<b>What was logged</b><dl>{rows}</dl>")
     return "".join([*parts, "</div>"])
+
+
+def what_was_seen(record: Record) -> list[str]:
+    """Return what was seen at all, and what limits the findings, as sentences."""
+    return [_seen(record), *_notes(record)]
 
 
 def _headline(findings: list[Finding], ending: Ending | None) -> str:

@@ -1,16 +1,14 @@
-"""The loop doctor: a context manager, a cell magic, and a way to run a script under it."""
+"""The loop doctor: a context manager and a cell magic."""
 
-import runpy
-import sys
 import threading
-from pathlib import Path
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
-from loop_doctor.card import as_html, as_text
+from loop_doctor.card import as_html, as_text, what_was_seen
+from loop_doctor.codes import check_codes
 from loop_doctor.explain import Finding, explain
 from loop_doctor.meanings import meaning_of
-from loop_doctor.messages import PROBLEM
 from loop_doctor.records import Record
 from loop_doctor.rules import diagnoses
 from loop_doctor.watch import Watch
@@ -34,13 +32,15 @@ class LoopDoctor:
 
     Args:
         harmless: also report habits that are often taken for mistakes and that change nothing here.
+        ignore: codes that are not reported.
 
     Raises:
+        ValueError: `ignore` has an unknown code.
         RuntimeError: another doctor is watching, or this one has already watched a block.
     """
 
-    def __init__(self, *, harmless: bool = False):
-        self.harmless = harmless
+    def __init__(self, *, harmless: bool = False, ignore: Iterable[str] = ()):
+        self.harmless, self.ignore = harmless, check_codes([ignore] if isinstance(ignore, str) else ignore)
         self._watch: Watch | None = None
         self._record: Record | None = None
 
@@ -89,13 +89,18 @@ class LoopDoctor:
         return [
             explain(diagnosis, consequences)
             for diagnosis, consequences in diagnoses(self._seen())
-            if self.harmless or diagnosis.code != "harmless-here"
+            if diagnosis.code not in self.ignore and (self.harmless or diagnosis.code != "harmless-here")
         ]
 
     @property
     def curves(self) -> dict[str, str]:
         """What the values of each scalar tag are, and those printed values that are made of losses."""
         return {name: meaning_of(tag.meaning()) for name, tag in self._seen().ledger.curves().items()}
+
+    @property
+    def seen(self) -> list[str]:
+        """What was seen at all, and what limits the findings, as sentences."""
+        return what_was_seen(self._seen())
 
     def __repr__(self) -> str:
         if self._watch is not None:
@@ -106,39 +111,6 @@ class LoopDoctor:
 
     def _repr_html_(self) -> str | None:
         return None if self._record is None else as_html(self.findings, self.curves, self._record)
-
-
-def run_script(path: str, arguments: list[str]) -> tuple[LoopDoctor, BaseException | None]:
-    """Run a Python script as `python SCRIPT ARGS` would, and watch it.
-
-    Args:
-        path: the script's file; its folder comes first in `sys.path`, as usual.
-        arguments: what the script finds in `sys.argv` after its own name.
-
-    Returns:
-        The doctor, and what the script ended with: an error, a `SystemExit`, a `KeyboardInterrupt`, or None.
-
-    Raises:
-        FileNotFoundError: the file does not exist.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"the script {path!r} does not exist: pass the path of a Python file")
-    doctor, ended = LoopDoctor(), None
-    before = sys.argv, sys.path[:]
-    sys.argv, sys.path[:0] = [path, *arguments], [str(Path(path).resolve().parent)]
-    try:
-        with doctor:
-            runpy.run_path(path, run_name="__main__")
-    except BaseException as error:  # whatever it is, the caller reports it after the findings
-        ended = error
-    finally:
-        sys.argv, sys.path[:] = before
-    return doctor, ended
-
-
-def has_problems(doctor: LoopDoctor) -> bool:
-    """Return whether anything but hints was found."""
-    return any(finding.level == PROBLEM for finding in doctor.findings)
 
 
 def load_ipython_extension(shell: Any) -> None:
@@ -157,7 +129,7 @@ def load_ipython_extension(shell: Any) -> None:
             with watching:
                 exec(code, shell.user_ns)  # noqa: S102  the cell under the magic
         except BaseException:
-            display(watching)
+            display(watching)  # type: ignore[no-untyped-call]
             raise
         return watching
 

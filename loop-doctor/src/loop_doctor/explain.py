@@ -14,6 +14,7 @@ from loop_doctor.rules.base import Diagnosis
 
 MAX_NAMES = 4
 
+IN_CELL = re.compile(r"ipykernel_\d+|<ipython-input")
 NOWHERE = "not in your own code"
 # By whether the line is in a notebook's cell, and whether it is in a function.
 PLACES = {
@@ -36,6 +37,8 @@ class Finding:
         fix: the fix, as code.
         lesson: the lesson of the course that explains it, by the name of its notebook.
         where: the file or cell, the line and its text.
+        file: the full path of the file; None in a notebook's cell, or if the place is not known.
+        line: the line in the file or cell, or None.
     """
 
     code: str
@@ -45,6 +48,8 @@ class Finding:
     fix: str
     lesson: str
     where: str
+    file: str | None = None
+    line: int | None = None
 
     def __repr__(self) -> str:
         return f"{self.code} ({self.level}): {self.evidence}"
@@ -69,6 +74,8 @@ def explain(diagnosis: Diagnosis, consequences: list[Diagnosis]) -> Finding:
         message.fix[diagnosis.variant if diagnosis.variant in message.fix else ""].format(**fields),
         message.lesson,
         where(diagnosis.location),
+        _file(diagnosis.location),
+        diagnosis.location.line if diagnosis.location else None,
     )
 
 
@@ -108,13 +115,19 @@ def where(location: Location | None) -> str:
     """Return where a location is: the cell or file, the line, and its text."""
     if location is None:
         return NOWHERE
-    in_cell = re.search(r"ipykernel_\d+|<ipython-input", location.file) is not None
+    in_cell = IN_CELL.search(location.file) is not None
     in_function = not location.function.startswith("<")
     place = PLACES[in_cell, in_function].format(
         file=_short(location.file), line=location.line, function=location.function
     )
     text = linecache.getline(location.file, location.line).strip()
     return f"{place}: {text}" if text else place
+
+
+def _file(location: Location | None) -> str | None:
+    if location is None or IN_CELL.search(location.file) or location.file.startswith("<"):
+        return None
+    return os.path.abspath(location.file)
 
 
 def _short(file: str) -> str:
