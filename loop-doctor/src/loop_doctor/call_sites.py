@@ -72,6 +72,13 @@ class CallSites:
             frame = frame.f_back
         return frame is not None and not frame.f_code.co_filename.startswith(_SKIPPED)
 
+    def called_by_library(self) -> bool:
+        """Return whether a library that trains, and not the user's code, called the function that asks."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and (kind := self._kinds.get(frame.f_code.co_filename, "skipped")) == "skipped":
+            frame = frame.f_back
+        return frame is not None and kind == "library"
+
     def current(self) -> Location | None:
         """Return the line of the user's code that is running, or None if there is none."""
         frames = self.user_frames(1)

@@ -48,6 +48,7 @@ class LossWatcher:
         self._modes = modes
         self._record, self._scope, self._sites = record, scope, sites
         self._models, self._epochs = models, epochs
+        self.latest: Location | None = None  # the line that computed the loss of the coming backward call
         self._backwards_at_valid = -1
         self._delivered_at_backward = 0
         self._lines: dict[int, tuple[int, str | None]] = {}
@@ -104,8 +105,10 @@ class LossWatcher:
             return
         frames = self._sites.user_frames(1)
         spot = spot_of(frames[0]) if frames else None
-        del frames
         training = result.requires_grad and not self._models.eval_mode
+        if training:
+            self.latest = self._sites.location_of(frames[0]) if frames else None
+        del frames
         if not result.requires_grad:
             self._modes.loss_without_graph()
         if isinstance(inputs, Tensor) and inputs.ndim:
