@@ -37,6 +37,8 @@ class CallSites:
     def __init__(self) -> None:
         self._kinds: dict[str, str] = {}
         self._skipped: tuple[str, ...] = _SKIPPED
+        # Where a loss is computed, the user's outer frames matter only if a library may be between them.
+        self.loss_depth = MAX_FRAMES if any(name in sys.modules for name in _TRAINERS) else 1
         self._locations: dict[Spot, tuple[CodeType, Location]] = {}
         self._paths: dict[tuple[Spot, ...], tuple[int, CodeType | None, Location | None]] = {(): (0, None, None)}
 
@@ -71,13 +73,6 @@ class CallSites:
         while frame is not None and frame.f_code.co_filename.endswith(_READERS):
             frame = frame.f_back
         return frame is not None and not frame.f_code.co_filename.startswith(_SKIPPED)
-
-    def called_by_library(self) -> bool:
-        """Return whether a library that trains, and not the user's code, called the function that asks."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and (kind := self._kinds.get(frame.f_code.co_filename, "skipped")) == "skipped":
-            frame = frame.f_back
-        return frame is not None and kind == "library"
 
     def current(self) -> Location | None:
         """Return the line of the user's code that is running, or None if there is none."""
