@@ -38,6 +38,8 @@ class CallSites:
     def __init__(self) -> None:
         self._kinds: dict[str, str] = {}
         self._skipped: tuple[str, ...] = _SKIPPED
+        # Where a loss is computed, the user's outer frames matter only if a library may be between them.
+        self.loss_depth = MAX_FRAMES if any(name in sys.modules for name in _TRAINERS) else 1
         self._locations: dict[Spot, tuple[CodeType, Location]] = {}
         self._paths: dict[tuple[Spot, ...], tuple[int, CodeType | None, Location | None]] = {(): (0, None, None)}
 

@@ -13,6 +13,8 @@ from loop_doctor.records import Record
 from loop_doctor.rules import diagnoses
 from loop_doctor.watch import Watch
 
+ANOTHER_WATCHES = "another LoopDoctor is watching: leave its block first, because two would see each other's hooks"
+
 _one_at_a_time = threading.Lock()
 
 
@@ -48,9 +50,7 @@ class LoopDoctor:
         if self._record is not None or self._watch is not None:
             raise RuntimeError("this LoopDoctor has already watched a block: create a new one for each block")
         if not _one_at_a_time.acquire(blocking=False):
-            raise RuntimeError(
-                "another LoopDoctor is watching: leave its block first, because two would see each other's hooks"
-            )
+            raise RuntimeError(ANOTHER_WATCHES)
         self._watch = Watch()
         try:
             self._watch.begin()

@@ -79,6 +79,7 @@ class BackwardWatcher:
             roots = [tensors] if isinstance(tensors, Tensor) else [t for t in tensors if isinstance(t, Tensor)]
             frames = self._sites.user_frames()
             line, location = self._sites.call_path(frames)
+            location = self._losses.place_inside(frames) or location
             weights = args[0] if args else kwargs.get("grad_tensors")
             scaled = self._before(roots, weights, line, location, frames)
             del frames

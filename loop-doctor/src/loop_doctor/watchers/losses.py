@@ -3,11 +3,12 @@
 import functools
 import math
 import weakref
+from types import FrameType
 from typing import Any
 
 from torch import Tensor, nn
 
-from loop_doctor.call_sites import CallSites, Location, spot_of
+from loop_doctor.call_sites import CallSites, Location, Spot, spot_of
 from loop_doctor.graph import MAX_CONSTANTS, read_factors, read_mean, read_reduction, read_weights, wrapped
 from loop_doctor.ledger import Series
 from loop_doctor.records import Record
@@ -50,6 +51,7 @@ class LossWatcher:
         self._modes = modes
         self._record, self._scope, self._sites = record, scope, sites
         self._models, self._epochs, self._inputs = models, epochs, inputs
+        self._latest: tuple[Location, tuple[Spot, ...]] | None = None  # where the latest loss was computed, and around
         self._backwards_at_valid = -1
         self._delivered_at_backward = 0
         self._lines: dict[int, tuple[int, str | None]] = {}
@@ -60,6 +62,14 @@ class LossWatcher:
         """Put the wrappers in place."""
         for name in LOSSES:
             patches.wrap(nn.functional, name, functools.partial(self._loss, name))
+
+    def place_inside(self, frames: list[FrameType]) -> Location | None:
+        """Return the line that computed the loss of a backward call, if one line of the user made a library do both.
+
+        That line, such as `trainer.fit(module)`, says less than the one in `training_step`.
+        """
+        latest, self._latest = self._latest, None
+        return latest[0] if latest and frames and spot_of(frames[0]) in latest[1] else None
 
     def look_at(self, loss: Tensor, line: int, location: Location | None) -> bool:
         """Note the loss that a backward call starts from, and return whether it is scaled as for a micro-batch."""
@@ -103,10 +113,12 @@ class LossWatcher:
     def _computed(self, name: str, result: Tensor, reduction: str, inputs: Any) -> None:
         if result.is_meta:
             return
-        frames = self._sites.user_frames(1)
+        frames = self._sites.user_frames(self._sites.loss_depth)
         spot = spot_of(frames[0]) if frames else None
-        del frames
         training = result.requires_grad and not self._models.eval_mode
+        if training and len(frames) > 1:
+            self._latest = self._sites.location_of(frames[0]), tuple(map(spot_of, frames[1:]))
+        del frames
         if not result.requires_grad:
             self._modes.loss_without_graph()
         if isinstance(inputs, Tensor) and inputs.ndim:
@@ -155,7 +167,7 @@ class LossWatcher:
         factor = self._means.get(tuple(given.shape[1:]))
         if factor is None or not given.ndim or not result.is_floating_point() or result.is_meta or wrapped(result):
             return
-        frames = self._sites.user_frames(1)
+        frames = self._sites.user_frames(self._sites.loss_depth)
         spot = spot_of(frames[0]) if frames else None
         del frames
         series = self._record.ledger.of(("mean", "valid", spot), "valid", "mean")
