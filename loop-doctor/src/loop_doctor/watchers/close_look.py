@@ -60,6 +60,10 @@ class CloseLook(TorchFunctionMode):
         self._meant: set[Any] = set()  # sums whose value is one thing on purpose, and whose gradient is another
         self._num_cuts = 0
 
+    def begin(self) -> None:
+        """Put the look in place."""
+        TorchFunctionMode.__enter__(self)
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

@@ -138,7 +138,7 @@ class InputWatcher:
         if due and self._scope.active and self._look is None and nothing_in_the_way():
             self._num_close += 1
             self._look = CloseLook(self._record, self._sites, self._scope.sees, self._unreached)
-            self._look.__enter__()
+            self._look.begin()
 
     def end_close_look(self) -> None:
         """End the close look, if there is one."""

@@ -260,6 +260,8 @@ class ModelWatcher:
 
         @functools.wraps(original)
         def dropout(*args: Any, **kwargs: Any) -> Any:
+            if is_compiling():  # asked first: a compiler traces this, and may know nothing of this watcher
+                return original(*args, **kwargs)
             # nn.Dropout calls the function too; as a layer it is known already.
             running = self._running
             if self._scope.sees() and running is not None and sys._getframe(1).f_code.co_filename != _LAYERS:
