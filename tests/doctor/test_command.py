@@ -173,7 +173,7 @@ def test_json_says_everything_in_a_file_of_its_own(script, tmp_path, capsys):
     assert (report["version"], report["curves"]) == (1, {})
     assert report["seen"][0] == "Seen: 12 steps of SGD, 12 backward calls, the model Linear."
     assert report["script"] == {"exit_code": 1, "error": "ValueError: stop"}
-    assert "Loop doctor: 1 problem\nloop-doctor: the report is in " in capsys.readouterr().err
+    assert "there is 1 problem\nloop-doctor: the report is in " in capsys.readouterr().err
     os.chdir(tmp_path)
 
 
