@@ -1,24 +1,20 @@
 """Read what PyTorch keeps: tensors in arguments, the top of a loss's graph, the leaves below it."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _PLAIN = (Tensor, torch.nn.Parameter)
-_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
-
-
-def wrapped(tensor: Tensor) -> bool:
-    """Return whether a tensor exists only inside a function transform such as vmap."""
-    return _is_wrapped(tensor)
+# Whether a tensor exists only inside a function transform such as vmap; asked several times at each step.
+wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
 
 
 def address(tensor: Tensor) -> int:
     """Return the address of a tensor's numbers, or 0 if it has no memory of its own."""
-    plain = type(tensor) in _PLAIN and tensor.layout is torch.strided and not _is_wrapped(tensor)
+    plain = type(tensor) in _PLAIN and tensor.layout is torch.strided and not wrapped(tensor)
     return tensor.data_ptr() if plain else 0
 
 

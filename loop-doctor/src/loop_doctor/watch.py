@@ -39,10 +39,10 @@ class Watch:
         self.record, self.scope = Record(), Scope()
         shared = self.record, self.scope, CallSites()
         self._patches, self._parameters = Patches(), ParameterRegistry()
-        self._epochs = EpochWatcher(self.scope)
-        self._data = DataWatcher(*shared)
+        self._epochs = EpochWatcher()
         self._modes = ModeWatcher(*shared, self._parameters, self._epochs)
         self._models = ModelWatcher(*shared, self._parameters, self._modes)
+        self._data = DataWatcher(*shared, self._epochs, self._models.accuracies)
         self._clips = ClipWatcher(*shared, self._parameters)
         self._optimizers = OptimizerWatcher(*shared, self._parameters, self._models, self._clips, self._epochs)
         scalers = ScalerWatcher(*shared, self._parameters, self._optimizers, self._clips)
@@ -64,7 +64,6 @@ class Watch:
             losses,
             self._inputs,
             self._schedulers,
-            self._epochs,
             self._data,
             CheckpointWatcher(*shared),
             reads,

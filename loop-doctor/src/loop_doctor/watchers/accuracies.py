@@ -6,11 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import dataloader
 
 from loop_doctor.call_sites import CallSites
 from loop_doctor.graph import tensors_in, wrapped
-from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope
 
 MAX_KINDS = 8
@@ -29,20 +27,12 @@ class AccuracyWatcher:
         self._labels: dict[str, Tensor] = {}  # copies
         self._right: dict[tuple[int, str], tuple[Tensor, int]] = {}
 
-    def install(self, patches: Patches) -> None:
-        """Put the wrapper in place."""
-        patches.wrap(dataloader._BaseDataLoaderIter, "__next__", self._deliver)
-
-    def _deliver(self, original: AnyFunction) -> AnyFunction:
-        def deliver(iterator: Any) -> Any:
-            batch = original(iterator)
-            if self.wanted and self._scope.sees():
-                # Each loader counts for itself: the accuracy on the training data is another one.
-                source = id(getattr(iterator, "_index_sampler", None))
-                self._labels = {f"{source} {place}": label for place, label in self._scope.unseen(_labels, batch)}
-            return batch
-
-        return deliver
+    def delivered(self, iterator: object, batch: Any) -> None:
+        """Keep the labels of a batch that a DataLoader's iterator delivered, if they are wanted."""
+        if self.wanted:
+            # Each loader counts for itself: the accuracy on the training data is another one.
+            source = id(getattr(iterator, "_index_sampler", None))
+            self._labels = {f"{source} {place}": label for place, label in self._scope.unseen(_labels, batch)}
 
     def evaluated(self, model: int, output: Any) -> None:
         """Count the right answers of a model that was called for an evaluation."""

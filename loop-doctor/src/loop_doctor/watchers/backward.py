@@ -1,7 +1,7 @@
 """Backward calls: which gradients they fill, add to or find cleared, and which graphs they go through."""
 
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -168,9 +168,9 @@ class BackwardWatcher:
         if record.num_backwards & (record.num_backwards - 1) == 0:
             _note_parts_left_out(models, optimizers)
         for loss in roots:
-            if loss.grad_fn is not None and loss.numel() == 1 and not wrapped(loss):
-                marker, metadata = GraphMarker(), cast(dict[str, Any], loss.grad_fn.metadata)
-                metadata["loop doctor"] = marker
+            node: Any = loss.grad_fn
+            if node is not None and loss.numel() == 1 and not wrapped(loss):
+                node.metadata["loop doctor"] = marker = GraphMarker()
                 record.losses_kept.follow(marker)
         record.losses_kept.look(location, self._sites.user_frames)
         if line == self._first_line:

@@ -12,6 +12,8 @@ from loop_doctor.call_sites import CallSites
 from loop_doctor.identity_map import IdentityMap
 from loop_doctor.records import Record
 from loop_doctor.records.data import SiteRecord, SourceRecord
+from loop_doctor.watchers.accuracies import AccuracyWatcher
+from loop_doctor.watchers.epochs import EpochWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope
 from loop_doctor.watchers.unused_loaders import unused_loaders
@@ -34,10 +36,13 @@ class Pass:
 
 
 class DataWatcher:
-    """Watches the passes of all DataLoaders."""
+    """Watches the passes of all DataLoaders, and shows each batch to the watchers of epochs and of accuracies."""
 
-    def __init__(self, record: Record, scope: Scope, sites: CallSites):
+    def __init__(
+        self, record: Record, scope: Scope, sites: CallSites, epochs: EpochWatcher, accuracies: AccuracyWatcher
+    ):
         self._record, self._scope, self._sites = record, scope, sites
+        self._epochs, self._accuracies = epochs, accuracies
         self._passes: IdentityMap[Pass] = IdentityMap()
         self._sources: IdentityMap[SourceRecord] = IdentityMap()
         self._known: dict[tuple[object, int], SiteRecord] = {}
@@ -111,19 +116,28 @@ class DataWatcher:
 
     def _deliver(self, original: AnyFunction) -> AnyFunction:
         def deliver(iterator: Any) -> Any:
-            if not self._scope.sees() or (current := self._passes.get(iterator)) is None:
+            if not self._scope.sees():
                 return original(iterator)
-            self._settle(current)
+            current = self._passes.get(iterator)
+            if current is not None:
+                self._settle(current)
             batch = original(iterator)
-            record = self._record
-            current.num += 1
-            current.waiting = True
-            current.backwards, current.steps, current.calls = record.num_backwards, record.num_steps, self._calls()
-            if current.site.num_batches > 1:
-                self._look_at(current, batch)
+            self._epochs.delivered(iterator)
+            self._accuracies.delivered(iterator, batch)
+            if current is not None:
+                self._follow(current, batch)
             return batch
 
         return deliver
+
+    def _follow(self, current: Pass, batch: Any) -> None:
+        """Note how much had happened when a pass delivered this batch."""
+        record = self._record
+        current.num += 1
+        current.waiting = True
+        current.backwards, current.steps, current.calls = record.num_backwards, record.num_steps, self._calls()
+        if current.site.num_batches > 1:
+            self._look_at(current, batch)
 
     def _calls(self) -> int:
         return sum([model.num_calls for model in self._record.models])

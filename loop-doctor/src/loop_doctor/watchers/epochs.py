@@ -7,11 +7,8 @@ from types import FrameType
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.utils.data import dataloader
 
 from loop_doctor.ledger import Series
-from loop_doctor.watchers.patches import AnyFunction, Patches
-from loop_doctor.watchers.scope import Scope
 
 SURE = 8  # looks after which only the names that held whole numbers are looked at
 
@@ -97,17 +94,12 @@ class EpochWatcher:
         variables: the user's loop variables.
     """
 
-    def __init__(self, scope: Scope):
-        self._scope = scope
+    def __init__(self) -> None:
         self.iterator: Any = None
         self.num_delivered = 0
         self.variables = LoopVariables()
         self._num_iterators = 0
         self._epochs: dict[int, object] = {}
-
-    def install(self, patches: Patches) -> None:
-        """Put the wrapper in place."""
-        patches.wrap(dataloader._BaseDataLoaderIter, "__next__", self._deliver)
 
     def finish(self) -> None:
         """Release what belongs to the user."""
@@ -133,14 +125,9 @@ class EpochWatcher:
         elif self.iterator is not None:
             series.knows_epochs = True
 
-    def _deliver(self, original: AnyFunction) -> AnyFunction:
-        def deliver(iterator: Any) -> Any:
-            batch = original(iterator)
-            if self._scope.sees():
-                self.num_delivered += 1
-                if self.iterator is not iterator:
-                    self.iterator = iterator
-                    self._num_iterators += 1
-            return batch
-
-        return deliver
+    def delivered(self, iterator: object) -> None:
+        """Note that a DataLoader's iterator delivered a batch."""
+        self.num_delivered += 1
+        if self.iterator is not iterator:
+            self.iterator = iterator
+            self._num_iterators += 1

@@ -19,6 +19,7 @@ FOR_PARTS = frozenset({3, 4, 8, 9, 16, 17, 32})  # after these backward calls, w
 MAX_CLOSE = 12  # close looks in one run
 MAX_LINES = 256
 COMPARED = ("mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss")
+LOOKED_AT = (*COMPARED, "kl_div")  # loss functions whose inputs are looked at
 
 Line = tuple[str, int]
 
@@ -51,13 +52,15 @@ class InputWatcher:
         def backward(*args: Any, **kwargs: Any) -> Any:
             if self._inside or not self._scope.sees():  # with a mode, PyTorch calls this once more from inside
                 return original(*args, **kwargs)
-            self.end_close_look()
+            if self._look is not None:
+                self.end_close_look()
             self._inside = True
             try:
                 return original(*args, **kwargs)
             finally:
                 self._inside = False
-                self._begin_close_look()
+                if self._due:
+                    self._begin_close_look()
 
         return backward
 

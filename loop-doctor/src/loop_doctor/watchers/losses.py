@@ -13,7 +13,7 @@ from loop_doctor.graph import MAX_CONSTANTS, read_factors, read_mean, read_reduc
 from loop_doctor.ledger import Series
 from loop_doctor.records import Record
 from loop_doctor.watchers.epochs import EpochWatcher
-from loop_doctor.watchers.inputs import InputWatcher
+from loop_doctor.watchers.inputs import LOOKED_AT, InputWatcher
 from loop_doctor.watchers.models import ModelWatcher
 from loop_doctor.watchers.modes import ModeWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
@@ -98,12 +98,16 @@ class LossWatcher:
         return scaled
 
     def _loss(self, name: str, original: AnyFunction) -> AnyFunction:
+        looked_at = name in LOOKED_AT
+
         @functools.wraps(original)
         def loss(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            if self._scope.sees() and isinstance(result, Tensor) and result.requires_grad and not wrapped(result):
+            if not self._scope.sees() or not isinstance(result, Tensor) or wrapped(result):
+                return result
+            if looked_at and result.requires_grad:
                 self._inputs.called(name, args, kwargs)
-            if self._scope.sees() and isinstance(result, Tensor) and result.ndim == 0 and not wrapped(result):
+            if result.ndim == 0:
                 inputs = args[0] if args else kwargs.get("input")
                 self._computed(name, result, kwargs.get("reduction", "mean"), inputs)
             return result

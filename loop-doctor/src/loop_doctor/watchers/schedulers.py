@@ -97,7 +97,6 @@ class SchedulerWatcher:
 
     def install(self, patches: Patches) -> None:
         """Put the wrappers in place."""
-        self._accuracies.install(patches)
         patches.on_removal(register_optimizer_step_pre_hook(self._passes.before_step).remove)
         patches.wrap(lr_scheduler.LRScheduler, "_initial_step", self._initial_step)
         patches.wrap(lr_scheduler.ReduceLROnPlateau, "__init__", self._plateau_init)
