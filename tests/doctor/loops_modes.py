@@ -188,6 +188,19 @@ def draws_of_dropout(folder):
     return model, optimizer
 
 
+@correct("train-mode-while-evaluating", style="a whole pass for each draw of dropout")
+def passes_of_dropout(folder):
+    model = Classifier(dropout=0.3)
+    optimizer = sgd(model)
+    validation = loader(40)
+    for _ in range(3):
+        train_epoch(model, optimizer, loader())
+        with torch.no_grad():
+            draws = [torch.cat([model(x).softmax(1) for x, _ in validation]) for _ in range(4)]
+        torch.stack(draws).var(0)
+    return model, optimizer
+
+
 @correct("train-mode-while-evaluating", style="batch norm averages computed again, by PyTorch and by hand")
 def averages_computed_again(folder):
     model, data = Normed(), loader()

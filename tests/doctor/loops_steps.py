@@ -1028,3 +1028,41 @@ def cleared_each_micro_batch(folder):
         if (i + 1) % 3 == 0:
             optimizer.step()
     return model, optimizer
+
+
+@correct("missing-step", style="an optimizer only for its learning rates: the weights are changed through .data")
+def optimizer_for_its_rates(folder):
+    model = network()
+    optimizer = sgd(model)
+    for x, y in batches() * 2:
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.data.add_(p.grad.data, alpha=-group["lr"])
+    return model
+
+
+@correct(
+    "zero-grad-before-step",
+    "accumulation-not-scaled",
+    style="PCGrad on one graph: the gradient of each task is taken and cleared, and their sum is assigned",
+)
+def gradients_of_one_graph_projected(folder):
+    model = network()
+    optimizer = sgd(model)
+    for x, y in batches() * 2:
+        logits = model(x)
+        gradients = []
+        for loss in (F.cross_entropy(logits, y), logits.square().mean()):
+            optimizer.zero_grad()
+            loss.backward(retain_graph=True)
+            gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+        first, second = gradients
+        if (product := first @ second) < 0:
+            first = first - product / second.norm() ** 2 * second
+        parts = (first + second).split([p.numel() for p in model.parameters()])
+        for p, part in zip(model.parameters(), parts, strict=True):
+            p.grad = part.view_as(p).clone()
+        optimizer.step()
+    return model, optimizer

@@ -110,12 +110,16 @@ class Parameter:
         """Return whether the weights have changed since the last look."""
         changed = tensor._version != self.version
         self.version = tensor._version
-        if not changed and self.watched_at is not None and not self.optimizers:
+        if not changed and self.watched_at is not None and not any(o.num_steps for o in self.optimizers):
             changed = float(tensor.detach().flatten()[self.watched_at]) != self.watched_value
         if changed and self.watched_at is not None:
             self.watched_value = float(tensor.detach().flatten()[self.watched_at])
         self.changed = self.changed or changed
         return changed
+
+    def should_be_watched(self) -> bool:
+        """Return whether one of its numbers shows something: of an optimizer's weights, one tensor is enough."""
+        return all(not o.num_steps and all(p.watched_at is None for p in o.parameters) for o in self.optimizers)
 
     def watch_one_number(self) -> None:
         """Choose the weight with the largest gradient: `p.data -= …` changes it without raising the version."""

@@ -37,6 +37,7 @@ class Evaluations:
         num_fresh: those of them for which a DataLoader had delivered a new batch.
         num_losses: those of them whose output went into a loss function.
         excluded: whether the current run is something else than an evaluation.
+        passes: the ids of the datasets that the current run has gone through.
         with_losses: runs in which losses were computed.
         over_loaders: runs over several batches of a DataLoader.
         calls: the calls in all these runs.
@@ -48,6 +49,7 @@ class Evaluations:
     num_fresh: int = 0
     num_losses: int = 0
     excluded: bool = False
+    passes: set[int] = field(default_factory=set)
     location: Location | None = None
     began_at: Location | None = None
     with_losses: int = 0
@@ -67,3 +69,4 @@ class Evaluations:
             self.most_calls = max(self.most_calls, self.num_calls if with_losses else 0)
             self.location = self.location or self.began_at
         self.at, self.num_calls, self.num_fresh, self.num_losses = -1, 0, 0, 0
+        self.passes.clear()

@@ -146,7 +146,7 @@ class BackwardWatcher:
                 parameter.stale_at = location
                 for optimizer in parameter.optimizers:
                     reached[id(optimizer)] = optimizer
-                if parameter.received == 1 and not parameter.optimizers:
+                if parameter.received == 1 and parameter.should_be_watched():
                     parameter.watch_one_number()
             parameter.after = mark
         # Micro-batches come by the same line, through the same models, from similar data, to the same weights.

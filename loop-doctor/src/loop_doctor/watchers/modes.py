@@ -14,6 +14,7 @@ from loop_doctor.identity_map import IdentityMap
 from loop_doctor.layers import Sensitive, frozen_part, sensitive_layers
 from loop_doctor.parameters import ParameterRegistry
 from loop_doctor.records import ModelRecord, Record
+from loop_doctor.records.modes import Evaluations
 from loop_doctor.watchers.epochs import EpochWatcher
 from loop_doctor.watchers.patches import AnyFunction, Patches
 from loop_doctor.watchers.scope import Scope
@@ -194,8 +195,16 @@ class ModeWatcher:
         delivered = id(iterator), getattr(iterator, "_num_yielded", 0)
         if iterator is not None and delivered != self._last_delivered:
             run.num_fresh += self._training is None or self._training() is not iterator
+            if delivered[1] == 1:
+                self._note_pass(run, module, id(iterator._dataset))
         self._last_delivered = delivered
         self._evaluated = model
+
+    def _note_pass(self, run: Evaluations, module: nn.Module, dataset: int) -> None:
+        """Note a pass over data: with the same weights, only dropout makes a second one over the same data differ."""
+        norms = any(isinstance(layer.layer, _BatchNorm) for layer in sensitive_layers(module))
+        run.excluded = run.excluded or (dataset in run.passes and not norms)
+        run.passes.add(dataset)
 
     def _begin_run(self, model: ModelRecord, module: nn.Module) -> None:
         run = model.evaluations

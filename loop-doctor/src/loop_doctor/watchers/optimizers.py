@@ -192,12 +192,12 @@ class OptimizerWatcher:
         elif record.pending:
             paths = {backward.path for backward in record.pending}
             record.paths |= paths if len(record.paths) < MAX_PATHS else set()
+            # A gradient that was changed after backward(), and not only clipped, may have been divided there.
+            as_it_was = all(mark == p.after for mark, p in zip(marks, record.parameters, strict=True))
+            record.num_rewritten += not as_it_was
             if len(paths) == 1 and not any(backward.again for backward in record.pending):
                 record.groups[min(len(record.pending), MAX_PENDING)] += 1
                 whole = not any(backward.scaled for backward in record.pending)
-                # A gradient that was changed after backward(), and not only clipped, may have been divided there.
-                as_it_was = all(mark == p.after for mark, p in zip(marks, record.parameters, strict=True))
-                record.num_rewritten += not as_it_was
                 if len(record.pending) > 1 and whole and as_it_was:
                     record.unscaled.note(self._sites.current(), k=len(record.pending))
         elif not any(marks):
