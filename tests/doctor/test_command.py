@@ -215,7 +215,14 @@ def test_explain_alone_lists_all_codes(capsys):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-@pytest.mark.parametrize("ending", ["", "    sys.exit(3)\n", "    raise ValueError('child')\n"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "    sys.exit(3)\n",
+        pytest.param("", marks=pytest.mark.proof),
+        pytest.param("    raise ValueError('child')\n", marks=pytest.mark.proof),
+    ],
+)
 def test_a_forked_child_reports_nothing(script, tmp_path, ending):
     script(
         FAULTY + f"import os\nchild = os.fork()\nif child == 0:\n    pass\n{ending}else:\n    os.waitpid(child, 0)\n"
@@ -274,7 +281,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", [["train.py"], ["-m", "train"]])
+@pytest.mark.parametrize("target", [["train.py"], pytest.param(["-m", "train"], marks=pytest.mark.proof)])
 def test_workers_that_are_spawned_find_the_script(script, tmp_path, target):
     script(SPAWNING)
     done = in_a_process(tmp_path, "run", *target)

@@ -118,7 +118,7 @@ ERRORS = {
     "stepped twice": (scaler("step", "step"), "asked for another step()"),
     "numpy": (lambda: torch.ones(2, requires_grad=True).numpy(), "cannot hold a graph"),
     "NaN": (
-        lambda: torch.distributions.Categorical(logits=torch.full((3,), float("nan"))),
+        lambda: torch.distributions.Categorical(logits=torch.full((3,), float("nan")), validate_args=True),
         "A distribution received NaN",
     ),
     "memory of the CPU": (lambda: torch.empty(10**15), "The memory was not enough"),

@@ -98,6 +98,7 @@ def test_fails_by_itself():
     assert "KeyError: 'mine'" in out
 
 
+@pytest.mark.proof
 def test_an_unknown_code_in_a_marker_is_named(run):
     code, out = run("""
 @pytest.mark.loop_doctor(ignore=["missing-zero-grads"])
@@ -108,7 +109,7 @@ def test_it():
     assert "unknown code 'missing-zero-grads'" in out
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")])
+@pytest.mark.parametrize("workers", [(), pytest.param(("-n", "2"), marks=pytest.mark.proof)])
 def test_the_option_watches_every_test_and_sums_up(run, workers):
     pytest.importorskip("xdist")
     code, out = run(
@@ -140,6 +141,7 @@ def test_without_training():
     assert [line.split(": ")[0].rpartition("::")[2] for line in named] == ["test_old", "test_ill", "test_reported_only"]
 
 
+@pytest.mark.proof
 def test_a_test_with_a_doctor_of_its_own_is_told_what_to_do(run):
     code, out = run(
         """
