@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from loop_doctor.codes import check_codes, check_fail_on, fails
 from loop_doctor.doctor import LoopDoctor
-from loop_doctor.terms import Terms
 
 
 class Bridge:
@@ -15,13 +15,14 @@ class Bridge:
     """
 
     def __init__(self, fail_on: str | Iterable[str], ignore: str | Iterable[str]):
-        self._terms = Terms(fail_on, ignore)
+        self._fail_on = check_fail_on(fail_on)
+        self._ignore = check_codes([ignore] if isinstance(ignore, str) else ignore)
         self.watching = False
         self.doctor: LoopDoctor | None = None
 
     def enter(self) -> None:
         """Begin to watch a run."""
-        doctor = LoopDoctor()
+        doctor = LoopDoctor(ignore=self._ignore)
         doctor.__enter__()
         self.doctor, self.watching = doctor, True
 
@@ -36,8 +37,8 @@ class Bridge:
         self.watching = False
         self.doctor.__exit__(type(error) if error else None, error, error.__traceback__ if error else None)
         if show:
-            print(self._terms.card(self.doctor))
-        failures = self._terms.failures(self.doctor)
+            print(self.doctor)
+        failures = [finding for finding in self.doctor.findings if fails(finding, self._fail_on)]
         if failures and error is None:
             codes = ", ".join(finding.code for finding in failures)
             raise RuntimeError(f"the loop doctor found {codes}: see its card")

@@ -27,21 +27,30 @@ class WatchedTest:
     """What the fixture `loop_doctor` gives to a test: the findings about what the test has done so far."""
 
     def __init__(self, item: pytest.Item):
+        from loop_doctor.codes import check_fail_on
         from loop_doctor.doctor import LoopDoctor
-        from loop_doctor.terms import Terms
 
         marker = item.get_closest_marker(NAME)
-        options = {} if marker is None else {key: value for key, value in marker.kwargs.items() if key != "watch"}
+        options = {} if marker is None else marker.kwargs
+        if unknown := options.keys() - {"fail_on", "ignore", "watch"}:
+            raise ValueError(f"the marker loop_doctor accepts fail_on, ignore and watch, got {min(unknown)!r}")
         self._item = item
         self._watching = False
-        self.doctor = LoopDoctor()
-        self.terms = Terms(**options)
+        self.doctor = LoopDoctor(ignore=options.get("ignore", ()))
+        self._fail_on = check_fail_on(options.get("fail_on", "problem"))
 
     @property
     def findings(self) -> list["Finding"]:
         """What was found, without the ignored codes. Reading it ends the watch."""
         self.leave(None)
-        return self.terms.findings(self.doctor)
+        return self.doctor.findings
+
+    @property
+    def failures(self) -> list["Finding"]:
+        """The findings that make the test fail. Reading them ends the watch."""
+        from loop_doctor.codes import fails
+
+        return [finding for finding in self.findings if fails(finding, self._fail_on)]
 
     def enter(self) -> None:
         """Begin to watch."""
@@ -59,7 +68,7 @@ class WatchedTest:
         findings = self.findings
         self._item.user_properties += [(NAME, f"{each.code} ({each.level}): {each.where}") for each in findings]
         if findings:
-            self._item.add_report_section("call", "loop doctor", self.terms.card(self.doctor))
+            self._item.add_report_section("call", "loop doctor", str(self.doctor))
 
 
 _watched = pytest.StashKey[WatchedTest]()
@@ -100,7 +109,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
         raise
     test.leave(None)
     test.report()
-    if test.terms.failures(test.doctor):
+    if test.failures:
         pytest.fail(_summary(test), pytrace=False)
     return result
 
@@ -139,7 +148,7 @@ def _watched_test(item: pytest.Item) -> WatchedTest:
 
 
 def _summary(test: WatchedTest) -> str:
-    codes = ", ".join(finding.code for finding in test.terms.failures(test.doctor))
+    codes = ", ".join(finding.code for finding in test.failures)
     return f"the loop doctor found {codes}: its card is below"
 
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loop_doctor.codes import check_codes
+from loop_doctor.codes import LEVELS, FailOn, check_codes, fails
 from loop_doctor.explain import Finding
-from loop_doctor.messages import HINT, PROBLEM
+from loop_doctor.messages import PROBLEM
 
 FORMATS = ("text", "json", "github", "sarif")
-LEVELS = (PROBLEM, HINT, "never")
 NAMES = ("fail-on", "format", "harmless", "ignore")
 
 
@@ -27,15 +26,13 @@ class Settings:
     """
 
     format: str = "text"
-    fail_on: str | frozenset[str] = PROBLEM
+    fail_on: FailOn = PROBLEM
     ignore: frozenset[str] = frozenset()
     harmless: bool = False
 
     def fails(self, finding: Finding) -> bool:
         """Return whether a finding fails the run."""
-        if not isinstance(self.fail_on, str):
-            return finding.code in self.fail_on
-        return self.fail_on == HINT or (self.fail_on == PROBLEM and finding.level == PROBLEM)
+        return fails(finding, self.fail_on)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -74,7 +71,7 @@ def make_settings(table: Mapping[str, Any]) -> Settings:
     return Settings(form, _fail_on(table.get("fail-on", PROBLEM)), _codes("ignore", table.get("ignore", [])), harmless)
 
 
-def _fail_on(value: object) -> str | frozenset[str]:
+def _fail_on(value: object) -> FailOn:
     if isinstance(value, str) and value in LEVELS:
         return value
     return _codes("fail-on", value)
