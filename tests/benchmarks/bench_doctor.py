@@ -367,7 +367,12 @@ def headline(loops: dict[str, list[Loop]], scores: dict[str, Score], measured: d
 
 def summary(loops: dict[str, list[Loop]], scores: dict[str, dict[str, Score]]) -> list[str]:
     """The short table: a row a group, a column a checker."""
-    titles = {"doctor": "**the loop doctor**", "torch-audit": "torch-audit", "static rule": "static rule"}
+    titles = {
+        "doctor": "**the loop doctor**",
+        "torch-audit": "torch-audit",
+        "torch-preflight": "torch-preflight",
+        "static rule": "static rule",
+    }
     head = [titles[name] for name in scores]
     lines = [f"| | {' | '.join(head)} |", f"| --- |{' ---: |' * len(head)}"]
     for group, every in loops.items():
