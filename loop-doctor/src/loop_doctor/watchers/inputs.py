@@ -8,6 +8,7 @@ from torch import Tensor
 
 from loop_doctor.call_sites import CallSites, Location
 from loop_doctor.loss_graph import crossed_differences, is_probability, open_sums, wrong_inputs
+from loop_doctor.parameters import Parameter
 from loop_doctor.records import Record
 from loop_doctor.records.parts import Tally
 from loop_doctor.watchers.close_look import TERM, CloseLook, crossed, nothing_in_the_way, remove
@@ -30,6 +31,7 @@ class InputWatcher:
     def __init__(self, record: Record, scope: Scope, sites: CallSites):
         self._record, self._scope, self._sites = record, scope, sites
         self._looks: dict[int, int] = {}
+        self._candidates: dict[int, Parameter] = {}  # that had no gradient yet; their tensors may be gone at the end
         self._calls: list[tuple[Tally, dict[str, Any], list[tuple[Line, Location]]]] = []
         self._look: CloseLook | None = None
         self._num_close = 0
@@ -158,19 +160,20 @@ class InputWatcher:
                 weight = parameter.ref()
                 if not parameter.received and weight is not None and weight.requires_grad:
                     found.add(id(weight))
+                    self._candidates[id(weight)] = parameter
         return frozenset(found)
 
     def finish(self) -> None:
         """Name the weights behind a cut that never received a gradient."""
         record = self._record.inputs
         behind = set().union(*(cut.weights for cut in record.cuts.values()))
-        for optimizer in self._record.optimizers:
-            if optimizer.num_steps < 2:
-                continue
-            for parameter in optimizer.parameters:
-                weight = parameter.ref()
-                if weight is not None and id(weight) in behind and not parameter.received:
-                    record.never_reached[id(weight)] = parameter.name
+        for key, parameter in self._candidates.items():
+            if (
+                key in behind
+                and not parameter.received
+                and any(optimizer.num_steps >= 2 for optimizer in parameter.optimizers)
+            ):
+                record.never_reached[key] = parameter.name
         self._calls.clear()
 
 
