@@ -8,10 +8,10 @@ from public repositories, random correct loops, and the training of whole librar
 mistake is named by its code. Anything reported on a correct loop is a false alarm; so is a second code on a faulty one.
 
 torch-audit is given, by its own `autopatch`, each model at its first call and the optimizer that holds its weights, and
-audits each step. Its rules speak of other things too, so it is counted generously: a mistake counts as found if any of
-the rules in `RELATED` speaks. torch-preflight reads the source of each loop and runs nothing; `PREFLIGHT` matches its
-rules. The static rule is an AST rule of our own, after gradient-clear-pytorch (W5517) of dslinter, which needs releases
-of pylint that cannot stand beside today's packages; TorchFix has no such rule.
+audits each step. Its rules cover other things too, so it is scored generously: a mistake counts as found if any of the
+rules in `RELATED` reports something. torch-preflight reads the source of each loop and runs nothing; `PREFLIGHT`
+matches its rules. The static rule is an AST rule of our own, after gradient-clear-pytorch (W5517) of dslinter, which
+needs releases of pylint that do not work with today's packages; TorchFix does not have such a rule.
 
 The cost is CPU time on one core, with and without the doctor in turn, as a ratio; the memory is the process's.
 """
@@ -69,7 +69,7 @@ LIMITS = {"mlp": 1.60, "cnn": 1.15}
 KINDS = {"mlp": "a tiny MLP with a DataLoader", "cnn": "the course's CNN"}
 MEMORY_STEPS, MEMORY_FROM = 100_000, 10_000
 MEMORY_LIMIT = 1.0  # MiB
-# The rules of torch-audit that speak of what a code means, or of its plain consequence.
+# The rules of torch-audit that cover what a code means, or its direct consequence.
 RELATED = {
     "loss-not-finite": {"TA100", "TA102"},
     "learning-rate-too-high": {"TA100", "TA102"},
@@ -117,7 +117,7 @@ class Score:
     missed: list[str] = field(default_factory=list)
     misnamed: list[str] = field(default_factory=list)  # faulty loops with another name than the right one, or a second
     alarms: list[str] = field(default_factory=list)
-    others: int = 0  # correct loops at which it warned of something that is no mistake of the loop
+    others: int = 0  # correct loops in which it warned about something that is not a mistake of the loop
 
 
 def groups() -> dict[str, list[Loop]]:
@@ -485,7 +485,7 @@ WHERE_FROM = (
     "Faulty and correct loops are in `tests/doctor` (`faulty_loops.py`, `correct_loops.py`, `loops_*.py`), real ones "
     "in `gallery.py`, random ones in `fuzz.py` and the libraries in `library_loops.py`. torch-audit is given each "
     "model with its optimizer and audits each step. The static rule is ours, after gradient-clear-pytorch of dslinter, "
-    "which needs a pylint too old to stand beside today's packages. These rules of torch-audit count for a code: "
+    "which needs a pylint too old for today's packages. These rules of torch-audit count for a code: "
     + "; ".join(f"{', '.join(sorted(rules))} for `{code}`" for code, rules in RELATED.items())
     + "."
 )

@@ -35,7 +35,7 @@ class Cure:
         faulty: the loop; the lines from `# cure` to `# end` are those that the fix replaces.
         right: the loop written correctly, without the doctor's words.
         fill: what a reader writes in the place of a part of the printed fix, such as `…`.
-        name: tells several proofs of one code apart.
+        name: distinguishes several proofs of one code.
     """
 
     code: str

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+MAX_NODES = 24  # from a loss down to its loss functions
 _PLAIN = (Tensor, torch.nn.Parameter)
 # Whether a tensor exists only inside a function transform such as vmap; asked several times at each step.
 wrapped: Callable[[Tensor], bool] = torch._C._functorch.is_functorch_wrapped_tensor
@@ -70,23 +71,29 @@ def read_factors(node: Any) -> tuple[list[float], Any]:
     return factors, node
 
 
-def read_reduction(node: Any) -> str | None:
-    """Return a loss's reduction: "mean", "sum", or None if the graph does not show it."""
+def top_nodes(node: Any) -> Iterator[Any]:
+    """Yield the first nodes of a loss's graph, breadth first; what is below a softmax is the model."""
     waiting, seen = [node], 0
-    while waiting and seen < 24:
+    while waiting and seen < MAX_NODES:
         node = waiting.pop(0)
         if node is None:
             continue
         seen += 1
-        name = node.name()
+        yield node
+        if node.name() != "LogSoftmaxBackward0":
+            waiting += [below for below, _ in node.next_functions]
+
+
+def read_reduction(node: Any) -> str | None:
+    """Return a loss's reduction: "mean", "sum", or None if the graph does not show it."""
+    for each in top_nodes(node):
+        name = each.name()
         if name.startswith("MeanBackward"):
             return "mean"
         if name.startswith("SumBackward"):
             return "sum"
-        if hasattr(node, "_saved_reduction") and node._saved_reduction in (1, 2):
-            return "mean" if node._saved_reduction == 1 else "sum"
-        if name != "LogSoftmaxBackward0":
-            waiting += [below for below, _ in node.next_functions]
+        if hasattr(each, "_saved_reduction") and each._saved_reduction in (1, 2):
+            return "mean" if each._saved_reduction == 1 else "sum"
     return None
 
 

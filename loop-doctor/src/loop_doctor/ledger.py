@@ -116,7 +116,7 @@ class Series:
         self._past.append(self._now)
 
     def varies(self) -> bool:
-        """Return whether the losses differ enough to tell their sums from a counter's."""
+        """Return whether the losses differ enough to distinguish their sums from a counter."""
         return self.largest - self.smallest > 1e-3 * abs(self.largest)
 
     @property
@@ -286,7 +286,7 @@ class Tag:
     has_window: bool = False  # whether the user's variables hold a window that was not full yet
 
     def is_nothing(self) -> bool:
-        """Return whether no later value can change that these are no losses."""
+        """Return whether it is certain by now that these values are not losses."""
         return self.num_logs > 4 and self.readings is not None and not self.readings
 
     def log(self, value: float, every: list[Series]) -> None:

@@ -6,9 +6,8 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor
 
-from loop_doctor.graph import saved
+from loop_doctor.graph import MAX_NODES, saved, top_nodes
 
-MAX_NODES = 24  # from the loss down to its loss functions
 MAX_DEPTH = 12  # from a loss function down to the activation that made its input
 
 _SOFTMAX, _SIGMOID = "SoftmaxBackward0", "SigmoidBackward0"
@@ -38,7 +37,7 @@ def wrong_inputs(loss: Any, *, may_wait: bool) -> set[str]:
         and "logits" (into the negative log-likelihood).
     """
     found = set()
-    for node in _top(loss):
+    for node in top_nodes(loss):
         name = node.name()
         if name == "LogSoftmaxBackward0":
             result = saved(node, "_saved_result")
@@ -80,7 +79,7 @@ def open_sums(node: Any) -> Iterator[Any]:
 
 def crossed_differences(loss: Any) -> bool:
     """Return whether a column of predictions minus a row of targets seems to have made a square of differences."""
-    for node in _top(loss):
+    for node in top_nodes(loss):
         if node.name() != "SubBackward0":
             continue
         shape = tuple(node._input_metadata[0].shape)
@@ -99,19 +98,6 @@ def _shape_of(node: Any, number: int) -> torch.Size | None:
         return torch.Size(variable.shape)
     made = node._input_metadata
     return torch.Size(made[number].shape) if number < len(made) else None
-
-
-def _top(node: Any) -> Iterator[Any]:
-    """Yield the first nodes of a graph, breadth first; what is below a softmax is the model."""
-    waiting, seen = [node], 0
-    while waiting and seen < MAX_NODES:
-        node = waiting.pop(0)
-        if node is None:
-            continue
-        seen += 1
-        yield node
-        if node.name() != "LogSoftmaxBackward0":
-            waiting += [below for below, _ in node.next_functions]
 
 
 def _activation(node: Any, depth: int = 0) -> str | None:

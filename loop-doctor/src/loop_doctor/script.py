@@ -55,7 +55,7 @@ def run_module(name: str, arguments: list[str], doctor: LoopDoctor) -> tuple[Loo
     """Run a module as `python -m MODULE ARGS` would, and watch it; return the same as `run_script`.
 
     Raises:
-        ModuleNotFoundError: there is no such module.
+        ModuleNotFoundError: the module does not exist.
     """
     ended = None
     with _program(["-m", *arguments], os.getcwd(), sys.modules["__main__"]):

@@ -28,7 +28,7 @@ TrainerCallback: Any = transformers.TrainerCallback
 class DoctorCallback(TrainerCallback):
     """Watches `train`, and prints the doctor's card at its end, also after an error.
 
-    Transformers tells its callbacks when training begins and ends, but not when it ends with an error. For this reason
+    Transformers calls its callbacks when training begins and ends, but not when it ends with an error. For this reason
     the callback wraps the `train` method of the trainer that it is passed to.
 
     Args:

@@ -94,7 +94,7 @@ class Watch:
         self._optimizers.finish()
         self._schedulers.finish()
         self._clips.finish()
-        if isinstance(error, Exception):  # the user's own wish to stop is no error
+        if isinstance(error, Exception):  # Ctrl-C and sys.exit() are not errors
             record.ending = ending_of(error, trace, record, list(self._parameters.alive.values()))
         self._inputs.finish()
         self._parameters.release()

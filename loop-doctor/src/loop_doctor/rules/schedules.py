@@ -108,7 +108,7 @@ def _counts_batches(schedule: ScheduleRecord, record: Record, gap: int) -> bool:
 
 
 def _is_written_out(source: str, number: int) -> bool:
-    """Return whether the number stands in the source as it is: then it may as well count epochs."""
+    """Return whether the source contains the number literally: then it may count epochs just as well."""
     return re.search(rf"(?<![\w.]){number}(?![\w.])", source) is not None
 
 

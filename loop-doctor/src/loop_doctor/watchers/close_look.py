@@ -68,7 +68,7 @@ class CloseLook(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        # What an optimizer or the doctor computes is no part of the loss.
+        # What an optimizer or the doctor computes is not part of the loss.
         if self._sees() and not sys._getframe(1).f_code.co_filename.startswith(_NOT_FOLLOWED):
             self._follow(getattr(func, "__name__", ""), func, args, kwargs or {}, result)
         return result

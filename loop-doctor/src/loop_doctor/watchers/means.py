@@ -16,7 +16,7 @@ Look = Callable[[Tensor, Tensor], None]
 class MeanWatcher:
     """Watches `mean()` between the calls of a model without gradients, and at no other time.
 
-    Layers may call it too, and training does not need it, so it is replaced only for the user's own lines.
+    Layers call it too, and training does not need it: it is replaced only while the user's own lines run.
     """
 
     def __init__(self, scope: Scope):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from loop_doctor.call_sites import CallSites, Location
+from loop_doctor.call_sites import CallSites, Location, Spot, spot_of
 from loop_doctor.graph import address
 from loop_doctor.identity_map import IdentityMap
 from loop_doctor.layers import Sensitive, frozen_part, sensitive_layers
@@ -63,7 +63,7 @@ class ModeWatcher:
         self._last_input: _Input | None = None
         self._last_delivered: tuple[int, int] = (0, 0)
         self._training: weakref.ref[Any] | None = None  # the iterator that delivered the last training batch
-        self._discards: dict[tuple[str, int, int], bool] = {}
+        self._discards: dict[Spot, bool] = {}
 
     def install(self, patches: Patches) -> None:
         """Put the wrapper in place."""
@@ -223,11 +223,10 @@ class ModeWatcher:
 
     def _is_discarded(self, frame: Any) -> bool:
         """Return whether the user's line throws the output away: it is called only for the running averages."""
-        code = frame.f_code
-        key = code.co_filename, code.co_firstlineno, frame.f_lasti
-        known = self._discards.get(key)
+        spot = spot_of(frame)
+        known = self._discards.get(spot)
         if known is None:
-            known = self._discards[key] = _discards(code, frame.f_lasti)
+            known = self._discards[spot] = _discards(frame.f_code, frame.f_lasti)
         return known
 
 

@@ -66,7 +66,7 @@ class PassWatcher:
         source = known.source() if isinstance(known.source, weakref.ref) else known.source
         if count.num == 0 or source is not (self._epochs.variables.epoch if iterator is None else iterator):
             count.begin()
-            # An iterator may have workers, which end with it, so it is not kept alive.
+            # Keeping an iterator alive would keep its worker processes running.
             known.source = self._epochs.variables.epoch if iterator is None else weakref.ref(iterator)
             known.delivered = getattr(iterator, "_num_yielded", 0)
         elif count.steps == 1 and getattr(iterator, "_num_yielded", 0) > known.delivered:
